@@ -1,0 +1,50 @@
+/**
+ * A disk as the faces see it: requests go in with a token, completions come back to their target.
+ * One device has one engine, one memory and one backend; all of it lives on the calling thread.
+ */
+import type { Arena } from './arena.ts';
+
+/** Who submitted requests; called once for each, never from inside `submit`. */
+export interface CompletionTarget {
+  /**
+   * @param token what was given to `submit`
+   * @param status a STATUS_* number of abi/request.ts
+   * @param value extents written (OP_BLOCK_STATUS), else 0
+   * @param errno what the host reported when status is STATUS_IO_ERROR or STATUS_NO_SPACE, else 0
+   */
+  completed(token: number, status: number, value: number, errno: number): void;
+}
+
+/** The part of a device that servers and the library need. */
+export interface Device {
+  /** Everything: the engine's region and the arena. Never grows, so views stay valid. */
+  readonly bytes: Uint8Array;
+  /** Transfer buffers for READ, WRITE and BLOCK_STATUS. */
+  readonly arena: Arena;
+  /** Capacity in bytes. */
+  readonly sizeBytes: number;
+  readonly readOnly: boolean;
+  /** Alignment that avoids read-modify-write, in bytes: the smallest preferred I/O size. */
+  readonly blockSizeBytes: number;
+  /**
+   * Queues one request; nothing runs before `kick`. False when the engine holds as many as it can:
+   * nothing was queued, try again from `whenSpace`.
+   * @param length bytes; 0 or 1 for OP_SET_WCE
+   * @param segments 1: `data` is the address of the bytes; more: of a segment table (see abi)
+   * @param token any unsigned 32-bit number of the caller's
+   */
+  submit(
+    op: number,
+    flags: number,
+    offset: number,
+    length: number,
+    segments: number,
+    data: number,
+    target: CompletionTarget,
+    token: number,
+  ): boolean;
+  /** Runs the engine and the host I/O until nothing more can be done now. */
+  kick(): void;
+  /** Calls back once, after a completion has made room. */
+  whenSpace(callback: () => void): void;
+}
