@@ -1,0 +1,133 @@
+// Taking requests off the request ring. The caller's numbers are hostile: each is read once,
+// checked, and a bad one is answered with a status.
+//
+// T1  A request is taken only while a slot is free and its completion will find room in the ring;
+//     what is not taken stays in the ring. Nothing grows.
+// T2  No offset, length, flag or operation that fails a check reaches a later stage.
+
+import { MAX_TRANSFER_BYTES, RING_ENTRIES } from '../../src/abi/limits.ts';
+import {
+  CONFIG_READ_ONLY,
+  COUNT_BLOCK_STATUSES,
+  COUNT_BYTES_READ,
+  COUNT_BYTES_WRITTEN,
+  COUNT_DISCARDS,
+  COUNT_FLUSHES,
+  COUNT_READS,
+  COUNT_REFUSED,
+  COUNT_WRITE_ZEROES,
+  COUNT_WRITES,
+  REQUEST_RING,
+} from '../../src/abi/region.ts';
+import {
+  OP_BLOCK_STATUS,
+  OP_DISCARD,
+  OP_FLUSH,
+  OP_READ,
+  OP_SET_WCE,
+  OP_WRITE,
+  OP_WRITE_ZEROES,
+  REQUEST_DATA,
+  REQUEST_FAST_ZERO,
+  REQUEST_FLAGS,
+  REQUEST_FUA,
+  REQUEST_LENGTH,
+  REQUEST_MAY_UNMAP,
+  REQUEST_OFFSET,
+  REQUEST_OP,
+  REQUEST_SEGMENTS,
+  REQUEST_SIZE,
+  REQUEST_TAG,
+  STATUS_INVALID,
+  STATUS_OK,
+  STATUS_OUT_OF_RANGE,
+  STATUS_READ_ONLY,
+} from '../../src/abi/request.ts';
+import { count, Engine, NONE } from '../engine.ts';
+import { openSlot, Slot, SlotPool } from './slot.ts';
+
+/** Largest segment table of a request: what one preadv or pwritev takes (IOV_MAX). */
+const SEGMENTS_MAX: u32 = 1024;
+
+/**
+ * Takes the next request into a slot. Its status is STATUS_OK, or why it is refused.
+ * Returns the slot, or NONE when the ring is empty or the engine is full (T1).
+ */
+export function takeRequest(engine: usize): u32 {
+  const state = changetype<Engine>(engine);
+  const head = state.requestHead;
+  if (head == state.requestTail) return NONE;
+  const waiting = state.completionTail - state.completionHead;
+  if (waiting + SlotPool.of(engine).open >= <u32>RING_ENTRIES) return NONE;
+  const index = openSlot(engine);
+  if (index == NONE) return NONE;
+
+  const slot = Slot.at(engine, index);
+  const record = engine + REQUEST_RING + (<usize>head % RING_ENTRIES) * REQUEST_SIZE;
+  slot.tag = load<u32>(record, REQUEST_TAG);
+  slot.op = <i32>load<u8>(record, REQUEST_OP);
+  slot.flags = <i32>load<u8>(record, REQUEST_FLAGS);
+  slot.segments = load<u32>(record, REQUEST_SEGMENTS);
+  slot.data = load<u32>(record, REQUEST_DATA);
+  slot.offset = load<u64>(record, REQUEST_OFFSET);
+  slot.length = load<u64>(record, REQUEST_LENGTH);
+  state.requestHead = head + 1;
+
+  slot.status = check(state, slot);
+  if (slot.status == STATUS_OK) tally(engine, slot);
+  else count(engine, COUNT_REFUSED, 1);
+  return index;
+}
+
+/** True for what changes the disk. */
+export function isWriteClass(op: i32): bool {
+  return op == OP_WRITE || op == OP_WRITE_ZEROES || op == OP_DISCARD;
+}
+
+/** STATUS_OK, or the first rule that the request breaks (T2). */
+function check(state: Engine, slot: Slot): u32 {
+  const op = slot.op;
+  if (op > OP_SET_WCE || (slot.flags & ~flagsOf(op)) != 0) return STATUS_INVALID;
+  if (op == OP_FLUSH) return STATUS_OK;
+  if (op == OP_SET_WCE) return slot.length <= 1 ? STATUS_OK : STATUS_INVALID;
+  if (isWriteClass(op) && (state.flags & CONFIG_READ_ONLY) != 0) return STATUS_READ_ONLY;
+  if (slot.length > state.capacity) return STATUS_OUT_OF_RANGE;
+  if (slot.offset > state.capacity - slot.length) return STATUS_OUT_OF_RANGE;
+  if (op == OP_READ || op == OP_WRITE) {
+    if (slot.length > <u64>MAX_TRANSFER_BYTES) return STATUS_INVALID;
+    if (slot.segments == 0 || slot.segments > SEGMENTS_MAX) return STATUS_INVALID;
+  }
+  return STATUS_OK;
+}
+
+/** The flags that an operation takes. */
+function flagsOf(op: i32): i32 {
+  if (op == OP_WRITE || op == OP_DISCARD) return REQUEST_FUA;
+  if (op == OP_WRITE_ZEROES) return REQUEST_FUA | REQUEST_MAY_UNMAP | REQUEST_FAST_ZERO;
+  return 0;
+}
+
+function tally(engine: usize, slot: Slot): void {
+  switch (slot.op) {
+    case OP_READ:
+      count(engine, COUNT_READS, 1);
+      count(engine, COUNT_BYTES_READ, slot.length);
+      break;
+    case OP_WRITE:
+      count(engine, COUNT_WRITES, 1);
+      count(engine, COUNT_BYTES_WRITTEN, slot.length);
+      break;
+    case OP_WRITE_ZEROES:
+      count(engine, COUNT_WRITE_ZEROES, 1);
+      break;
+    case OP_DISCARD:
+      count(engine, COUNT_DISCARDS, 1);
+      break;
+    case OP_BLOCK_STATUS:
+      count(engine, COUNT_BLOCK_STATUSES, 1);
+      break;
+    case OP_FLUSH:
+      count(engine, COUNT_FLUSHES, 1);
+      break;
+  }
+}

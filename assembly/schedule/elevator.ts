@@ -1,0 +1,219 @@
+// The elevator: what may go to the host now, sorted by place and cut into runs of neighbours.
+//
+// E1  Only requests without conflicts are here (hazard.ts, H2), so any order is right.
+// E2  Requests join a run when they are of one kind, one ends where the next begins, and the run
+//     stays within the byte and segment limits. Stable writes never join volatile ones.
+// E3  When the host takes fewer commands than there are runs, the run with the oldest request goes
+//     first: nothing starves, and what waits goes on merging with what arrives.
+//
+// A request stands here as a sort key; the slot in its low bits makes keys distinct:
+//
+//     63    60 59  56 55                         12 11           0
+//    |   0    | kind | first sector                | slot         |
+
+import {
+  MERGE_SEGMENTS,
+  REQUEST_SLOTS,
+  SECTOR_SIZE,
+} from '../../src/abi/limits.ts';
+import {
+  OP_BLOCK_STATUS,
+  OP_DISCARD,
+  OP_READ,
+  OP_WRITE,
+  REQUEST_FAST_ZERO,
+  REQUEST_MAY_UNMAP,
+} from '../../src/abi/request.ts';
+import { Engine, NONE } from '../engine.ts';
+import { ELEVATOR_STATE, KEYS, RUN_SIZE, RUNS, SORT_SCRATCH } from '../memory.ts';
+import { Slot } from '../request/slot.ts';
+import { sortKeys } from '../simd/sort.ts';
+import { VERIFY, verify } from '../verify.ts';
+
+const KIND_READ = 0;
+const KIND_BLOCK_STATUS = 1;
+const KIND_WRITE = 2;
+const KIND_STABLE_WRITE = 3;
+/** Plus 1 when it may unmap, plus 2 when it must be fast. */
+const KIND_WRITE_ZEROES = 4;
+const KIND_DISCARD = 8;
+
+const KIND_SHIFT: u64 = 56;
+const SECTOR_SHIFT: u64 = 12;
+const SLOT_MASK: u64 = 0xfff;
+const SECTOR_BITS: u64 = 9;
+
+if (<u64>1 << SECTOR_BITS != <u64>SECTOR_SIZE) ERROR('SECTOR_BITS');
+if (REQUEST_SLOTS - 1 > <i32>SLOT_MASK) ERROR('REQUEST_SLOTS');
+
+@unmanaged
+class Elevator {
+  /** Keys waiting. */
+  waiting: u32;
+  /** Runs that `collectRuns` found and `takeRun` has not taken. */
+  runs: u32;
+  /** Runs found in all; the table's length. */
+  found: u32;
+
+  static of(engine: usize): Elevator {
+    return changetype<Elevator>(engine + ELEVATOR_STATE);
+  }
+}
+
+/** A run: its requests are chained by `next`, in ascending order. */
+@unmanaged
+class Run {
+  /** First request, or NONE once taken. */
+  head: u32;
+  parts: u32;
+  /** Oldest sequence of its requests (E3). */
+  oldest: u64;
+
+  static at(engine: usize, index: u32): Run {
+    return changetype<Run>(engine + RUNS + <usize>index * RUN_SIZE);
+  }
+}
+
+if (offsetof<Run>() != RUN_SIZE) ERROR('Run');
+
+export function initElevator(engine: usize): void {
+  const elevator = Elevator.of(engine);
+  elevator.waiting = 0;
+  elevator.runs = 0;
+  elevator.found = 0;
+}
+
+/** Puts a request without conflicts into the elevator (E1). */
+export function enqueue(engine: usize, index: u32): void {
+  const elevator = Elevator.of(engine);
+  const slot = Slot.at(engine, index);
+  slot.kind = kindOf(slot);
+  const key =
+    (<u64>slot.kind << KIND_SHIFT) |
+    ((slot.offset >> SECTOR_BITS) << SECTOR_SHIFT) |
+    <u64>index;
+  if (VERIFY) verify(elevator.waiting < <u32>REQUEST_SLOTS);
+  store<u64>(engine + KEYS + (<usize>elevator.waiting << 3), key);
+  elevator.waiting += 1;
+}
+
+/** Sorts what waits and cuts it into runs; returns how many there are. */
+export function collectRuns(engine: usize): u32 {
+  const elevator = Elevator.of(engine);
+  const keys = engine + KEYS;
+  const waiting = elevator.waiting;
+  elevator.runs = 0;
+  if (waiting != 0) {
+    sortKeys(keys, engine + SORT_SCRATCH, <i32>waiting);
+    for (let at: u32 = 0; at < waiting; ) at += cutRun(engine, elevator, at);
+  }
+  elevator.found = elevator.runs;
+  return elevator.runs;
+}
+
+/** Takes run `order` in place order; for when all of them go. Returns its first request. */
+export function takeRunInPlace(engine: usize, order: u32): u32 {
+  return take(engine, Run.at(engine, order));
+}
+
+/** Takes the run that holds the oldest request (E3). Returns its first request. */
+export function takeOldestRun(engine: usize): u32 {
+  const found = Elevator.of(engine).found;
+  let oldest = Run.at(engine, 0);
+  for (let i: u32 = 1; i < found; i++) {
+    const run = Run.at(engine, i);
+    if (run.head == NONE) continue;
+    if (oldest.head == NONE || run.oldest < oldest.oldest) oldest = run;
+  }
+  return take(engine, oldest);
+}
+
+/** Puts the requests of runs that were not taken back to wait, in order. */
+export function keepRest(engine: usize): void {
+  const elevator = Elevator.of(engine);
+  elevator.waiting = 0;
+  for (let i: u32 = 0; elevator.runs != 0 && i < elevator.found; i++) {
+    const run = Run.at(engine, i);
+    if (run.head == NONE) continue;
+    elevator.runs -= 1;
+    for (let index = run.head; index != NONE; index = Slot.at(engine, index).next) {
+      enqueue(engine, index);
+    }
+  }
+}
+
+/** Requests in the chain that starts at `head`. */
+export function chainLength(engine: usize, head: u32): u32 {
+  let parts: u32 = 0;
+  for (let index = head; index != NONE; index = Slot.at(engine, index).next) parts += 1;
+  return parts;
+}
+
+function take(engine: usize, run: Run): u32 {
+  const head = run.head;
+  if (VERIFY) verify(head != NONE);
+  run.head = NONE;
+  Elevator.of(engine).runs -= 1;
+  return head;
+}
+
+/** Makes a run of the keys from `at` on; returns how many it took. */
+function cutRun(engine: usize, elevator: Elevator, at: u32): u32 {
+  const keys = engine + KEYS;
+  const head = slotOf(keys, at);
+  let last = Slot.at(engine, head);
+  const run = Run.at(engine, elevator.runs);
+  run.head = head;
+  run.parts = 1;
+  run.oldest = last.sequence;
+  let bytes = last.length;
+  let segments = last.segments;
+  for (let next = at + 1; next < elevator.waiting; next++) {
+    const index = slotOf(keys, next);
+    const slot = Slot.at(engine, index);
+    if (!joins(engine, last, slot, bytes, segments)) break;
+    last.next = index;
+    last = slot;
+    bytes += slot.length;
+    segments += slot.segments;
+    run.parts += 1;
+    if (slot.sequence < run.oldest) run.oldest = slot.sequence;
+  }
+  last.next = NONE;
+  elevator.runs += 1;
+  return run.parts;
+}
+
+/** E2, for `slot` after a run that ends in `last` and has `bytes` and `segments`. */
+function joins(engine: usize, last: Slot, slot: Slot, bytes: u64, segments: u32): bool {
+  if (slot.kind != last.kind || slot.offset != last.offset + last.length) return false;
+  if ((slot.alone | last.alone) != 0 || slot.kind == KIND_BLOCK_STATUS) return false;
+  if (slot.kind >= KIND_WRITE_ZEROES) return true;
+  return (
+    bytes + slot.length <= <u64>changetype<Engine>(engine).mergeBytes &&
+    segments + slot.segments <= <u32>MERGE_SEGMENTS
+  );
+}
+
+function slotOf(keys: usize, at: u32): u32 {
+  return <u32>(load<u64>(keys + (<usize>at << 3)) & SLOT_MASK);
+}
+
+function kindOf(slot: Slot): i32 {
+  switch (slot.op) {
+    case OP_READ:
+      return KIND_READ;
+    case OP_BLOCK_STATUS:
+      return KIND_BLOCK_STATUS;
+    case OP_WRITE:
+      return slot.stable ? KIND_STABLE_WRITE : KIND_WRITE;
+    case OP_DISCARD:
+      return KIND_DISCARD;
+    default:
+      return (
+        KIND_WRITE_ZEROES +
+        <i32>((slot.flags & REQUEST_MAY_UNMAP) != 0) +
+        (<i32>((slot.flags & REQUEST_FAST_ZERO) != 0) << 1)
+      );
+  }
+}

@@ -1,0 +1,152 @@
+// Hazards: requests that overlap complete in the order in which they were submitted when at least
+// one of them writes (RAW, WAR, WAW).
+//
+// H1  Two requests conflict when their ranges, rounded out to the granule, overlap and at least
+//     one is a write, write zeroes or discard.
+// H2  A request goes to the elevator only after every earlier request that it conflicts with has
+//     finished. So no two requests in the elevator or at the host conflict, and the elevator may
+//     sort and merge them in any way.
+// H3  A blocked request blocks later ones too: order is submission order, not luck.
+//
+// The extents of all unfinished requests stand in four arrays (starts and ends, writes and reads)
+// so that a new one is compared with two of them at a time.
+
+import { OP_BLOCK_STATUS, OP_READ } from '../../src/abi/request.ts';
+import { COUNT_ORDERED } from '../../src/abi/region.ts';
+import { count, Engine, NONE } from '../engine.ts';
+import {
+  BLOCKED,
+  HAZARD_STATE,
+  READ_ENDS,
+  READ_OWNERS,
+  READ_STARTS,
+  WRITE_ENDS,
+  WRITE_OWNERS,
+  WRITE_STARTS,
+} from '../memory.ts';
+import { Slot } from '../request/slot.ts';
+import { countOverlaps } from '../simd/overlap.ts';
+import { VERIFY, verify } from '../verify.ts';
+
+@unmanaged
+class Hazards {
+  writes: u32;
+  reads: u32;
+  blocked: u32;
+
+  static of(engine: usize): Hazards {
+    return changetype<Hazards>(engine + HAZARD_STATE);
+  }
+}
+
+export function initHazards(engine: usize): void {
+  const hazards = Hazards.of(engine);
+  hazards.writes = 0;
+  hazards.reads = 0;
+  hazards.blocked = 0;
+}
+
+/** Enters a request with a range; true when nothing stands in its way (H2). */
+export function enterHazards(engine: usize, index: u32): bool {
+  const hazards = Hazards.of(engine);
+  const slot = Slot.at(engine, index);
+  const granule = <u64>changetype<Engine>(engine).blockSize;
+  slot.start = slot.offset & ~(granule - 1);
+  slot.end = (slot.offset + slot.length + granule - 1) & ~(granule - 1);
+  let blockers = overlaps(engine, WRITE_STARTS, WRITE_ENDS, hazards.writes, slot);
+  if (reads(slot)) {
+    append(engine, READ_STARTS, READ_ENDS, READ_OWNERS, hazards.reads, index);
+    hazards.reads += 1;
+  } else {
+    blockers += overlaps(engine, READ_STARTS, READ_ENDS, hazards.reads, slot);
+    append(engine, WRITE_STARTS, WRITE_ENDS, WRITE_OWNERS, hazards.writes, index);
+    hazards.writes += 1;
+  }
+  slot.blockers = blockers;
+  if (blockers == 0) return true;
+  store<u32>(engine + BLOCKED + (<usize>hazards.blocked << 2), index);
+  hazards.blocked += 1;
+  count(engine, COUNT_ORDERED, 1);
+  return false;
+}
+
+/** Takes a finished request out of the arrays; returns how many blocked ones this set free. */
+export function leaveHazards(engine: usize, index: u32): u32 {
+  const hazards = Hazards.of(engine);
+  const slot = Slot.at(engine, index);
+  if (slot.position == NONE) return 0;
+  if (reads(slot)) {
+    hazards.reads -= 1;
+    remove(engine, READ_STARTS, READ_ENDS, READ_OWNERS, hazards.reads, slot.position);
+  } else {
+    hazards.writes -= 1;
+    remove(engine, WRITE_STARTS, WRITE_ENDS, WRITE_OWNERS, hazards.writes, slot.position);
+  }
+  slot.position = NONE;
+  let freed: u32 = 0;
+  for (let i: u32 = 0; i < hazards.blocked; i++) {
+    const waiter = Slot.at(engine, load<u32>(engine + BLOCKED + (<usize>i << 2)));
+    if (waiter.sequence > slot.sequence && conflict(slot, waiter)) {
+      if (VERIFY) verify(waiter.blockers > 0);
+      waiter.blockers -= 1;
+      freed += <u32>(waiter.blockers == 0);
+    }
+  }
+  return freed;
+}
+
+/** Takes the first blocked request that is free to go off the list, or NONE; submission order. */
+export function takeUnblocked(engine: usize): u32 {
+  const hazards = Hazards.of(engine);
+  for (let i: u32 = 0; i < hazards.blocked; i++) {
+    const place = engine + BLOCKED + (<usize>i << 2);
+    const index = load<u32>(place);
+    if (Slot.at(engine, index).blockers != 0) continue;
+    hazards.blocked -= 1;
+    memory.copy(place, place + 4, <usize>(hazards.blocked - i) << 2);
+    return index;
+  }
+  return NONE;
+}
+
+function reads(slot: Slot): bool {
+  return slot.op == OP_READ || slot.op == OP_BLOCK_STATUS;
+}
+
+/** H1. */
+function conflict(a: Slot, b: Slot): bool {
+  return a.start < b.end && b.start < a.end && !(reads(a) && reads(b));
+}
+
+function overlaps(engine: usize, starts: usize, ends: usize, entries: u32, slot: Slot): u32 {
+  return countOverlaps(engine + starts, engine + ends, <i32>entries, slot.start, slot.end);
+}
+
+function append(
+  engine: usize,
+  starts: usize,
+  ends: usize,
+  owners: usize,
+  at: u32,
+  index: u32,
+): void {
+  const slot = Slot.at(engine, index);
+  store<u64>(engine + starts + (<usize>at << 3), slot.start);
+  store<u64>(engine + ends + (<usize>at << 3), slot.end);
+  store<u32>(engine + owners + (<usize>at << 2), index);
+  slot.position = at;
+}
+
+/** Moves the entry at `last` into the hole at `at`. */
+function remove(
+  engine: usize,
+  starts: usize,
+  ends: usize,
+  owners: usize,
+  last: u32,
+  at: u32,
+): void {
+  if (at == last) return;
+  const moved = load<u32>(engine + owners + (<usize>last << 2));
+  append(engine, starts, ends, owners, at, moved);
+}

@@ -1,0 +1,80 @@
+// The engine's region of linear memory: the part that both sides touch. The host writes the
+// configuration, calls `init`, and from then on produces at the tails of the request and result
+// rings and consumes at the heads of the command and completion rings. Ring positions are
+// free-running u32 counters; entry i of a ring lies at index i modulo RING_ENTRIES.
+
+// Configuration, written by the host before `init`.
+/** u64: capacity in bytes. */
+export const CONFIG_CAPACITY = 0;
+/** u32: granule of hazards in bytes, a power of two (the backend's block size). */
+export const CONFIG_BLOCK_SIZE = 8;
+/** u32: CONFIG_READ_ONLY and the like. */
+export const CONFIG_FLAGS = 12;
+/** u32: data commands in flight at once, 1 to COMMAND_SLOTS. */
+export const CONFIG_DEPTH = 16;
+/** u32: largest merged transfer in bytes. */
+export const CONFIG_MERGE_BYTES = 20;
+
+export const CONFIG_READ_ONLY = 1;
+/** Flushes and stable writes are acknowledged without a sync (cache=unsafe). */
+export const CONFIG_NO_FLUSH = 2;
+/** Writes start in the volatile class (a write cache is shown). */
+export const CONFIG_WCE = 4;
+
+// Ring positions.
+export const REQUEST_HEAD = 64;
+export const REQUEST_TAIL = 68;
+export const COMMAND_HEAD = 72;
+export const COMMAND_TAIL = 76;
+export const RESULT_HEAD = 80;
+export const RESULT_TAIL = 84;
+export const COMPLETION_HEAD = 88;
+export const COMPLETION_TAIL = 92;
+
+// State the host may read between two calls.
+/** u32: 1 while completed writes need a flush to be stable. */
+export const STATE_WCE = 96;
+/** u32: 1 once a sync has failed. */
+export const STATE_LATCHED = 100;
+
+// Counters, u64 each.
+export const COUNT_READS = 128;
+export const COUNT_WRITES = 136;
+export const COUNT_WRITE_ZEROES = 144;
+export const COUNT_DISCARDS = 152;
+export const COUNT_BLOCK_STATUSES = 160;
+export const COUNT_BYTES_READ = 168;
+export const COUNT_BYTES_WRITTEN = 176;
+/** Requests that were refused before any I/O. */
+export const COUNT_REFUSED = 184;
+/** Requests that had to wait for an overlapping one. */
+export const COUNT_ORDERED = 192;
+/** Requests that rode in another one's command. */
+export const COUNT_MERGED = 200;
+/** Data commands handed to the host. */
+export const COUNT_COMMANDS = 208;
+/** Parts of a failed merged command that were sent again, alone. */
+export const COUNT_REISSUED = 216;
+export const COUNT_FLUSHES = 224;
+/** Flushes answered at once: nothing volatile had completed since the last good sync. */
+export const COUNT_FLUSHES_ELIDED = 232;
+/** Flushes and stable writes answered by a sync that served another one as well. */
+export const COUNT_FLUSHES_COALESCED = 240;
+/** Syncs handed to the host. */
+export const COUNT_SYNCS = 248;
+export const COUNT_SYNCS_FAILED = 256;
+/** Stable writes made stable by a shared sync instead of a descriptor of their own. */
+export const COUNT_GROUP_COMMITS = 264;
+
+/** Private state of the engine. */
+export const ENGINE_STATE = 512;
+
+// Rings: RING_ENTRIES (2048) records of 32, 32, 16 and 16 bytes.
+export const REQUEST_RING = 1024;
+export const COMMAND_RING = 66560;
+export const RESULT_RING = 132096;
+export const COMPLETION_RING = 164864;
+/** Private tables of the engine. */
+export const ENGINE_TABLES = 197632;
+/** Bytes of the whole region; it must start on a 64-byte boundary. */
+export const REGION_SIZE = 589824;
