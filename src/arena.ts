@@ -33,8 +33,14 @@ export class Arena {
    * @param lengthBytes size of the arena, a power of two of at least a page
    */
   constructor(base: number, lengthBytes: number) {
-    if (base % PAGE_SIZE !== 0 || lengthBytes < PAGE_SIZE || (lengthBytes & (lengthBytes - 1)) !== 0) {
-      throw new RangeError(`an arena needs a page-aligned power of two, not ${lengthBytes} bytes at ${base}`);
+    if (
+      base % PAGE_SIZE !== 0 ||
+      lengthBytes < PAGE_SIZE ||
+      (lengthBytes & (lengthBytes - 1)) !== 0
+    ) {
+      throw new RangeError(
+        `an arena needs a page-aligned power of two, not ${lengthBytes} bytes at ${base}`,
+      );
     }
     this.#base = base;
     this.#pages = lengthBytes >>> PAGE_BITS;

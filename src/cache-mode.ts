@@ -1,6 +1,7 @@
 /**
  * Cache modes: the one table that says what a name means (QEMU's names, durability section 1).
  */
+import { SluiceError } from './errors.ts';
 
 /** The three axes behind the names. */
 export interface CacheAxes {
@@ -12,18 +13,13 @@ export interface CacheAxes {
   readonly noFlush: boolean;
 }
 
-/** The names users give. `unspecified` is an alias and never read back. */
-export type CacheModeName =
-  | 'writethrough'
-  | 'writeback'
-  | 'none'
-  | 'directsync'
-  | 'unsafe'
-  | 'unspecified';
-
 /** A mode as it is in force. */
-export type CacheMode = Exclude<CacheModeName, 'unspecified'>;
+export type CacheMode = 'writethrough' | 'writeback' | 'none' | 'directsync' | 'unsafe';
 
+/** What users give: a mode, or `unspecified` for the default. */
+export type CacheModeName = CacheMode | 'unspecified';
+
+/** The table. Nothing else in the package gives a mode a meaning. */
 export const CACHE_MODES: Readonly<Record<CacheMode, CacheAxes>> = {
   writethrough: { direct: false, wce: false, noFlush: false },
   writeback: { direct: false, wce: true, noFlush: false },
@@ -34,3 +30,35 @@ export const CACHE_MODES: Readonly<Record<CacheMode, CacheAxes>> = {
 
 /** What `unspecified` means (writethrough before qemu-kvm 1.2, writeback since). */
 export const DEFAULT_CACHE_MODE: CacheMode = 'writeback';
+
+/** A mode with its axes. */
+export interface ResolvedCacheMode {
+  /** The name to read back; `unsafe` for everything without flushes. */
+  readonly name: CacheMode;
+  readonly axes: CacheAxes;
+}
+
+/**
+ * Resolves a name or a point on the axes.
+ * @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT for an unknown name
+ */
+export function resolveCacheMode(
+  cache: CacheModeName | CacheAxes = 'unspecified',
+): ResolvedCacheMode {
+  if (typeof cache === 'object') return { name: nameOf(cache), axes: cache };
+  const name = cache === 'unspecified' ? DEFAULT_CACHE_MODE : cache;
+  if (!Object.hasOwn(CACHE_MODES, name)) {
+    throw new SluiceError(
+      'ERR_SLUICE_INVALID_ARGUMENT',
+      `unknown cache mode '${String(cache)}': use ${Object.keys(CACHE_MODES).join(', ')} or unspecified`,
+      { operation: 'open' },
+    );
+  }
+  return { name, axes: CACHE_MODES[name] };
+}
+
+function nameOf({ direct, wce, noFlush }: CacheAxes): CacheMode {
+  if (noFlush) return 'unsafe';
+  if (direct) return wce ? 'none' : 'directsync';
+  return wce ? 'writeback' : 'writethrough';
+}

@@ -1,0 +1,53 @@
+/** The shapes of a disk's calls. */
+import type { CacheAxes, CacheModeName } from './cache-mode.ts';
+
+/** Byte offsets and lengths: a number up to 2^53-1, or a bigint of the same range. */
+export type ByteCount = number | bigint;
+
+/** Options of every request. */
+export interface RequestOptions {
+  /** Rejects the call with `signal.reason`. I/O that has begun goes on; what it wrote stays. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Options of requests that change the disk. */
+export interface WriteOptions extends RequestOptions {
+  /** Force unit access: stable before the promise resolves, in every mode but unsafe. */
+  readonly fua?: boolean | undefined;
+}
+
+/** Options of writeZeroes. */
+export interface WriteZeroesOptions extends WriteOptions {
+  /** A hole will do. */
+  readonly mayUnmap?: boolean | undefined;
+  /** Reject with ERR_SLUICE_UNSUPPORTED rather than write zeroes one by one. */
+  readonly fast?: boolean | undefined;
+}
+
+/** One run of blockStatus. */
+export interface DiskExtent {
+  readonly offset: number;
+  readonly length: number;
+  /** `hole`: nothing allocated, reads as zeroes; `zero`: allocated, reads as zeroes. */
+  readonly kind: 'data' | 'zero' | 'hole';
+  /** 0: this image; 1: its backing file; and so on. */
+  readonly depth: number;
+  readonly compressed: boolean;
+}
+
+/** How a disk is made over a backend. */
+export interface DiskOptions {
+  /** A cache mode or a point on its axes; default `unspecified`, which is writeback. */
+  readonly cache?: CacheModeName | CacheAxes | undefined;
+  /** Memory for transfer buffers in bytes, a power of two; default 64 MiB, touched as needed. */
+  readonly bufferBytes?: number | undefined;
+  /** Largest merged transfer in bytes; default 1 MiB. */
+  readonly mergeBytes?: number | undefined;
+  /** A build of the engine; default: the inlined release build. */
+  readonly module?: WebAssembly.Module | undefined;
+}
+
+/** A server that uses a disk and must stop before the disk closes. */
+export interface Face {
+  close(): Promise<void>;
+}

@@ -1,0 +1,360 @@
+/**
+ * A disk: the promise-shaped face of a device.
+ *
+ * Requests made in one turn of the event loop go to the engine as one batch, so that neighbours
+ * merge and flushes coalesce. Data is copied once between the caller's array and a page-aligned
+ * transfer buffer.
+ */
+import {
+  EXTENT_FLAGS,
+  EXTENT_HOLE,
+  EXTENT_LENGTH,
+  EXTENT_SIZE,
+  EXTENT_TABLE_ENTRIES,
+  EXTENT_ZERO,
+  OP_BLOCK_STATUS,
+  OP_DISCARD,
+  OP_FLUSH,
+  OP_READ,
+  OP_SET_WCE,
+  OP_WRITE,
+  OP_WRITE_ZEROES,
+  REQUEST_FAST_ZERO,
+  REQUEST_FUA,
+  REQUEST_MAY_UNMAP,
+} from './abi/request.ts';
+import { abortable, toNumber } from './arguments.ts';
+import type { Backend } from './backend/backend.ts';
+import { type CacheAxes, type CacheMode, resolveCacheMode } from './cache-mode.ts';
+import type {
+  ByteCount,
+  DiskExtent,
+  DiskOptions,
+  Face,
+  RequestOptions,
+  WriteOptions,
+  WriteZeroesOptions,
+} from './disk-types.ts';
+import { EngineDevice } from './engine-device.ts';
+import { SluiceError } from './errors.ts';
+import { PromisedRequests } from './promised-requests.ts';
+import { type DiskStats, readStats } from './stats.ts';
+
+const DEFAULT_BUFFER_BYTES = 64 * 1024 * 1024;
+const SMALLEST_BUFFER_BYTES = 64 * 1024;
+const DEFAULT_MERGE_BYTES = 1024 * 1024;
+/** Longer transfers are cut into pieces of this size; each piece is atomic to overlapping ones. */
+const PIECE_BYTES = 4 * 1024 * 1024;
+const EXTENT_TABLE_BYTES = EXTENT_TABLE_ENTRIES * EXTENT_SIZE;
+
+/** A block device in memory and in order: reads, writes, flushes. Made by `openDisk`. */
+export class Disk implements AsyncDisposable {
+  /** The raw request interface, for servers and device models. */
+  readonly device: EngineDevice;
+  /** Capacity in bytes. */
+  readonly size: number;
+  readonly readOnly: boolean;
+  /** The mode in force; `unsafe` for every mode without flushes. */
+  readonly cacheMode: CacheMode;
+  /** The axes in force. */
+  readonly cache: CacheAxes;
+
+  readonly #backend: Backend;
+  readonly #requests: PromisedRequests;
+  readonly #faces = new Set<Face>();
+  /** Calls that have begun and not settled; a call may be many requests. */
+  #openCalls = 0;
+  #lastCallSettled: (() => void) | undefined;
+  #closing: Promise<void> | undefined;
+
+  /** Takes over `backend`; it is closed with the disk. */
+  constructor(backend: Backend, options: DiskOptions = {}) {
+    const { name, axes } = resolveCacheMode(options.cache);
+    this.#backend = backend;
+    this.device = new EngineDevice(backend, {
+      noFlush: axes.noFlush,
+      wce: axes.wce,
+      arenaBytes: checkBufferBytes(options.bufferBytes ?? DEFAULT_BUFFER_BYTES),
+      mergeBytes: options.mergeBytes ?? DEFAULT_MERGE_BYTES,
+      ...(options.module === undefined ? {} : { module: options.module }),
+    });
+    this.#requests = new PromisedRequests(this.device);
+    this.size = backend.sizeBytes;
+    this.readOnly = backend.readOnly;
+    this.cacheMode = name;
+    this.cache = axes;
+  }
+
+  /** True while completed writes need a flush to be stable. */
+  get wce(): boolean {
+    return this.device.engine.wce;
+  }
+
+  /**
+   * Turns the write cache on or off for requests that follow. Turning it off also flushes; await
+   * `setWce` instead to know when, and whether, what was written before is stable. A failure here
+   * is not lost: every later flush fails too.
+   */
+  set wce(on: boolean) {
+    this.setWce(on).catch((error: unknown) => {
+      // A failed sync is latched in the engine; any other failure is not one of durability.
+      if (!this.device.engine.latched && this.#closing === undefined) throw error;
+    });
+  }
+
+  /** Turns the write cache on or off; off resolves after a flush. */
+  async setWce(on: boolean): Promise<void> {
+    this.#checkOpen();
+    await this.#requests.submit(OP_SET_WCE, 0, 0, on ? 1 : 0, 0, 0, 'flush');
+  }
+
+  /**
+   * Reads into `into`, or `length` bytes into a new array; resolves with the array.
+   * @throws SluiceError ERR_SLUICE_OUT_OF_RANGE, ERR_SLUICE_IO, ERR_SLUICE_CLOSED
+   */
+  async read(
+    offset: ByteCount,
+    into: Uint8Array | number,
+    options: RequestOptions = {},
+  ): Promise<Uint8Array> {
+    const start = toNumber(offset, 'offset');
+    const length = typeof into === 'number' ? toNumber(into, 'length') : into.length;
+    this.#checkRange('read', start, length);
+    const target = typeof into === 'number' ? new Uint8Array(length) : into;
+    await this.#inPieces(length, options.signal, async (at, size) => {
+      const address = await this.#allocate(size, options.signal);
+      const work = this.#requests.submit(OP_READ, 0, start + at, size, 1, address, 'read');
+      const done = work.then(() => {
+        if (options.signal?.aborted === true) return;
+        target.set(this.device.bytes.subarray(address, address + size), at);
+      });
+      await abortable(
+        done.finally(() => this.device.arena.release(address, size)),
+        options.signal,
+      );
+    });
+    return target;
+  }
+
+  /**
+   * Writes `bytes`. Stable on return with `fua`, or while `wce` is false; else after a flush.
+   * @throws SluiceError ERR_SLUICE_READ_ONLY, ERR_SLUICE_NO_SPACE, ... as read
+   */
+  async write(offset: ByteCount, bytes: Uint8Array, options: WriteOptions = {}): Promise<void> {
+    const start = toNumber(offset, 'offset');
+    this.#checkRange('write', start, bytes.length);
+    const flags = options.fua === true ? REQUEST_FUA : 0;
+    await this.#inPieces(bytes.length, options.signal, async (at, size) => {
+      const address = await this.#allocate(size, options.signal);
+      this.device.bytes.set(bytes.subarray(at, at + size), address);
+      const work = this.#requests.submit(OP_WRITE, flags, start + at, size, 1, address, 'write');
+      await abortable(
+        work.finally(() => this.device.arena.release(address, size)),
+        options.signal,
+      );
+    });
+  }
+
+  /**
+   * Resolves once every write that completed before this call is on stable storage.
+   * @throws SluiceError ERR_SLUICE_IO when the sync fails, ERR_SLUICE_FLUSH_LATCHED ever after
+   */
+  async flush(options: RequestOptions = {}): Promise<void> {
+    this.#checkOpen();
+    await abortable(this.#requests.submit(OP_FLUSH, 0, 0, 0, 0, 0, 'flush'), options.signal);
+  }
+
+  /** Makes a range read as zeroes. */
+  async writeZeroes(
+    offset: ByteCount,
+    length: ByteCount,
+    options: WriteZeroesOptions = {},
+  ): Promise<void> {
+    const flags =
+      (options.fua === true ? REQUEST_FUA : 0) |
+      (options.mayUnmap === true ? REQUEST_MAY_UNMAP : 0) |
+      (options.fast === true ? REQUEST_FAST_ZERO : 0);
+    await this.#rangeRequest(OP_WRITE_ZEROES, flags, offset, length, 'write zeroes', options);
+  }
+
+  /** Gives a range back to the host: its contents become undefined. */
+  async discard(offset: ByteCount, length: ByteCount, options: WriteOptions = {}): Promise<void> {
+    const flags = options.fua === true ? REQUEST_FUA : 0;
+    await this.#rangeRequest(OP_DISCARD, flags, offset, length, 'discard', options);
+  }
+
+  /** What lies where: runs from `offset` on, in order, without gaps. */
+  async *blockStatus(
+    offset: ByteCount = 0,
+    length: ByteCount = this.size - toNumber(offset, 'offset'),
+    options: RequestOptions = {},
+  ): AsyncGenerator<DiskExtent, void, void> {
+    let at = toNumber(offset, 'offset');
+    const end = at + toNumber(length, 'length');
+    this.#checkRange('block status', at, end - at);
+    while (at < end) {
+      for (const extent of await this.#blockStatus(at, end - at, options.signal)) {
+        yield extent;
+        at = extent.offset + extent.length;
+      }
+    }
+  }
+
+  /** Counters since the disk was opened. */
+  stats(): DiskStats {
+    return readStats(this.device.engine);
+  }
+
+  /** Registers a server; `close` closes it first. Returns the undo. */
+  attach(face: Face): () => void {
+    this.#faces.add(face);
+    return () => this.#faces.delete(face);
+  }
+
+  /**
+   * Stops the servers, finishes what is in flight, flushes, and releases files and locks. Closing
+   * twice is fine. Rejects with the flush's or the file's error; it is closed all the same.
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #close(): Promise<void> {
+    const faces = await Promise.allSettled([...this.#faces].map((face) => face.close()));
+    if (this.#openCalls > 0) {
+      await new Promise<void>((resolve) => (this.#lastCallSettled = resolve));
+    }
+    await this.device.drained();
+    const flush = this.readOnly
+      ? []
+      : await Promise.allSettled([this.#requests.submit(OP_FLUSH, 0, 0, 0, 0, 0, 'flush')]);
+    const files = await Promise.allSettled([this.#backend.close()]);
+    const failed = [...faces, ...flush, ...files].find((step) => step.status === 'rejected');
+    if (failed !== undefined) throw failed.reason;
+  }
+
+  async #rangeRequest(
+    op: number,
+    flags: number,
+    offset: ByteCount,
+    length: ByteCount,
+    operation: string,
+    options: RequestOptions,
+  ): Promise<void> {
+    const start = toNumber(offset, 'offset');
+    const bytes = toNumber(length, 'length');
+    this.#checkRange(operation, start, bytes);
+    await abortable(
+      this.#requests.submit(op, flags, start, bytes, 0, 0, operation),
+      options.signal,
+    );
+  }
+
+  async #blockStatus(
+    offset: number,
+    length: number,
+    signal: AbortSignal | undefined,
+  ): Promise<DiskExtent[]> {
+    this.#checkOpen();
+    const address = await this.#allocate(EXTENT_TABLE_BYTES, signal);
+    const work = this.#requests.submit(
+      OP_BLOCK_STATUS,
+      0,
+      offset,
+      length,
+      0,
+      address,
+      'block status',
+    );
+    const extents = work.then((count) => this.#extentsAt(address, count, offset));
+    return abortable(
+      extents.finally(() => this.device.arena.release(address, EXTENT_TABLE_BYTES)),
+      signal,
+    );
+  }
+
+  #extentsAt(address: number, count: number, offset: number): DiskExtent[] {
+    const view = new DataView(this.device.bytes.buffer, address, count * EXTENT_SIZE);
+    const extents: DiskExtent[] = [];
+    let at = offset;
+    for (let entry = 0; entry < view.byteLength; entry += EXTENT_SIZE) {
+      const length = Number(view.getBigUint64(entry + EXTENT_LENGTH, true));
+      const kind = kindOf(view.getUint32(entry + EXTENT_FLAGS, true));
+      extents.push({ offset: at, length, kind, depth: 0, compressed: false });
+      at += length;
+    }
+    return extents;
+  }
+
+  /** Runs `work` over the pieces of a long transfer, one after the other. */
+  async #inPieces(
+    length: number,
+    signal: AbortSignal | undefined,
+    work: (at: number, size: number) => Promise<void>,
+  ): Promise<void> {
+    this.#openCalls += 1;
+    try {
+      for (let at = 0; at < length; at += PIECE_BYTES) {
+        signal?.throwIfAborted();
+        await work(at, Math.min(PIECE_BYTES, length - at));
+      }
+    } finally {
+      this.#openCalls -= 1;
+      if (this.#openCalls === 0) this.#lastCallSettled?.();
+    }
+  }
+
+  /** A transfer buffer, after those who asked before. */
+  #allocate(lengthBytes: number, signal: AbortSignal | undefined): number | Promise<number> {
+    const { arena } = this.device;
+    const address = arena.allocate(lengthBytes);
+    if (address !== 0) return address;
+    return new Promise((resolve, reject) => {
+      const abort = (): void => {
+        if (arena.cancel(grant)) reject(signal?.reason as Error);
+      };
+      const grant = (granted: number): void => {
+        signal?.removeEventListener('abort', abort);
+        resolve(granted);
+      };
+      signal?.addEventListener('abort', abort, { once: true });
+      arena.whenFree(lengthBytes, grant);
+    });
+  }
+
+  #checkOpen(): void {
+    if (this.#closing !== undefined) {
+      throw new SluiceError('ERR_SLUICE_CLOSED', 'the disk is closed; open it again');
+    }
+  }
+
+  #checkRange(operation: string, offset: number, length: number): void {
+    this.#checkOpen();
+    if (length <= this.size && offset <= this.size - length) return;
+    throw new SluiceError(
+      'ERR_SLUICE_OUT_OF_RANGE',
+      `${operation} of ${length} bytes at offset ${offset}: the disk has ${this.size} bytes`,
+      { operation, offset, length },
+    );
+  }
+}
+
+function kindOf(flags: number): DiskExtent['kind'] {
+  if ((flags & EXTENT_HOLE) !== 0) return 'hole';
+  return (flags & EXTENT_ZERO) !== 0 ? 'zero' : 'data';
+}
+
+function checkBufferBytes(bytes: number): number {
+  if (bytes >= SMALLEST_BUFFER_BYTES && bytes <= 2 ** 31 && Number.isInteger(Math.log2(bytes))) {
+    return bytes;
+  }
+  throw new SluiceError(
+    'ERR_SLUICE_INVALID_ARGUMENT',
+    `bufferBytes must be a power of two from ${SMALLEST_BUFFER_BYTES} to 2147483648, not ${bytes}`,
+  );
+}

@@ -1,0 +1,181 @@
+/**
+ * The device: an engine, an arena and a backend in one memory, on the calling thread.
+ *
+ * `kick` alternates between the engine and the backend until neither has anything to do. Answers
+ * that come later from the event loop are taken one batch at a time: the last one that is awaited
+ * at once, others together after the callbacks of the current turn.
+ */
+import { REQUEST_SLOTS } from './abi/limits.ts';
+import { REGION_SIZE } from './abi/region.ts';
+import { Arena, PAGE_SIZE } from './arena.ts';
+import type { Backend } from './backend/backend.ts';
+import type { CompletionTarget, Device } from './device.ts';
+import { type CommandRecord, type CompletionRecord, createEngine, type Engine } from './engine.ts';
+import { execute } from './executor.ts';
+
+/** How a device is set up over a backend. */
+export interface DeviceOptions {
+  /** Flushes and stable writes are acknowledged without a sync. */
+  readonly noFlush: boolean;
+  /** Writes start in the volatile class. */
+  readonly wce: boolean;
+  /** Bytes of transfer buffers, a power of two of at least 64 KiB. */
+  readonly arenaBytes: number;
+  /** Largest merged transfer in bytes. */
+  readonly mergeBytes: number;
+  /** A build of the engine; default: the inlined release build. */
+  readonly module?: WebAssembly.Module;
+}
+
+/** Runs `callback` after the callbacks of this turn of the event loop. */
+const later: (callback: () => void) => void =
+  typeof setImmediate === 'function' ? setImmediate : (callback) => setTimeout(callback, 0);
+
+const REGION_PAGES_BYTES = Math.ceil(REGION_SIZE / PAGE_SIZE) * PAGE_SIZE;
+const WASM_PAGE_SIZE = 65536;
+
+export class EngineDevice implements Device {
+  readonly bytes: Uint8Array;
+  readonly arena: Arena;
+  readonly engine: Engine;
+  readonly sizeBytes: number;
+  readonly readOnly: boolean;
+  readonly blockSizeBytes: number;
+
+  readonly #backend: Backend;
+  readonly #command: CommandRecord;
+  readonly #completion: CompletionRecord;
+  /** Who gets the completion of a tag, and which token it asked for. */
+  readonly #targets: (CompletionTarget | undefined)[] = [];
+  readonly #tokens = new Uint32Array(REQUEST_SLOTS);
+  readonly #freeTags: number[] = [];
+  #spaceWaiters: (() => void)[] = [];
+  #idleWaiters: (() => void)[] = [];
+  /** Commands at the backend. */
+  #inFlight = 0;
+  #kicking = false;
+  #again = false;
+  #scheduled = false;
+  readonly #scheduledKick = (): void => {
+    this.#scheduled = false;
+    this.kick();
+  };
+
+  constructor(backend: Backend, options: DeviceOptions) {
+    const pages = Math.ceil((REGION_PAGES_BYTES + options.arenaBytes) / WASM_PAGE_SIZE);
+    const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
+    this.#backend = backend;
+    this.bytes = new Uint8Array(memory.buffer);
+    this.arena = new Arena(REGION_PAGES_BYTES, options.arenaBytes);
+    this.sizeBytes = backend.sizeBytes;
+    this.readOnly = backend.readOnly;
+    this.blockSizeBytes = backend.blockSizeBytes;
+    this.#command = { id: 0, op: 0, flags: 0, segments: 0, data: 0, offset: 0, length: 0 };
+    this.#completion = { tag: 0, status: 0, value: 0, errno: 0 };
+    for (let tag = REQUEST_SLOTS - 1; tag >= 0; tag--) this.#freeTags.push(tag);
+    this.engine = createEngine({
+      memory,
+      ...(options.module === undefined ? {} : { module: options.module }),
+      capacityBytes: backend.sizeBytes,
+      blockSizeBytes: backend.blockSizeBytes,
+      depth: backend.depth,
+      mergeBytes: options.mergeBytes,
+      readOnly: backend.readOnly,
+      noFlush: options.noFlush,
+      wce: options.wce,
+    });
+    backend.attach(memory, (id, errno, value) => this.#answered(id, errno, value));
+  }
+
+  submit(
+    op: number,
+    flags: number,
+    offset: number,
+    length: number,
+    segments: number,
+    data: number,
+    target: CompletionTarget,
+    token: number,
+  ): boolean {
+    const tag = this.#freeTags.pop();
+    if (tag === undefined) return false;
+    this.#targets[tag] = target;
+    this.#tokens[tag] = token;
+    this.engine.submit(tag, op, flags, offset, length, segments, data);
+    return true;
+  }
+
+  kick(): void {
+    if (this.#kicking) {
+      this.#again = true;
+      return;
+    }
+    this.#kicking = true;
+    try {
+      do {
+        this.#again = false;
+        this.engine.pump();
+        this.#executeCommands();
+        this.#deliverCompletions();
+      } while (this.#again);
+    } finally {
+      this.#kicking = false;
+    }
+    if (this.#idle && this.#idleWaiters.length > 0) this.#wake('idle');
+  }
+
+  whenSpace(callback: () => void): void {
+    this.#spaceWaiters.push(callback);
+  }
+
+  /** Resolves when no request is open. */
+  async drained(): Promise<void> {
+    this.kick();
+    if (!this.#idle) await new Promise<void>((resolve) => this.#idleWaiters.push(resolve));
+  }
+
+  get #idle(): boolean {
+    return this.#freeTags.length === REQUEST_SLOTS;
+  }
+
+  #executeCommands(): void {
+    const { engine } = this;
+    while (engine.takeCommand(this.#command)) {
+      this.#inFlight += 1;
+      execute(this.#backend, this.#command);
+    }
+  }
+
+  #deliverCompletions(): void {
+    const { engine } = this;
+    let any = false;
+    while (engine.takeCompletion(this.#completion)) {
+      const { tag, status, value, errno } = this.#completion;
+      const target = this.#targets[tag];
+      const token = this.#tokens[tag] ?? 0;
+      this.#targets[tag] = undefined;
+      this.#freeTags.push(tag);
+      any = true;
+      target?.completed(token, status, value, errno);
+    }
+    if (any && this.#spaceWaiters.length > 0) this.#wake('space');
+  }
+
+  #wake(what: 'space' | 'idle'): void {
+    const waiters = what === 'space' ? this.#spaceWaiters : this.#idleWaiters;
+    if (what === 'space') this.#spaceWaiters = [];
+    else this.#idleWaiters = [];
+    for (const wake of waiters) wake();
+  }
+
+  #answered(id: number, errno: number, value: number): void {
+    this.engine.result(id, errno, value);
+    this.#inFlight -= 1;
+    if (this.#kicking) this.#again = true;
+    else if (this.#inFlight === 0) this.kick();
+    else if (!this.#scheduled) {
+      this.#scheduled = true;
+      later(this.#scheduledKick);
+    }
+  }
+}

@@ -1,0 +1,47 @@
+/** Runs command records on a backend. */
+import {
+  COMMAND_BLOCK_STATUS,
+  COMMAND_DISCARD,
+  COMMAND_FAST_ZERO,
+  COMMAND_MAY_UNMAP,
+  COMMAND_READ,
+  COMMAND_STABLE,
+  COMMAND_SYNC,
+  COMMAND_WRITE,
+  COMMAND_WRITE_ZEROES,
+} from './abi/command.ts';
+import type { Backend } from './backend/backend.ts';
+import type { CommandRecord } from './engine.ts';
+
+/** Hands one command to the backend; the backend answers through its `done`. */
+export function execute(backend: Backend, command: CommandRecord): void {
+  const { id, flags, offset, length, segments, data } = command;
+  switch (command.op) {
+    case COMMAND_READ:
+      backend.read(id, offset, length, segments, data);
+      return;
+    case COMMAND_WRITE:
+      backend.write(id, offset, length, segments, data, (flags & COMMAND_STABLE) !== 0);
+      return;
+    case COMMAND_WRITE_ZEROES:
+      backend.writeZeroes(
+        id,
+        offset,
+        length,
+        (flags & COMMAND_MAY_UNMAP) !== 0,
+        (flags & COMMAND_FAST_ZERO) !== 0,
+      );
+      return;
+    case COMMAND_DISCARD:
+      backend.discard(id, offset, length);
+      return;
+    case COMMAND_BLOCK_STATUS:
+      backend.blockStatus(id, offset, length, data);
+      return;
+    case COMMAND_SYNC:
+      backend.sync(id);
+      return;
+    default:
+      throw new Error(`the engine emitted operation ${command.op}, which this host does not know`);
+  }
+}

@@ -1,0 +1,23 @@
+/**
+ * `sluice`: the engine and the disk, without any I/O of their own. Runs in browsers.
+ */
+export { createEngine, Engine, type EngineOptions } from './engine.ts';
+export { Disk } from './disk.ts';
+export type {
+  ByteCount,
+  DiskExtent,
+  DiskOptions,
+  RequestOptions,
+  WriteOptions,
+  WriteZeroesOptions,
+} from './disk-types.ts';
+export type { DiskStats } from './stats.ts';
+export type { Backend, Done } from './backend/backend.ts';
+export {
+  CACHE_MODES,
+  type CacheAxes,
+  type CacheMode,
+  type CacheModeName,
+  DEFAULT_CACHE_MODE,
+} from './cache-mode.ts';
+export { ERROR_CODES, type ErrorCode, SluiceError } from './errors.ts';

@@ -1,0 +1,121 @@
+/**
+ * `sluice/node`: disks in files and on block devices, and the servers that share them.
+ */
+import { open } from 'node:fs/promises';
+import { type FileBackendOptions, openFileBackend } from './backend/file.ts';
+import { resolveCacheMode } from './cache-mode.ts';
+import { Disk } from './disk.ts';
+import type { DiskOptions } from './disk-types.ts';
+import { SluiceError } from './errors.ts';
+import {
+  type NbdServer,
+  type NbdServerOptions,
+  serveNbd as serveDevice,
+} from './nbd/server.ts';
+
+export * from './index.ts';
+export type { NbdServer, NbdServerOptions } from './nbd/server.ts';
+
+/** Image formats that can be opened. */
+export type ImageFormat = 'raw';
+
+/** How an image is opened. */
+export interface OpenOptions extends DiskOptions {
+  /**
+   * Format of the image. Without it an image that begins like another known format is refused
+   * rather than served as raw; nothing is ever guessed.
+   */
+  readonly format?: ImageFormat | undefined;
+  /** Allow writes; default false. */
+  readonly writable?: boolean | undefined;
+  /**
+   * `auto` takes the locks that QEMU takes, so that two writers never meet; `none` takes none.
+   * Default `auto`.
+   */
+  readonly lock?: 'auto' | 'none' | undefined;
+  /** `unmap` punches holes for discards and may-unmap zeroes; `ignore` does not. Default `unmap`. */
+  readonly discard?: 'unmap' | 'ignore' | undefined;
+  /** I/O calls in flight at once with O_DIRECT; default by the size of libuv's pool. */
+  readonly depth?: number | undefined;
+  /** Stops the opening. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** First bytes of formats that are not raw, longest first bytes needed: 8. */
+const MAGICS: readonly (readonly [format: string, magic: string])[] = [
+  ['qcow2', 'QFI\xfb'],
+  ['vmdk', 'KDMV'],
+  ['vmdk', '# Disk D'],
+  ['vhdx', 'vhdxfile'],
+  ['vhd', 'conectix'],
+  ['qed', 'QED\0'],
+  ['luks', 'LUKS\xba\xbe'],
+];
+
+/**
+ * Opens an image or a block device as a disk.
+ *
+ * The disk lives on the calling thread: page-cache reads and writes run on it, everything that can
+ * block (syncs, O_DIRECT, O_DSYNC, allocation) runs on libuv's pool.
+ * @throws SluiceError ERR_SLUICE_OPEN, ERR_SLUICE_LOCKED, ERR_SLUICE_DIRECT_UNSUPPORTED and others;
+ *   the table is in the README
+ */
+export async function openDisk(path: string, options: OpenOptions = {}): Promise<Disk> {
+  const { axes } = resolveCacheMode(options.cache);
+  options.signal?.throwIfAborted();
+  await checkFormat(path, options.format);
+  const backend = await openFileBackend(path, backendOptions(options, axes.direct, axes.noFlush));
+  try {
+    options.signal?.throwIfAborted();
+    return new Disk(backend, options);
+  } catch (error) {
+    await backend.close();
+    throw error;
+  }
+}
+
+/**
+ * Serves a disk over NBD (fixed newstyle). Closing the disk closes the server first.
+ * @throws the system's error when the socket cannot be bound
+ */
+export async function serveNbd(disk: Disk, options: NbdServerOptions = {}): Promise<NbdServer> {
+  const server = await serveDevice(disk.device, options);
+  const detach = disk.attach(server);
+  void server.closed.finally(detach);
+  return server;
+}
+
+function backendOptions(
+  options: OpenOptions,
+  direct: boolean,
+  noFlush: boolean,
+): FileBackendOptions {
+  return {
+    direct,
+    noFlush,
+    writable: options.writable ?? false,
+    lock: options.lock ?? 'auto',
+    discard: options.discard ?? 'unmap',
+    ...(options.depth === undefined ? {} : { depth: options.depth }),
+  };
+}
+
+/** Refuses what this release cannot read, and raw by accident. */
+async function checkFormat(path: string, format: string | undefined): Promise<void> {
+  if (format === 'raw') return;
+  if (format !== undefined) {
+    throw new SluiceError(
+      'ERR_SLUICE_UNSUPPORTED',
+      `cannot open ${path} as ${format}: this release opens raw images only`,
+      { operation: 'open', path },
+    );
+  }
+  const found = await probe(path);
+  if (found === undefined) return;
+  throw new SluiceError(
+    'ERR_SLUICE_UNSUPPORTED',
+    `${path} looks like a ${found} image, which this release cannot open; ` +
+      "pass format: 'raw' (-f raw) to use its bytes as they are",
+    { operation: 'open', path },
+  );
+}

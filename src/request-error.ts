@@ -1,0 +1,106 @@
+/** What a completion's status means to a program. */
+import {
+  STATUS_FLUSH_LATCHED,
+  STATUS_INVALID,
+  STATUS_IO_ERROR,
+  STATUS_NO_SPACE,
+  STATUS_OUT_OF_RANGE,
+  STATUS_READ_ONLY,
+  STATUS_UNSUPPORTED,
+} from './abi/request.ts';
+import { type ErrorCode, SluiceError } from './errors.ts';
+
+/** What was asked, for the message. */
+export interface Asked {
+  readonly operation: string;
+  readonly offset: number;
+  readonly length: number;
+  readonly sizeBytes: number;
+}
+
+/** Names of the errnos that a disk commonly meets; the number stands for the others. */
+const ERRNO_NAMES: Readonly<Record<number, string>> = {
+  5: 'EIO',
+  9: 'EBADF',
+  12: 'ENOMEM',
+  22: 'EINVAL',
+  27: 'EFBIG',
+  28: 'ENOSPC',
+  30: 'EROFS',
+  95: 'ENOTSUP',
+  110: 'ETIMEDOUT',
+  122: 'EDQUOT',
+};
+
+/** The code of a status that is not STATUS_OK. */
+function codeOf(status: number): ErrorCode {
+  switch (status) {
+    case STATUS_IO_ERROR:
+      return 'ERR_SLUICE_IO';
+    case STATUS_NO_SPACE:
+      return 'ERR_SLUICE_NO_SPACE';
+    case STATUS_READ_ONLY:
+      return 'ERR_SLUICE_READ_ONLY';
+    case STATUS_OUT_OF_RANGE:
+      return 'ERR_SLUICE_OUT_OF_RANGE';
+    case STATUS_INVALID:
+      return 'ERR_SLUICE_INVALID_ARGUMENT';
+    case STATUS_UNSUPPORTED:
+      return 'ERR_SLUICE_UNSUPPORTED';
+    case STATUS_FLUSH_LATCHED:
+      return 'ERR_SLUICE_FLUSH_LATCHED';
+    default:
+      throw new Error(`the engine answered with status ${status}, which this host does not know`);
+  }
+}
+
+function reasonOf(code: ErrorCode, errno: number, asked: Asked): string {
+  switch (code) {
+    case 'ERR_SLUICE_READ_ONLY':
+      return 'the disk is open read-only; open it with writable: true';
+    case 'ERR_SLUICE_OUT_OF_RANGE':
+      return `the disk has ${asked.sizeBytes} bytes`;
+    case 'ERR_SLUICE_NO_SPACE':
+      return `the host has no space left (${nameOf(errno)}); free some and try again`;
+    case 'ERR_SLUICE_UNSUPPORTED':
+      return 'the host cannot do this quickly here; ask without fast';
+    case 'ERR_SLUICE_FLUSH_LATCHED':
+      return (
+        'an earlier sync failed, so no write since the last good flush is known to be stable; ' +
+        'close the disk, check the storage and its contents, then open it anew'
+      );
+    default:
+      return errno === 0 ? 'the engine refused the request' : `the host reported ${nameOf(errno)}`;
+  }
+}
+
+function nameOf(errno: number): string {
+  return ERRNO_NAMES[errno] ?? `errno ${errno}`;
+}
+
+/** The system's side of an error, in the shape of Node's own system errors. */
+function systemError(errno: number, operation: string): Error {
+  const name = nameOf(errno);
+  return Object.assign(new Error(`${name}: ${operation}`), {
+    code: name,
+    errno: -errno,
+    syscall: operation,
+  });
+}
+
+/** The error of a request that completed with `status`. */
+export function requestError(status: number, errno: number, asked: Asked): SluiceError {
+  const code = codeOf(status);
+  const place =
+    asked.operation === 'flush' ? '' : ` of ${asked.length} bytes at offset ${asked.offset}`;
+  return new SluiceError(
+    code,
+    `${asked.operation}${place} failed: ${reasonOf(code, errno, asked)}`,
+    {
+      operation: asked.operation,
+      offset: asked.offset,
+      length: asked.length,
+      ...(errno === 0 ? {} : { cause: systemError(errno, asked.operation) }),
+    },
+  );
+}

@@ -1,0 +1,88 @@
+/** Counters of a disk, as a plain object. */
+import {
+  COUNT_BLOCK_STATUSES,
+  COUNT_BYTES_READ,
+  COUNT_BYTES_WRITTEN,
+  COUNT_COMMANDS,
+  COUNT_DISCARDS,
+  COUNT_FLUSHES,
+  COUNT_FLUSHES_COALESCED,
+  COUNT_FLUSHES_ELIDED,
+  COUNT_GROUP_COMMITS,
+  COUNT_MERGED,
+  COUNT_ORDERED,
+  COUNT_READS,
+  COUNT_REFUSED,
+  COUNT_REISSUED,
+  COUNT_SYNCS,
+  COUNT_SYNCS_FAILED,
+  COUNT_WRITE_ZEROES,
+  COUNT_WRITES,
+} from './abi/region.ts';
+import type { Engine } from './engine.ts';
+
+/** What a disk has done since it was opened. Every field counts up. */
+export interface DiskStats {
+  /** Requests by kind, flushes included. */
+  readonly requests: {
+    readonly read: number;
+    readonly write: number;
+    readonly writeZeroes: number;
+    readonly discard: number;
+    readonly blockStatus: number;
+    readonly flush: number;
+    /** Refused before any I/O: out of range, read-only, malformed. */
+    readonly refused: number;
+  };
+  readonly bytesRead: number;
+  readonly bytesWritten: number;
+  /** Data commands handed to the host. */
+  readonly commands: number;
+  /** Requests that rode in another one's command. */
+  readonly merged: number;
+  /** Requests that waited for an earlier overlapping one. */
+  readonly ordered: number;
+  /** Parts of failed merged commands that were sent again, alone. */
+  readonly reissued: number;
+  readonly flushes: {
+    readonly received: number;
+    /** Answered at once: nothing volatile had completed since the last good sync. */
+    readonly elided: number;
+    /** Answered, like group commits, by a sync that served another one as well. */
+    readonly coalesced: number;
+  };
+  /** Syncs handed to the host (fdatasync). */
+  readonly syncs: number;
+  readonly syncsFailed: number;
+  /** Stable writes that shared a sync instead of using the O_DSYNC descriptor. */
+  readonly groupCommits: number;
+}
+
+/** Reads the counters of an engine. */
+export function readStats(engine: Engine): DiskStats {
+  return {
+    requests: {
+      read: engine.counter(COUNT_READS),
+      write: engine.counter(COUNT_WRITES),
+      writeZeroes: engine.counter(COUNT_WRITE_ZEROES),
+      discard: engine.counter(COUNT_DISCARDS),
+      blockStatus: engine.counter(COUNT_BLOCK_STATUSES),
+      flush: engine.counter(COUNT_FLUSHES),
+      refused: engine.counter(COUNT_REFUSED),
+    },
+    bytesRead: engine.counter(COUNT_BYTES_READ),
+    bytesWritten: engine.counter(COUNT_BYTES_WRITTEN),
+    commands: engine.counter(COUNT_COMMANDS),
+    merged: engine.counter(COUNT_MERGED),
+    ordered: engine.counter(COUNT_ORDERED),
+    reissued: engine.counter(COUNT_REISSUED),
+    flushes: {
+      received: engine.counter(COUNT_FLUSHES),
+      elided: engine.counter(COUNT_FLUSHES_ELIDED),
+      coalesced: engine.counter(COUNT_FLUSHES_COALESCED),
+    },
+    syncs: engine.counter(COUNT_SYNCS),
+    syncsFailed: engine.counter(COUNT_SYNCS_FAILED),
+    groupCommits: engine.counter(COUNT_GROUP_COMMITS),
+  };
+}
