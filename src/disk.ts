@@ -161,6 +161,7 @@ export class Disk implements AsyncDisposable {
    */
   async flush(options: RequestOptions = {}): Promise<void> {
     this.#checkOpen();
+    options.signal?.throwIfAborted();
     await abortable(this.#requests.submit(OP_FLUSH, 0, 0, 0, 0, 0, 'flush'), options.signal);
   }
 
@@ -249,6 +250,7 @@ export class Disk implements AsyncDisposable {
     const start = toNumber(offset, 'offset');
     const bytes = toNumber(length, 'length');
     this.#checkRange(operation, start, bytes);
+    options.signal?.throwIfAborted();
     await abortable(
       this.#requests.submit(op, flags, start, bytes, 0, 0, operation),
       options.signal,

@@ -1,0 +1,185 @@
+/**
+ * Direct transfers whose offset, length or addresses O_DIRECT does not take, by way of aligned
+ * buffers of our own.
+ *
+ * B1 At most BOUNCE_BUFFERS buffers exist; commands wait for one in the order they came.
+ * B2 A command moves through its buffer in chunks, so any length fits.
+ * B3 A write first reads the blocks that it covers only in part, then writes whole blocks. That
+ *    is safe because the engine keeps commands apart that share a block (backend.ts).
+ */
+import { type Settle, readPooled, settled, writePooled } from './file-transfer.ts';
+
+export const BOUNCE_BUFFERS = 4;
+export const BOUNCE_BUFFER_BYTES = 256 * 1024;
+const WASM_PAGE_BYTES = 65536;
+
+/** A fixed number of page-aligned buffers, lent out first come, first served. */
+export class BounceBuffers {
+  readonly #waiting: ((buffer: Uint8Array) => void)[] = [];
+  #free: Uint8Array[] | undefined;
+
+  /** A buffer, now or when one is given back. */
+  async take(): Promise<Uint8Array> {
+    this.#free ??= makeBuffers();
+    return this.#free.pop() ?? new Promise((resolve) => void this.#waiting.push(resolve));
+  }
+
+  /** Hands the buffer to the command that has waited longest. */
+  give(buffer: Uint8Array): void {
+    const next = this.#waiting.shift();
+    if (next === undefined) this.#free?.push(buffer);
+    else next(buffer);
+  }
+}
+
+/** WebAssembly.Memory is page-aligned, which no other buffer in JavaScript promises. */
+function makeBuffers(): Uint8Array[] {
+  const initial = (BOUNCE_BUFFERS * BOUNCE_BUFFER_BYTES) / WASM_PAGE_BYTES;
+  const { buffer } = new WebAssembly.Memory({ initial });
+  return Array.from(
+    { length: BOUNCE_BUFFERS },
+    (_, index) => new Uint8Array(buffer, index * BOUNCE_BUFFER_BYTES, BOUNCE_BUFFER_BYTES),
+  );
+}
+
+/** One command that bounces. */
+export interface BounceRequest {
+  readonly fd: number;
+  readonly blockBytes: number;
+  readonly offset: number;
+  readonly length: number;
+}
+
+/** Reads the range into the views, which hold `length` bytes together. */
+export function readBounced(
+  buffers: BounceBuffers,
+  request: BounceRequest,
+  views: readonly Uint8Array[],
+  settle: Settle,
+): void {
+  const target = new ViewCursor(views);
+  const readChunk = async (chunk: Chunk): Promise<number> => {
+    const errno = await readBlocks(request, chunk.blocks, chunk.start);
+    if (errno === 0) target.fillFrom(chunk.wanted);
+    return errno;
+  };
+  void inChunks(buffers, request, readChunk).then(settle);
+}
+
+/** Writes the range from the views, or zeroes where there are none. */
+export function writeBounced(
+  buffers: BounceBuffers,
+  request: BounceRequest,
+  views: readonly Uint8Array[] | null,
+  settle: Settle,
+): void {
+  const source = views === null ? null : new ViewCursor(views);
+  const writeChunk = async (chunk: Chunk): Promise<number> => {
+    const errno = await readEdges(request, chunk);
+    if (errno !== 0) return errno;
+    if (source === null) chunk.wanted.fill(0);
+    else source.copyInto(chunk.wanted);
+    return writeBlocks(request, chunk.blocks, chunk.start);
+  };
+  void inChunks(buffers, request, writeChunk).then(settle);
+}
+
+/** Whole blocks in the buffer, and the part of them that the command names. */
+interface Chunk {
+  /** Offset in the file of the first block. */
+  readonly start: number;
+  readonly blocks: Uint8Array;
+  readonly wanted: Uint8Array;
+}
+
+/** Runs the steps in order, stops at the first error and answers with its errno. */
+async function inChunks(
+  buffers: BounceBuffers,
+  request: BounceRequest,
+  step: (chunk: Chunk) => Promise<number>,
+): Promise<number> {
+  const end = request.offset + request.length;
+  const buffer = await buffers.take();
+  let errno = 0;
+  for (let position = request.offset; position < end && errno === 0;) {
+    const chunk = chunkAt(position, end, request.blockBytes, buffer);
+    errno = await step(chunk);
+    position += chunk.wanted.length;
+  }
+  buffers.give(buffer);
+  return errno;
+}
+
+function chunkAt(position: number, end: number, blockBytes: number, buffer: Uint8Array): Chunk {
+  const start = position - (position % blockBytes);
+  const lastBlock = Math.ceil(end / blockBytes) * blockBytes;
+  const stop = Math.min(lastBlock, start + buffer.length);
+  return {
+    start,
+    blocks: buffer.subarray(0, stop - start),
+    wanted: buffer.subarray(position - start, Math.min(end, stop) - start),
+  };
+}
+
+/** Reads the first and the last block of the chunk where the command covers them in part. */
+async function readEdges(request: BounceRequest, chunk: Chunk): Promise<number> {
+  const { blockBytes } = request;
+  const { blocks, start, wanted } = chunk;
+  const before = wanted.byteOffset - blocks.byteOffset;
+  const after = blocks.length - before - wanted.length;
+  const last = blocks.length - blockBytes;
+  if (before > 0 || (after > 0 && last === 0)) {
+    const errno = await readBlocks(request, blocks.subarray(0, blockBytes), start);
+    if (errno !== 0) return errno;
+  }
+  if (after === 0 || last === 0) return 0;
+  return readBlocks(request, blocks.subarray(last), start + last);
+}
+
+function readBlocks(request: BounceRequest, blocks: Uint8Array, offset: number): Promise<number> {
+  return settled((settle) => readPooled(transferOf(request, blocks, offset), settle));
+}
+
+function writeBlocks(request: BounceRequest, blocks: Uint8Array, offset: number): Promise<number> {
+  return settled((settle) => writePooled(transferOf(request, blocks, offset), settle));
+}
+
+function transferOf({ fd, blockBytes }: BounceRequest, blocks: Uint8Array, offset: number) {
+  return { fd, offset, views: [blocks], granuleBytes: blockBytes };
+}
+
+/** A place in a list of views that moves on as bytes are copied. */
+class ViewCursor {
+  readonly #views: readonly Uint8Array[];
+  #index = 0;
+  #position = 0;
+
+  constructor(views: readonly Uint8Array[]) {
+    this.#views = views;
+  }
+
+  /** Copies the next bytes of the views out. */
+  copyInto(target: Uint8Array): void {
+    this.#each(target, (part, view) => part.set(view));
+  }
+
+  /** Copies bytes into the views. */
+  fillFrom(source: Uint8Array): void {
+    this.#each(source, (part, view) => view.set(part));
+  }
+
+  #each(other: Uint8Array, copy: (part: Uint8Array, view: Uint8Array) => void): void {
+    for (let done = 0; done < other.length;) {
+      const view = this.#views[this.#index]?.subarray(this.#position);
+      if (view === undefined) return;
+      const count = Math.min(view.length, other.length - done);
+      copy(other.subarray(done, done + count), view.subarray(0, count));
+      done += count;
+      this.#position += count;
+      if (count === view.length) {
+        this.#index++;
+        this.#position = 0;
+      }
+    }
+  }
+}

@@ -1,0 +1,133 @@
+/**
+ * Transfers on the libuv pool, carried through to the last byte.
+ *
+ * - A short count is continued, from the last whole block: under O_DIRECT libuv's own second
+ *   call at an odd offset gets EINVAL, which it hides (facts: bytesWritten is short, no error).
+ * - A read that finds nothing is EIO: the caller asks only for bytes inside the capacity, so the
+ *   file was cut behind our back, and zeroes would be a lie. A write that moves nothing is EIO.
+ * - EINTR is repeated at once (libuv does so for writes, not for reads), EAGAIN after a pause.
+ *   Both, and short counts within one block, have a bound: no input makes this loop for ever.
+ */
+import { fdatasync, readv, writev } from 'node:fs';
+
+import { ERRNO_EIO } from '../abi/command.ts';
+import { EAGAIN, EINTR, errnoOf } from './errno.ts';
+
+/** Called once: 0 or a positive errno. */
+export type Settle = (errno: number) => void;
+
+/** What to move: `views` are consumed one after the other, from `offset` in the file on. */
+export interface TransferRequest {
+  readonly fd: number;
+  readonly offset: number;
+  readonly views: readonly Uint8Array[];
+  /** Continue only at multiples of this many bytes: the block size under O_DIRECT, or 1. */
+  readonly granuleBytes: number;
+}
+
+const INTERRUPTIONS = 100;
+const REFUSALS = 10;
+const STALLS = 3;
+
+/** Reads into all of the views. */
+export function readPooled(request: TransferRequest, settle: Settle): void {
+  new Transfer(readv, request, settle).start();
+}
+
+/** Writes all of the views. */
+export function writePooled(request: TransferRequest, settle: Settle): void {
+  new Transfer(writev, request, settle).start();
+}
+
+/**
+ * Makes everything written to the file before this call stable, through any descriptor. The one
+ * place where fdatasync is called. EINTR is repeated; any other error is reported and never
+ * tried again: the next sync would say OK although the data is gone (durability section 6).
+ */
+export function syncData(fd: number, settle: Settle, interruptions = INTERRUPTIONS): void {
+  fdatasync(fd, (error) => {
+    const errno = error === null ? 0 : errnoOf(error);
+    if (errno === EINTR && interruptions > 0) syncData(fd, settle, interruptions - 1);
+    else settle(errno);
+  });
+}
+
+/** The promise of a pooled call, for the paths where speed does not matter. */
+export function settled(start: (settle: Settle) => void): Promise<number> {
+  return new Promise((resolve) => {
+    start(resolve);
+  });
+}
+
+type VectorCall = (
+  fd: number,
+  views: Uint8Array[],
+  position: number,
+  callback: (error: NodeJS.ErrnoException | null, moved: number) => void,
+) => void;
+
+class Transfer {
+  readonly #call: VectorCall;
+  readonly #fd: number;
+  readonly #granuleBytes: number;
+  readonly #settle: Settle;
+  #views: Uint8Array[];
+  #offset: number;
+  #remaining: number;
+  #interruptions = 0;
+  #refusals = 0;
+  #stalls = 0;
+
+  constructor(call: VectorCall, request: TransferRequest, settle: Settle) {
+    this.#call = call;
+    this.#fd = request.fd;
+    this.#granuleBytes = request.granuleBytes;
+    this.#settle = settle;
+    this.#views = [...request.views];
+    this.#offset = request.offset;
+    this.#remaining = request.views.reduce((total, view) => total + view.length, 0);
+  }
+
+  start(): void {
+    this.#call(this.#fd, this.#views, this.#offset, (error, moved) => {
+      if (error !== null) this.#onError(errnoOf(error));
+      else if (moved === this.#remaining) this.#settle(0);
+      else this.#onShort(moved);
+    });
+  }
+
+  #onError(errno: number): void {
+    if (errno === EINTR && this.#interruptions++ < INTERRUPTIONS) this.start();
+    else if (errno === EAGAIN && this.#refusals < REFUSALS) this.#startLater();
+    else this.#settle(errno);
+  }
+
+  #startLater(): void {
+    setTimeout(() => this.start(), 1 << this.#refusals);
+    this.#refusals++;
+  }
+
+  #onShort(moved: number): void {
+    const whole = moved - (moved % this.#granuleBytes);
+    if (moved === 0 || (whole === 0 && this.#stalls++ >= STALLS)) {
+      this.#settle(ERRNO_EIO);
+      return;
+    }
+    this.#views = dropBytes(this.#views, whole);
+    this.#offset += whole;
+    this.#remaining -= whole;
+    this.start();
+  }
+}
+
+/** The views without their first `count` bytes. */
+function dropBytes(views: readonly Uint8Array[], count: number): Uint8Array[] {
+  const rest: Uint8Array[] = [];
+  let toDrop = count;
+  for (const view of views) {
+    const dropped = Math.min(toDrop, view.length);
+    toDrop -= dropped;
+    if (dropped < view.length) rest.push(view.subarray(dropped));
+  }
+  return rest;
+}

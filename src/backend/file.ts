@@ -1,0 +1,393 @@
+/**
+ * The backend on a regular file or a block device.
+ *
+ *     command            page cache                            O_DIRECT
+ *     read               preadv2 NOWAIT here, the rest pooled  pooled
+ *     write              here                                  pooled
+ *     write, stable      pooled, O_DSYNC descriptor            the same
+ *     unaligned          -                                     bounced (file-bounce.ts)
+ *     write zeroes,
+ *     discard            fallocate, pooled (file-zero.ts)      the same
+ *     block status       lseek (file-extents.ts)               the same
+ *     sync               fdatasync, pooled                     the same
+ *
+ * "Here" is one system call on the calling thread (file-inline.ts); "pooled" is the libuv pool,
+ * with every irregularity taken care of (file-transfer.ts). A command that does not go through
+ * in one call here is finished there, so both ways give the same answers.
+ */
+import process from 'node:process';
+
+import { ERRNO_ENOTSUP } from '../abi/command.ts';
+import { COMMAND_SLOTS } from '../abi/limits.ts';
+import { EXTENT_SIZE, EXTENT_TABLE_ENTRIES } from '../abi/request.ts';
+import { SluiceError } from '../errors.ts';
+import type { Backend, Done } from './backend.ts';
+import { type DataCommand, EngineMemory } from './engine-memory.ts';
+import { writeExtents } from './extent-table.ts';
+import { BounceBuffers, readBounced, writeBounced } from './file-bounce.ts';
+import { EBADF, EFAULT, EINVAL, EROFS, isTransient } from './errno.ts';
+import { ExtentScanner } from './file-extents.ts';
+import { createInlineIo } from './file-inline.ts';
+import {
+  type Alignment,
+  closeDescriptors,
+  type Descriptors,
+  openDescriptors,
+  probeAlignment,
+  refuseOddSize,
+  sizeOf,
+} from './file-open.ts';
+import { readPooled, type Settle, syncData, writePooled } from './file-transfer.ts';
+import { Zeroes } from './file-zero.ts';
+import { lockImage, type LockMode } from './lock.ts';
+import { loadNative, type Native } from './native.ts';
+
+/** How to open an image; everything is optional. */
+export interface FileBackendOptions {
+  /** Bypass the page cache (O_DIRECT). Default false. */
+  readonly direct?: boolean;
+  /** Syncs and stable writes are not made stable. Data is lost when the host fails. */
+  readonly noFlush?: boolean;
+  /** Open for reading and writing. Default false. */
+  readonly writable?: boolean;
+  /** Image lock, compatible with QEMU's. Default `auto`. */
+  readonly lock?: LockMode;
+  /** `unmap`: discards, and zeroes that may be unmapped, make holes. Default `ignore`. */
+  readonly discard?: 'unmap' | 'ignore';
+  /**
+   * Commands that make sense in flight at once. Default: all of the engine's in page-cache mode,
+   * twice the threads of the libuv pool (UV_THREADPOOL_SIZE, 4) in direct mode.
+   */
+  readonly depth?: number;
+  /** Longer transfers never run on the calling thread. Default 4 MiB, about a millisecond. */
+  readonly inlineBytes?: number;
+}
+
+/** What a backend has done so far; all are counts of commands but the bytes. */
+export interface FileCounters {
+  reads: number;
+  writes: number;
+  bytesRead: number;
+  bytesWritten: number;
+  /** fdatasync calls asked for. */
+  syncs: number;
+  /** Writes that had to be stable. */
+  stableWrites: number;
+  /** fallocate calls. */
+  fallocates: number;
+  /** Reads and writes that O_DIRECT would have refused as they came. */
+  bounced: number;
+  /** Reads and writes that went to the pool, in whole or for the rest. */
+  offThread: number;
+}
+
+/**
+ * Opens an image. Rejects with a SluiceError: ERR_SLUICE_OPEN, ERR_SLUICE_NOT_A_DISK,
+ * ERR_SLUICE_DIRECT_UNSUPPORTED, ERR_SLUICE_ALIGNMENT, ERR_SLUICE_LOCKED or
+ * ERR_SLUICE_LOCK_UNAVAILABLE; nothing stays open then.
+ */
+export async function openFileBackend(
+  path: string,
+  options: FileBackendOptions = {},
+): Promise<FileBackend> {
+  const { direct = false, noFlush = false, writable = false, lock = 'auto' } = options;
+  const native = loadNative();
+  const files = await openDescriptors(path, { direct, noFlush, writable });
+  try {
+    if (lock !== 'none') lockImage({ fd: files.plain, path, writable, native });
+    const sizeBytes = await sizeOf(files.plain, path, native);
+    const alignment = direct ? await probeAlignment(files.plain, path, native) : BYTEWISE;
+    refuseOddSize(path, sizeBytes, alignment.blockBytes);
+    return new FileBackend({ path, options, files, native, sizeBytes, alignment });
+  } catch (error) {
+    await closeDescriptors(files);
+    throw error;
+  }
+}
+
+const BYTEWISE: Alignment = { blockBytes: 1, memoryBytes: 1 };
+const DEFAULT_INLINE_BYTES = 4 * 1024 * 1024;
+const DEFAULT_POOL_THREADS = 4;
+
+function defaultDepth(direct: boolean): number {
+  if (!direct) return COMMAND_SLOTS;
+  const threads = Number(process.env['UV_THREADPOOL_SIZE']) || DEFAULT_POOL_THREADS;
+  return Math.min(COMMAND_SLOTS, Math.max(1, 2 * Math.floor(threads)));
+}
+
+/** An opened image; made by openFileBackend(). */
+interface OpenImage {
+  readonly path: string;
+  readonly options: FileBackendOptions;
+  readonly files: Descriptors;
+  readonly native: Native | null;
+  readonly sizeBytes: number;
+  readonly alignment: Alignment;
+}
+
+/** Commands on one file. See backend.ts for what each of them promises. */
+export class FileBackend implements Backend {
+  readonly sizeBytes: number;
+  readonly blockSizeBytes: number;
+  readonly readOnly: boolean;
+  readonly depth: number;
+  /** Live numbers, for statistics. */
+  readonly counters: FileCounters = {
+    reads: 0,
+    writes: 0,
+    bytesRead: 0,
+    bytesWritten: 0,
+    syncs: 0,
+    stableWrites: 0,
+    fallocates: 0,
+    bounced: 0,
+    offThread: 0,
+  };
+  /**
+   * Direct and stable transfers run on the calling thread too. That is the faster way for a
+   * command that is alone in flight (no change of threads), and the worse way for all others.
+   */
+  inline = false;
+
+  readonly #path: string;
+  readonly #files: Descriptors;
+  readonly #native: Native | null;
+  readonly #alignment: Alignment;
+  readonly #direct: boolean;
+  readonly #noFlush: boolean;
+  readonly #inlineBytes: number;
+  readonly #zeroes: Zeroes;
+  readonly #scanner: ExtentScanner;
+  readonly #buffers = new BounceBuffers();
+  #nowait: boolean;
+  /** Cached reads would wait for the disk, and the file does not know RWF_NOWAIT. */
+  #readsPooled = false;
+  #closing: Promise<void> | undefined;
+  #memory = new EngineMemory(new ArrayBuffer(0));
+  #io = createInlineIo(this.#memory, null);
+  #done: Done = refuseBeforeAttach;
+
+  constructor({ path, options, files, native, sizeBytes, alignment }: OpenImage) {
+    this.sizeBytes = sizeBytes;
+    this.blockSizeBytes = alignment.blockBytes;
+    this.readOnly = options.writable !== true;
+    this.#direct = options.direct === true;
+    this.depth = options.depth ?? defaultDepth(this.#direct);
+    this.#path = path;
+    this.#files = files;
+    this.#native = native;
+    this.#alignment = alignment;
+    this.#noFlush = options.noFlush === true;
+    this.#inlineBytes = options.inlineBytes ?? DEFAULT_INLINE_BYTES;
+    this.#nowait = native !== null && !this.#direct && !files.isInMemory;
+    this.#scanner = new ExtentScanner(files.plain, sizeBytes, native);
+    this.#zeroes = new Zeroes({
+      fd: files.plain,
+      native,
+      isBlockDevice: files.isBlockDevice,
+      blockBytes: alignment.blockBytes,
+      unmap: options.discard === 'unmap',
+      buffers: this.#buffers,
+      counters: this.counters,
+    });
+  }
+
+  attach(memory: WebAssembly.Memory, done: Done): void {
+    this.#memory = new EngineMemory(memory.buffer);
+    this.#io = createInlineIo(this.#memory, this.#native);
+    this.#done = done;
+  }
+
+  read(id: number, offset: number, length: number, segments: number, data: number): void {
+    const command: DataCommand = { id, offset, length, segments, data };
+    this.counters.reads++;
+    this.counters.bytesRead += length;
+    const refusal = this.#refusalOf(command);
+    if (refusal !== 0 || length === 0) this.#done(id, refusal, 0);
+    else if (!this.#isAligned(command)) this.#bounceRead(command);
+    else if (this.#isPooledRead(length)) this.#readRest(command, 0);
+    else this.#readHere(command);
+  }
+
+  write(
+    id: number,
+    offset: number,
+    length: number,
+    segments: number,
+    data: number,
+    stable: boolean,
+  ): void {
+    const command: DataCommand = { id, offset, length, segments, data };
+    const isStable = stable && !this.#noFlush;
+    this.counters.writes++;
+    this.counters.bytesWritten += length;
+    if (isStable) this.counters.stableWrites++;
+    const refusal = this.#refusalOf(command) || this.#refusalOfWrite();
+    if (refusal !== 0 || length === 0) this.#done(id, refusal, 0);
+    else if (!this.#isAligned(command)) this.#bounceWrite(command, isStable);
+    else if (this.#isPooledWrite(length, isStable)) this.#writeRest(command, isStable, 0);
+    else this.#writeHere(command, isStable);
+  }
+
+  writeZeroes(id: number, offset: number, length: number, mayUnmap: boolean, fast: boolean): void {
+    const refusal = this.#refusalOfRange(offset, length) || this.#refusalOfWrite();
+    if (refusal !== 0 || length === 0) this.#done(id, refusal, 0);
+    else this.#zeroes.write(offset, length, mayUnmap, fast, this.#settle(id));
+  }
+
+  discard(id: number, offset: number, length: number): void {
+    const refusal = this.#refusalOfRange(offset, length) || this.#refusalOfWrite();
+    if (refusal !== 0 || length === 0) this.#done(id, refusal, 0);
+    else this.#zeroes.discard(offset, length, this.#settle(id));
+  }
+
+  blockStatus(id: number, offset: number, length: number, data: number): void {
+    const isTableInside = this.#memory.contains(data, EXTENT_TABLE_ENTRIES * EXTENT_SIZE);
+    const refusal = this.#refusalOfRange(offset, length) || (isTableInside ? 0 : EFAULT);
+    if (refusal !== 0 || length === 0) {
+      this.#done(id, refusal || EINVAL, 0);
+      return;
+    }
+    void this.#answerStatus(id, offset, length, data);
+  }
+
+  sync(id: number): void {
+    if (this.#closing !== undefined) return this.#done(id, EBADF, 0);
+    if (this.#noFlush || this.readOnly) return this.#done(id, 0, 0);
+    this.counters.syncs++;
+    syncData(this.#files.plain, this.#settle(id));
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= closeDescriptors(this.#files).catch((cause: unknown) => {
+      const path = this.#path;
+      const message = `cannot close ${JSON.stringify(path)}: the system reported an error`;
+      throw new SluiceError('ERR_SLUICE_IO', message, { operation: 'close', path, cause });
+    });
+    return this.#closing;
+  }
+
+  async #answerStatus(id: number, offset: number, length: number, data: number): Promise<void> {
+    const { errno, extents } = await this.#scanner.scan(offset, length);
+    writeExtents(this.#memory.view, data, extents);
+    this.#done(id, errno, extents.length);
+  }
+
+  #settle(id: number): Settle {
+    return (errno) => this.#done(id, errno, 0);
+  }
+
+  #refusalOf(command: DataCommand): number {
+    const refusal = this.#refusalOfRange(command.offset, command.length);
+    return refusal !== 0 || this.#memory.holds(command) ? refusal : EFAULT;
+  }
+
+  /** A closed descriptor's number may by now belong to another file: it is not used again. */
+  #refusalOfRange(offset: number, length: number): number {
+    if (this.#closing !== undefined) return EBADF;
+    return offset >= 0 && length >= 0 && offset + length <= this.sizeBytes ? 0 : EINVAL;
+  }
+
+  #refusalOfWrite(): number {
+    return this.readOnly ? EROFS : 0;
+  }
+
+  #isAligned(command: DataCommand): boolean {
+    if (!this.#direct) return true;
+    const { blockBytes, memoryBytes } = this.#alignment;
+    if (command.offset % blockBytes !== 0) return false;
+    return this.#memory.isAligned(command, memoryBytes, blockBytes);
+  }
+
+  #isPooledRead(length: number): boolean {
+    if (length > this.#inlineBytes) return true;
+    return this.#direct ? !this.inline : this.#readsPooled;
+  }
+
+  #isPooledWrite(length: number, isStable: boolean): boolean {
+    return length > this.#inlineBytes || ((this.#direct || isStable) && !this.inline);
+  }
+
+  #readHere(command: DataCommand): void {
+    const moved = this.#io.read(this.#files.plain, command, this.#nowait);
+    if (moved === command.length) this.#done(command.id, 0, 0);
+    else if (moved >= 0) this.#readRest(command, this.#wholeBlocks(moved));
+    else this.#readRefused(command, -moved);
+  }
+
+  #readRefused(command: DataCommand, errno: number): void {
+    if (errno === ERRNO_ENOTSUP && this.#nowait) {
+      this.#nowait = false;
+      this.#readsPooled = true;
+      this.#readRest(command, 0);
+    } else if (isTransient(errno)) this.#readRest(command, 0);
+    else this.#done(command.id, errno, 0);
+  }
+
+  #readRest(command: DataCommand, skip: number): void {
+    this.counters.offThread++;
+    const request = this.#transferOf(this.#files.plain, command, skip);
+    readPooled(request, this.#settle(command.id));
+  }
+
+  #bounceRead(command: DataCommand): void {
+    this.counters.offThread++;
+    this.counters.bounced++;
+    const views = this.#memory.views(command);
+    const request = this.#bounceOf(this.#files.plain, command);
+    readBounced(this.#buffers, request, views, this.#settle(command.id));
+  }
+
+  #writeHere(command: DataCommand, isStable: boolean): void {
+    const moved = this.#io.write(this.#writeDescriptor(isStable), command);
+    if (moved === command.length) this.#answerWrite(command.id, 0, isStable);
+    else if (moved >= 0) this.#writeRest(command, isStable, this.#wholeBlocks(moved));
+    else if (isTransient(-moved)) this.#writeRest(command, isStable, 0);
+    else this.#done(command.id, -moved, 0);
+  }
+
+  #writeRest(command: DataCommand, isStable: boolean, skip: number): void {
+    this.counters.offThread++;
+    const request = this.#transferOf(this.#writeDescriptor(isStable), command, skip);
+    writePooled(request, (errno) => this.#answerWrite(command.id, errno, isStable));
+  }
+
+  #bounceWrite(command: DataCommand, isStable: boolean): void {
+    this.counters.offThread++;
+    this.counters.bounced++;
+    const views = this.#memory.views(command);
+    const request = this.#bounceOf(this.#writeDescriptor(isStable), command);
+    writeBounced(this.#buffers, request, views, (errno) => {
+      this.#answerWrite(command.id, errno, isStable);
+    });
+  }
+
+  #writeDescriptor(isStable: boolean): number {
+    return (isStable ? this.#files.stable : undefined) ?? this.#files.plain;
+  }
+
+  /** Where there is no O_DSYNC descriptor a stable write is stable after a sync. */
+  #answerWrite(id: number, errno: number, isStable: boolean): void {
+    const needsSync = isStable && errno === 0 && this.#files.stable === undefined;
+    if (needsSync) syncData(this.#files.plain, this.#settle(id));
+    else this.#done(id, errno, 0);
+  }
+
+  #wholeBlocks(moved: number): number {
+    return moved - (moved % this.blockSizeBytes);
+  }
+
+  #transferOf(fd: number, command: DataCommand, skip: number) {
+    const views = this.#memory.views(command, skip);
+    return { fd, offset: command.offset + skip, views, granuleBytes: this.blockSizeBytes };
+  }
+
+  #bounceOf(fd: number, { offset, length }: DataCommand) {
+    return { fd, blockBytes: this.blockSizeBytes, offset, length };
+  }
+}
+
+function refuseBeforeAttach(): never {
+  const message = 'a command was sent to a backend before attach(); attach an engine first';
+  throw new SluiceError('ERR_SLUICE_INVALID_ARGUMENT', message);
+}
