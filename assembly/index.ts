@@ -1,14 +1,7 @@
 // The exports, in the order of a request's life.
 
 import { COMMAND_SLOTS } from '../src/abi/limits.ts';
-import {
-
-
-  CONFIG_WCE,
-  REQUEST_HEAD,
-  ENGINE_STATE,
-  REGION_SIZE,
-} from '../src/abi/region.ts';
+import { CONFIG_WCE, REQUEST_HEAD, ENGINE_STATE, REGION_SIZE } from '../src/abi/region.ts';
 import { initCommands } from './command/slot.ts';
 import { Engine } from './engine.ts';
 import { run } from './pump.ts';

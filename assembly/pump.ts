@@ -5,14 +5,9 @@
 // P2  Same bytes in, same bytes out: there is no clock, no randomness and no host call in here.
 
 import { COUNT_REISSUED } from '../src/abi/region.ts';
-import {
-  OP_FLUSH,
-  OP_SET_WCE,
-  OP_WRITE,
-  STATUS_OK,
-} from '../src/abi/request.ts';
+import { OP_FLUSH, OP_SET_WCE, OP_WRITE, STATUS_OK } from '../src/abi/request.ts';
 import { chainBytes, emitChain, emitSync } from './command/emit.ts';
-import { Result, resultsWaiting, statusOf, takeResult } from './command/result.ts';
+import { errnoShown, Result, resultsWaiting, statusOf, takeResult } from './command/result.ts';
 import { closeCommand, commandRoom, CommandSlot, SYNC_ID } from './command/slot.ts';
 import { count, Engine, NONE } from './engine.ts';
 import { mapRaw } from './map/raw.ts';
@@ -35,7 +30,7 @@ import { classify, declassify, sharesSync } from './schedule/stability.ts';
 export function run(engine: usize): u32 {
   takeResults(engine);
   settle(engine);
-  for (let more = true; more; ) {
+  for (let more = true; more;) {
     more = takeRequests(engine);
     settle(engine);
   }
@@ -63,13 +58,13 @@ function takeAnswer(engine: usize, result: Result): void {
   // A failed stable write is in an unknown state, so it counts as volatile (flush.ts, F5).
   if (isWriteClass(first.op) && (!stableAlready || errno != 0)) noteVolatileWrite(engine);
   const merged = first.next != NONE;
-  for (let index = head; index != NONE; ) {
+  for (let index = head; index != NONE;) {
     const slot = Slot.at(engine, index);
     const next = slot.next;
     slot.value = result.value;
     if (errno == 0 && slot.stable && !stableAlready) awaitStable(engine, index);
     else if (errno != 0 && merged) sendAgainAlone(engine, index);
-    else finish(engine, index, statusOf(errno), errno);
+    else finish(engine, index, statusOf(errno), errnoShown(errno));
     index = next;
   }
 }

@@ -1,17 +1,12 @@
 /**
  * `sluice/node`: disks in files and on block devices, and the servers that share them.
  */
-import { open } from 'node:fs/promises';
-import { type FileBackendOptions, openFileBackend } from './backend/file.ts';
+import { type FileBackend, type FileBackendOptions, openFileBackend } from './backend/file.ts';
 import { resolveCacheMode } from './cache-mode.ts';
 import { Disk } from './disk.ts';
 import type { DiskOptions } from './disk-types.ts';
 import { SluiceError } from './errors.ts';
-import {
-  type NbdServer,
-  type NbdServerOptions,
-  serveNbd as serveDevice,
-} from './nbd/server.ts';
+import { type NbdServer, type NbdServerOptions, serveNbd as serveDevice } from './nbd/server.ts';
 
 export * from './index.ts';
 export type { NbdServer, NbdServerOptions } from './nbd/server.ts';
@@ -41,7 +36,7 @@ export interface OpenOptions extends DiskOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** First bytes of formats that are not raw, longest first bytes needed: 8. */
+/** How images that are not raw begin. */
 const MAGICS: readonly (readonly [format: string, magic: string])[] = [
   ['qcow2', 'QFI\xfb'],
   ['vmdk', 'KDMV'],
@@ -51,6 +46,7 @@ const MAGICS: readonly (readonly [format: string, magic: string])[] = [
   ['qed', 'QED\0'],
   ['luks', 'LUKS\xba\xbe'],
 ];
+const MAGIC_BYTES = 8;
 
 /**
  * Opens an image or a block device as a disk.
@@ -62,14 +58,16 @@ const MAGICS: readonly (readonly [format: string, magic: string])[] = [
  */
 export async function openDisk(path: string, options: OpenOptions = {}): Promise<Disk> {
   const { axes } = resolveCacheMode(options.cache);
+  if (options.format !== undefined) checkFormat(path, options.format);
   options.signal?.throwIfAborted();
-  await checkFormat(path, options.format);
   const backend = await openFileBackend(path, backendOptions(options, axes.direct, axes.noFlush));
+  const disk = await overBackend(backend, options);
   try {
     options.signal?.throwIfAborted();
-    return new Disk(backend, options);
+    if (options.format === undefined) await refuseOtherFormats(path, disk);
+    return disk;
   } catch (error) {
-    await backend.close();
+    await disk.close();
     throw error;
   }
 }
@@ -100,21 +98,33 @@ function backendOptions(
   };
 }
 
-/** Refuses what this release cannot read, and raw by accident. */
-async function checkFormat(path: string, format: string | undefined): Promise<void> {
-  if (format === 'raw') return;
-  if (format !== undefined) {
-    throw new SluiceError(
-      'ERR_SLUICE_UNSUPPORTED',
-      `cannot open ${path} as ${format}: this release opens raw images only`,
-      { operation: 'open', path },
-    );
+async function overBackend(backend: FileBackend, options: OpenOptions): Promise<Disk> {
+  try {
+    return new Disk(backend, options);
+  } catch (error) {
+    await backend.close();
+    throw error;
   }
-  const found = await probe(path);
+}
+
+function checkFormat(path: string, format: string): void {
+  if (format === 'raw') return;
+  throw new SluiceError(
+    'ERR_SLUICE_UNSUPPORTED',
+    `cannot open ${path} as ${format}: this release opens raw images only`,
+    { operation: 'open', path },
+  );
+}
+
+/** Refuses to take an image of another format for raw by accident. */
+async function refuseOtherFormats(path: string, disk: Disk): Promise<void> {
+  const start = await disk.read(0, Math.min(MAGIC_BYTES, disk.size));
+  const text = String.fromCharCode(...start);
+  const found = MAGICS.find(([, magic]) => text.startsWith(magic));
   if (found === undefined) return;
   throw new SluiceError(
     'ERR_SLUICE_UNSUPPORTED',
-    `${path} looks like a ${found} image, which this release cannot open; ` +
+    `${path} looks like a ${found[0]} image, which this release cannot open; ` +
       "pass format: 'raw' (-f raw) to use its bytes as they are",
     { operation: 'open', path },
   );

@@ -46,12 +46,13 @@ import { CommandSlot, openCommand, SYNC_ID } from './slot.ts';
 if (OP_READ != COMMAND_READ || OP_WRITE != COMMAND_WRITE) ERROR('operations');
 if (OP_WRITE_ZEROES != COMMAND_WRITE_ZEROES || OP_DISCARD != COMMAND_DISCARD) ERROR('operations');
 if (OP_BLOCK_STATUS != COMMAND_BLOCK_STATUS) ERROR('operations');
-if (REQUEST_MAY_UNMAP != COMMAND_MAY_UNMAP || REQUEST_FAST_ZERO != COMMAND_FAST_ZERO) ERROR('flags');
+if (REQUEST_MAY_UNMAP != COMMAND_MAY_UNMAP || REQUEST_FAST_ZERO != COMMAND_FAST_ZERO)
+  ERROR('flags');
 
 /** Bytes of the chain that starts at `head`. */
 export function chainBytes(engine: usize, head: u32): u64 {
   let bytes: u64 = 0;
-  for (let index = head; index != NONE; ) {
+  for (let index = head; index != NONE;) {
     const slot = Slot.at(engine, index);
     bytes += slot.length;
     index = slot.next;
@@ -115,7 +116,7 @@ function emitRecord(engine: usize, id: u32, op: i32, flags: i32): usize {
 function gather(engine: usize, id: u32, head: u32, record: usize): void {
   const table = engine + SEGMENTS + <usize>id * (MERGE_SEGMENTS * SEGMENT_SIZE);
   let entries: u32 = 0;
-  for (let index = head; index != NONE; ) {
+  for (let index = head; index != NONE;) {
     const slot = Slot.at(engine, index);
     if (slot.segments == 1) entries = append(table, entries, slot.data, <u32>slot.length);
     else {
@@ -136,7 +137,7 @@ function append(table: usize, entries: u32, address: u32, length: u32): u32 {
   if (entries != 0) {
     const last = table + <usize>(entries - 1) * SEGMENT_SIZE;
     const lastLength = load<u32>(last, SEGMENT_LENGTH);
-    if (load<u32>(last, SEGMENT_ADDRESS) + lastLength == address) {
+    if (<u64>load<u32>(last, SEGMENT_ADDRESS) + lastLength == <u64>address) {
       store<u32>(last, lastLength + length, SEGMENT_LENGTH);
       return entries;
     }

@@ -46,6 +46,11 @@ export function takeResult(engine: usize): Result {
   return changetype<Result>(engine + RESULT_RING + (<usize>head % RING_ENTRIES) * RESULT_SIZE);
 }
 
+/** The errno that goes with it into the completion: an unsupported request is no host error. */
+export function errnoShown(errno: u32): u32 {
+  return errno == ERRNO_ENOTSUP ? 0 : errno;
+}
+
 /** The status that an errno of the host means. */
 export function statusOf(errno: u32): u32 {
   switch (errno) {

@@ -3,7 +3,9 @@
 //
 // T1  A request is taken only while a slot is free and its completion will find room in the ring;
 //     what is not taken stays in the ring. Nothing grows.
-// T2  No offset, length, flag or operation that fails a check reaches a later stage.
+// T2  No offset, length, flag or operation that fails a check reaches a later stage, and no address
+//     outside the memory: a segment table lies inside it, so does every segment, and their lengths
+//     add up to the request's.
 
 import { MAX_TRANSFER_BYTES, RING_ENTRIES } from '../../src/abi/limits.ts';
 import {
@@ -12,7 +14,6 @@ import {
   COUNT_BYTES_READ,
   COUNT_BYTES_WRITTEN,
   COUNT_DISCARDS,
-  COUNT_FLUSHES,
   COUNT_READS,
   COUNT_REFUSED,
   COUNT_WRITE_ZEROES,
@@ -20,6 +21,8 @@ import {
   REQUEST_RING,
 } from '../../src/abi/region.ts';
 import {
+  EXTENT_SIZE,
+  EXTENT_TABLE_ENTRIES,
   OP_BLOCK_STATUS,
   OP_DISCARD,
   OP_FLUSH,
@@ -38,6 +41,9 @@ import {
   REQUEST_SEGMENTS,
   REQUEST_SIZE,
   REQUEST_TAG,
+  SEGMENT_ADDRESS,
+  SEGMENT_LENGTH,
+  SEGMENT_SIZE,
   STATUS_INVALID,
   STATUS_OK,
   STATUS_OUT_OF_RANGE,
@@ -93,11 +99,33 @@ function check(state: Engine, slot: Slot): u32 {
   if (isWriteClass(op) && (state.flags & CONFIG_READ_ONLY) != 0) return STATUS_READ_ONLY;
   if (slot.length > state.capacity) return STATUS_OUT_OF_RANGE;
   if (slot.offset > state.capacity - slot.length) return STATUS_OUT_OF_RANGE;
-  if (op == OP_READ || op == OP_WRITE) {
-    if (slot.length > <u64>MAX_TRANSFER_BYTES) return STATUS_INVALID;
-    if (slot.segments == 0 || slot.segments > SEGMENTS_MAX) return STATUS_INVALID;
+  if (op == OP_BLOCK_STATUS) {
+    return inMemory(slot.data, EXTENT_TABLE_ENTRIES * EXTENT_SIZE) ? STATUS_OK : STATUS_INVALID;
   }
+  if (op == OP_READ || op == OP_WRITE) return checkData(slot);
   return STATUS_OK;
+}
+
+/** The memory part of T2. */
+function checkData(slot: Slot): u32 {
+  if (slot.length > <u64>MAX_TRANSFER_BYTES) return STATUS_INVALID;
+  const segments = slot.segments;
+  if (segments == 0 || segments > SEGMENTS_MAX) return STATUS_INVALID;
+  if (segments == 1) return inMemory(slot.data, slot.length) ? STATUS_OK : STATUS_INVALID;
+  if (!inMemory(slot.data, <u64>segments * SEGMENT_SIZE)) return STATUS_INVALID;
+  let bytes: u64 = 0;
+  for (let i: u32 = 0; i < segments; i++) {
+    const entry = <usize>slot.data + <usize>i * SEGMENT_SIZE;
+    const length = <u64>load<u32>(entry, SEGMENT_LENGTH);
+    if (!inMemory(load<u32>(entry, SEGMENT_ADDRESS), length)) return STATUS_INVALID;
+    bytes += length;
+  }
+  return bytes == slot.length ? STATUS_OK : STATUS_INVALID;
+}
+
+/** True when `length` bytes at `address` lie inside the memory. */
+function inMemory(address: u32, length: u64): bool {
+  return <u64>address + length <= (<u64>memory.size()) << 16;
 }
 
 /** The flags that an operation takes. */
@@ -125,9 +153,6 @@ function tally(engine: usize, slot: Slot): void {
       break;
     case OP_BLOCK_STATUS:
       count(engine, COUNT_BLOCK_STATUSES, 1);
-      break;
-    case OP_FLUSH:
-      count(engine, COUNT_FLUSHES, 1);
       break;
   }
 }

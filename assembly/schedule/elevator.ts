@@ -11,11 +11,7 @@
 //     63    60 59  56 55                         12 11           0
 //    |   0    | kind | first sector                | slot         |
 
-import {
-  MERGE_SEGMENTS,
-  REQUEST_SLOTS,
-  SECTOR_SIZE,
-} from '../../src/abi/limits.ts';
+import { MERGE_SEGMENTS, REQUEST_SLOTS, SECTOR_SIZE } from '../../src/abi/limits.ts';
 import {
   OP_BLOCK_STATUS,
   OP_DISCARD,
@@ -43,7 +39,7 @@ const SECTOR_SHIFT: u64 = 12;
 const SLOT_MASK: u64 = 0xfff;
 const SECTOR_BITS: u64 = 9;
 
-if (<u64>1 << SECTOR_BITS != <u64>SECTOR_SIZE) ERROR('SECTOR_BITS');
+if ((<u64>1) << SECTOR_BITS != <u64>SECTOR_SIZE) ERROR('SECTOR_BITS');
 if (REQUEST_SLOTS - 1 > <i32>SLOT_MASK) ERROR('REQUEST_SLOTS');
 
 @unmanaged
@@ -89,11 +85,9 @@ export function enqueue(engine: usize, index: u32): void {
   const slot = Slot.at(engine, index);
   slot.kind = kindOf(slot);
   const key =
-    (<u64>slot.kind << KIND_SHIFT) |
-    ((slot.offset >> SECTOR_BITS) << SECTOR_SHIFT) |
-    <u64>index;
+    ((<u64>slot.kind) << KIND_SHIFT) | ((slot.offset >> SECTOR_BITS) << SECTOR_SHIFT) | <u64>index;
   if (VERIFY) verify(elevator.waiting < <u32>REQUEST_SLOTS);
-  store<u64>(engine + KEYS + (<usize>elevator.waiting << 3), key);
+  store<u64>(engine + KEYS + ((<usize>elevator.waiting) << 3), key);
   elevator.waiting += 1;
 }
 
@@ -105,7 +99,7 @@ export function collectRuns(engine: usize): u32 {
   elevator.runs = 0;
   if (waiting != 0) {
     sortKeys(keys, engine + SORT_SCRATCH, <i32>waiting);
-    for (let at: u32 = 0; at < waiting; ) at += cutRun(engine, elevator, at);
+    for (let at: u32 = 0; at < waiting;) at += cutRun(engine, elevator, at);
   }
   elevator.found = elevator.runs;
   return elevator.runs;
@@ -196,7 +190,7 @@ function joins(engine: usize, last: Slot, slot: Slot, bytes: u64, segments: u32)
 }
 
 function slotOf(keys: usize, at: u32): u32 {
-  return <u32>(load<u64>(keys + (<usize>at << 3)) & SLOT_MASK);
+  return <u32>(load<u64>(keys + ((<usize>at) << 3)) & SLOT_MASK);
 }
 
 function kindOf(slot: Slot): i32 {
@@ -213,7 +207,7 @@ function kindOf(slot: Slot): i32 {
       return (
         KIND_WRITE_ZEROES +
         <i32>((slot.flags & REQUEST_MAY_UNMAP) != 0) +
-        (<i32>((slot.flags & REQUEST_FAST_ZERO) != 0) << 1)
+        ((<i32>((slot.flags & REQUEST_FAST_ZERO) != 0)) << 1)
       );
   }
 }

@@ -23,6 +23,7 @@
 
 import {
   CONFIG_NO_FLUSH,
+  COUNT_FLUSHES,
   COUNT_FLUSHES_COALESCED,
   COUNT_FLUSHES_ELIDED,
   COUNT_GROUP_COMMITS,
@@ -75,6 +76,7 @@ export function takeFlush(engine: usize, index: u32): void {
   const state = changetype<Engine>(engine);
   const domain = Domain.of(engine);
   const slot = Slot.at(engine, index);
+  count(engine, COUNT_FLUSHES, 1);
   slot.need = domain.completed; // F1
   if ((state.flags & CONFIG_NO_FLUSH) != 0) finish(engine, index, STATUS_OK, 0);
   else if (state.latched) finish(engine, index, STATUS_FLUSH_LATCHED, 0);

@@ -64,7 +64,7 @@ export function enterHazards(engine: usize, index: u32): bool {
   }
   slot.blockers = blockers;
   if (blockers == 0) return true;
-  store<u32>(engine + BLOCKED + (<usize>hazards.blocked << 2), index);
+  store<u32>(engine + BLOCKED + ((<usize>hazards.blocked) << 2), index);
   hazards.blocked += 1;
   count(engine, COUNT_ORDERED, 1);
   return false;
@@ -85,7 +85,7 @@ export function leaveHazards(engine: usize, index: u32): u32 {
   slot.position = NONE;
   let freed: u32 = 0;
   for (let i: u32 = 0; i < hazards.blocked; i++) {
-    const waiter = Slot.at(engine, load<u32>(engine + BLOCKED + (<usize>i << 2)));
+    const waiter = Slot.at(engine, load<u32>(engine + BLOCKED + ((<usize>i) << 2)));
     if (waiter.sequence > slot.sequence && conflict(slot, waiter)) {
       if (VERIFY) verify(waiter.blockers > 0);
       waiter.blockers -= 1;
@@ -99,11 +99,11 @@ export function leaveHazards(engine: usize, index: u32): u32 {
 export function takeUnblocked(engine: usize): u32 {
   const hazards = Hazards.of(engine);
   for (let i: u32 = 0; i < hazards.blocked; i++) {
-    const place = engine + BLOCKED + (<usize>i << 2);
+    const place = engine + BLOCKED + ((<usize>i) << 2);
     const index = load<u32>(place);
     if (Slot.at(engine, index).blockers != 0) continue;
     hazards.blocked -= 1;
-    memory.copy(place, place + 4, <usize>(hazards.blocked - i) << 2);
+    memory.copy(place, place + 4, (<usize>(hazards.blocked - i)) << 2);
     return index;
   }
   return NONE;
@@ -131,9 +131,9 @@ function append(
   index: u32,
 ): void {
   const slot = Slot.at(engine, index);
-  store<u64>(engine + starts + (<usize>at << 3), slot.start);
-  store<u64>(engine + ends + (<usize>at << 3), slot.end);
-  store<u32>(engine + owners + (<usize>at << 2), index);
+  store<u64>(engine + starts + ((<usize>at) << 3), slot.start);
+  store<u64>(engine + ends + ((<usize>at) << 3), slot.end);
+  store<u32>(engine + owners + ((<usize>at) << 2), index);
   slot.position = at;
 }
 
@@ -147,6 +147,6 @@ function remove(
   at: u32,
 ): void {
   if (at == last) return;
-  const moved = load<u32>(engine + owners + (<usize>last << 2));
+  const moved = load<u32>(engine + owners + ((<usize>last) << 2));
   append(engine, starts, ends, owners, at, moved);
 }

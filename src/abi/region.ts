@@ -55,6 +55,7 @@ export const COUNT_MERGED = 200;
 export const COUNT_COMMANDS = 208;
 /** Parts of a failed merged command that were sent again, alone. */
 export const COUNT_REISSUED = 216;
+/** Flushes, those that turning the write cache off implies included. */
 export const COUNT_FLUSHES = 224;
 /** Flushes answered at once: nothing volatile had completed since the last good sync. */
 export const COUNT_FLUSHES_ELIDED = 232;
