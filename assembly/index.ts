@@ -26,7 +26,7 @@ export function init(base: usize): u32 {
   if (popcnt(engine.blockSize) != 1 || engine.blockSize > 1 << 20) return 0;
   if (engine.depth == 0 || engine.depth > <u32>COMMAND_SLOTS) return 0;
   memory.fill(base + REQUEST_HEAD, 0, ENGINE_STATE - REQUEST_HEAD);
-  engine.wce = <u32>((engine.flags & CONFIG_WCE) != 0);
+  engine.wce = u32((engine.flags & CONFIG_WCE) != 0);
   initSlots(base);
   initHazards(base);
   initElevator(base);

@@ -30,7 +30,7 @@ import { classify, declassify, sharesSync } from './schedule/stability.ts';
 export function run(engine: usize): u32 {
   takeResults(engine);
   settle(engine);
-  for (let more = true; more;) {
+  for (let more: bool = true; more;) {
     more = takeRequests(engine);
     settle(engine);
   }

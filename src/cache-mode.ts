@@ -50,7 +50,7 @@ export function resolveCacheMode(
   if (!Object.hasOwn(CACHE_MODES, name)) {
     throw new SluiceError(
       'ERR_SLUICE_INVALID_ARGUMENT',
-      `unknown cache mode '${String(cache)}': use ${Object.keys(CACHE_MODES).join(', ')} or unspecified`,
+      `unknown cache mode '${name}': use ${Object.keys(CACHE_MODES).join(', ')} or unspecified`,
       { operation: 'open' },
     );
   }

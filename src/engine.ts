@@ -61,7 +61,6 @@ import { ENGINE_WASM_BASE64 } from './engine-wasm.ts';
 
 /** What the module exports (assembly/index.ts). */
 // A type and not an interface: the loader wants an index signature.
-// oxlint-disable-next-line typescript/consistent-type-definitions
 export type EngineExports = {
   regionSize(): number;
   init(base: number): number;

@@ -28,7 +28,7 @@ export interface OpenOptions extends DiskOptions {
    * Default `auto`.
    */
   readonly lock?: 'auto' | 'none' | undefined;
-  /** `unmap` punches holes for discards and may-unmap zeroes; `ignore` does not. Default `unmap`. */
+  /** `unmap` (default): discards, and zeroes that may be unmapped, make holes; `ignore`: never. */
   readonly discard?: 'unmap' | 'ignore' | undefined;
   /** I/O calls in flight at once with O_DIRECT; default by the size of libuv's pool. */
   readonly depth?: number | undefined;

@@ -186,7 +186,7 @@ describe('errors', () => {
     });
   });
 
-  it('a merged command that fails is sent again in parts, and only the bad part fails', async () => {
+  it('a merged command that fails is sent again in parts, and the bad part fails', async () => {
     const { backend, disk } = setUp();
     backend.fail('write', { errno: EIO });
     backend.fail('write', { errno: ENOSPC, nth: 3 });

@@ -206,8 +206,8 @@ function kindOf(slot: Slot): i32 {
     default:
       return (
         KIND_WRITE_ZEROES +
-        <i32>((slot.flags & REQUEST_MAY_UNMAP) != 0) +
-        ((<i32>((slot.flags & REQUEST_FAST_ZERO) != 0)) << 1)
+        i32((slot.flags & REQUEST_MAY_UNMAP) != 0) +
+        (i32((slot.flags & REQUEST_FAST_ZERO) != 0) << 1)
       );
   }
 }

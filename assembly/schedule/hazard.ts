@@ -89,7 +89,7 @@ export function leaveHazards(engine: usize, index: u32): u32 {
     if (waiter.sequence > slot.sequence && conflict(slot, waiter)) {
       if (VERIFY) verify(waiter.blockers > 0);
       waiter.blockers -= 1;
-      freed += <u32>(waiter.blockers == 0);
+      freed += u32(waiter.blockers == 0);
     }
   }
   return freed;
