@@ -14,6 +14,7 @@
 /** Called once for each command: `errno` is 0 or positive; `value` is only used by blockStatus. */
 export type Done = (id: number, errno: number, value: number) => void;
 
+/** A file, a device or a memory, opened. */
 export interface Backend {
   /** Capacity in bytes. */
   readonly sizeBytes: number;

@@ -12,10 +12,13 @@ import {
   ERRNO_ENOTSUP,
 } from '../abi/command.ts';
 
+// Linux, generic (asm-generic/errno-base.h, errno.h).
 export const EPERM = 1;
 export const EINTR = 4;
+export const ENXIO = 6;
 export const EBADF = 9;
 export const EAGAIN = 11;
+export const EACCES = 13;
 export const EFAULT = 14;
 export const EBUSY = 16;
 export const ENODEV = 19;
@@ -23,13 +26,14 @@ export const EINVAL = 22;
 export const ENOTTY = 25;
 export const EROFS = 30;
 export const ENOSYS = 38;
-export const ENXIO = 6;
 
 const BY_NAME: Readonly<Record<string, number>> = {
   EPERM,
   EINTR,
+  ENXIO,
   EBADF,
   EAGAIN,
+  EACCES,
   EFAULT,
   EBUSY,
   ENODEV,
@@ -37,7 +41,6 @@ const BY_NAME: Readonly<Record<string, number>> = {
   ENOTTY,
   EROFS,
   ENOSYS,
-  ENXIO,
   EIO: ERRNO_EIO,
   EFBIG: ERRNO_EFBIG,
   ENOSPC: ERRNO_ENOSPC,

@@ -9,8 +9,8 @@
  */
 import { type Settle, readPooled, settled, writePooled } from './file-transfer.ts';
 
-export const BOUNCE_BUFFERS = 4;
-export const BOUNCE_BUFFER_BYTES = 256 * 1024;
+const BOUNCE_BUFFERS = 4;
+const BOUNCE_BUFFER_BYTES = 256 * 1024;
 const WASM_PAGE_BYTES = 65536;
 
 /** A fixed number of page-aligned buffers, lent out first come, first served. */

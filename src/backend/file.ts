@@ -69,7 +69,7 @@ export interface FileCounters {
   writes: number;
   bytesRead: number;
   bytesWritten: number;
-  /** fdatasync calls asked for. */
+  /** Sync commands that were executed. */
   syncs: number;
   /** Writes that had to be stable. */
   stableWrites: number;

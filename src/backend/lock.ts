@@ -17,6 +17,7 @@
  *    closing that descriptor, or dying, releases them.
  */
 import { SluiceError } from '../errors.ts';
+import { EACCES, EAGAIN } from './errno.ts';
 import type { Native } from './native.ts';
 
 const F_OFD_GETLK = 36;
@@ -24,14 +25,20 @@ const F_OFD_SETLK = 37;
 const F_RDLCK = 0;
 const F_WRLCK = 1;
 const F_UNLCK = 2;
-const EACCES = 13;
-const EAGAIN = 11;
 
 const PERMISSION_BASE = 100;
 const SHARED_BASE = 200;
 const PERMISSIONS = ['consistent-read', 'write', 'write-unchanged', 'resize'] as const;
 type Permission = (typeof PERMISSIONS)[number];
-const SHARED: ReadonlySet<Permission> = new Set(['consistent-read', 'write-unchanged']);
+/** What we do not share: others may read (and rewrite the same bytes) while we run, no more. */
+const KEPT: readonly Permission[] = ['write', 'resize'];
+/** How a message calls the permissions. */
+const VERBS: Readonly<Record<Permission, string>> = {
+  'consistent-read': 'read',
+  write: 'write',
+  'write-unchanged': 'rewrite',
+  resize: 'resize',
+};
 
 /** `auto` locks wherever that is possible, and a writer must; `none` trusts the caller. */
 export type LockMode = 'auto' | 'none';
@@ -57,12 +64,7 @@ export function lockImage(request: LockRequest): void {
   }
   const used: Permission[] = writable ? ['consistent-read', 'write'] : ['consistent-read'];
   const locks = new RangeLocks(native, fd);
-  const bytes = [
-    ...used.map((permission) => PERMISSION_BASE + PERMISSIONS.indexOf(permission)),
-    ...PERMISSIONS.filter((permission) => !SHARED.has(permission)).map(
-      (permission) => SHARED_BASE + PERMISSIONS.indexOf(permission),
-    ),
-  ];
+  const bytes = [...bytesOf(PERMISSION_BASE, used), ...bytesOf(SHARED_BASE, KEPT)];
   for (const byte of bytes) {
     const errno = locks.take(byte);
     if (errno === 0) continue;
@@ -115,11 +117,10 @@ class RangeLocks {
     for (const byte of bytes) this.#call(F_OFD_SETLK, F_UNLCK, byte);
   }
 
+  /** Uses first: "somebody writes" says more than "somebody lets nobody write". */
   findConflict(used: readonly Permission[]): Conflict | undefined {
-    for (const [index, permission] of PERMISSIONS.entries()) {
-      const conflict =
-        (used.includes(permission) ? this.#holderOf(SHARED_BASE + index) : undefined) ??
-        (SHARED.has(permission) ? undefined : this.#holderOf(PERMISSION_BASE + index));
+    for (const byte of [...bytesOf(PERMISSION_BASE, KEPT), ...bytesOf(SHARED_BASE, used)]) {
+      const conflict = this.#holderOf(byte);
       if (conflict !== undefined) return conflict;
     }
     return undefined;
@@ -142,11 +143,16 @@ class RangeLocks {
   }
 }
 
+function bytesOf(base: number, permissions: readonly Permission[]): number[] {
+  return permissions.map((permission) => base + PERMISSIONS.indexOf(permission));
+}
+
 function locked({ path, writable }: LockRequest, { byte, pid }: Conflict): SluiceError {
   const who = pid > 0 ? `process ${pid}` : 'another process, or another open in this one,';
   const isUse = byte < SHARED_BASE;
   const permission = PERMISSIONS[byte - (isUse ? PERMISSION_BASE : SHARED_BASE)];
-  const state = isUse ? `has it open for ${permission}` : `does not share ${permission}`;
+  const verb = permission === undefined ? 'use' : VERBS[permission];
+  const state = isUse ? `has it open to ${verb} it` : `has it open and lets nobody else ${verb}`;
   const advice = "close it there, or pass lock: 'none' if you know that it is safe";
   const purpose = writable ? 'writing' : 'reading';
   const message = `cannot lock ${JSON.stringify(path)} for ${purpose}: ${who} ${state}; ${advice}`;

@@ -86,7 +86,7 @@ const NO_FLAGS = { stable: false, mayUnmap: false, fast: false };
  * const backend = new MemoryBackend({ sizeBytes: 1 << 20, hold: true });
  * // ... commands come in and wait ...
  * backend.fail('sync', { errno: 5 });       // the next sync will fail
- * for (const { id } of backend.held.toReversed()) backend.release(id);
+ * for (const { id } of [...backend.held].reverse()) backend.release(id);
  * backend.log.map(({ op, offset }) => [op, offset]);
  * backend.cutPower();                       // volatile is now what was stable
  * ```
@@ -292,10 +292,10 @@ export class MemoryBackend implements Backend {
   #writeStatus({ offset, length, data }: MemoryCommand): number {
     const builder = new ExtentBuilder(offset, offset + length);
     while (!builder.isFull) {
-      const { position } = builder;
-      const stop = position - (position % STATUS_GRANULE) + STATUS_GRANULE;
-      const page = this.volatile.subarray(position, stop);
-      builder.add(stop, page.every((byte) => byte === 0) ? EXTENT_HOLE | EXTENT_ZERO : 0);
+      const start = builder.position - (builder.position % STATUS_GRANULE);
+      const page = this.volatile.subarray(start, start + STATUS_GRANULE);
+      const isZero = page.every((byte) => byte === 0);
+      builder.add(start + STATUS_GRANULE, isZero ? EXTENT_HOLE | EXTENT_ZERO : 0);
     }
     writeExtents(this.#memory.view, data, builder.extents);
     return builder.extents.length;

@@ -16,12 +16,15 @@ import process from 'node:process';
 
 import type * as koffi from 'koffi';
 
+import { ERRNO_EIO } from '../abi/command.ts';
+import { EINVAL } from './errno.ts';
+
 /** Answer of a pooled call: the errno is 0, or positive and then `result` means nothing. */
 export type NativeAnswer = (errno: number, result: number) => void;
 
 /** libc, as far as the backends need it. Failing calls answer -1 and leave errno(). */
 export interface Native {
-  /** errno of the last synchronous call on this thread. */
+  /** errno of the last synchronous call on this thread, which has failed; never 0. */
   errno(): number;
   /** Address of the first byte, fixed as long as the view's ArrayBuffer or memory lives. */
   addressOf(bytes: Uint8Array): number;
@@ -49,7 +52,6 @@ type Koffi = typeof koffi;
 type PooledCall = (...args: [...number[], (error: Error | null, result: number) => void]) => void;
 
 const AT_EMPTY_PATH = 0x1000;
-const EINVAL = 22;
 /**
  * Pooled calls under way at once. koffi keeps 8 sets of stacks for them, allocates 256 KiB for
  * each call beyond and throws past 256; the libuv pool rarely has more threads than this.
@@ -88,9 +90,11 @@ function bindCalls(koffi: Koffi, libc: koffi.LibraryHandle): Native {
   const fallocate = libc.func('fallocate', 'int', ['int', 'int', 'int64_t', 'int64_t']);
   const statxArguments = ['int', 'str', 'int', 'uint', 'uintptr_t'];
   const statx: (...args: (number | string)[]) => number = libc.func('statx', 'int', statxArguments);
-  const pooled = new PooledCalls(() => koffi.errno());
+  // A failure without an errno must not pass for a success.
+  const errno = (): number => koffi.errno() || ERRNO_EIO;
+  const pooled = new PooledCalls(errno);
   return {
-    errno: () => koffi.errno(),
+    errno,
     addressOf: (bytes) => Number(koffi.address(bytes)),
     pwrite: libc.func('pwrite', 'int64_t', ['int', 'uintptr_t', 'size_t', 'int64_t']),
     preadv2: libc.func('preadv2', 'int64_t', vector),

@@ -1,0 +1,37 @@
+/** What `sluice serve` says when clients can connect. */
+import type { Disk } from '../node.ts';
+import { formatBytes } from './format.ts';
+import type { ServeOptions } from './serve-command.ts';
+import type { Terminal } from './terminal.ts';
+
+const UNSAFE =
+  'cache=unsafe: flushes do nothing; a power cut or a crash of this host loses data ' +
+  'and may destroy the file systems on the disk';
+
+/** The URI, a warning where one is due, and on a terminal what to type next. */
+export function showHints(
+  terminal: Terminal,
+  disk: Disk,
+  uri: string,
+  options: ServeOptions,
+): void {
+  terminal.line(uri);
+  if (disk.cacheMode === 'unsafe' && !disk.readOnly) terminal.warn(UNSAFE);
+  const access = disk.readOnly ? 'read-only' : 'read-write';
+  const end =
+    options.persistent === true ? 'Ctrl-C ends it' : 'ends with its last client (-t: stays)';
+  terminal.hint(`${formatBytes(disk.size)}, cache=${disk.cacheMode}, ${access}; ${end}. Try:`);
+  for (const command of commandsFor(uri)) terminal.hint(`  ${command}`);
+}
+
+function commandsFor(uri: string): string[] {
+  const word = /^[\w@%+=:,./-]+$/.test(uri) ? uri : `'${uri.replaceAll("'", String.raw`'\''`)}'`;
+  // A comma ends a suboption of -drive, unless it is doubled.
+  const drive = word.replaceAll(',', ',,');
+  return [
+    `nbdinfo ${word}`,
+    `nbdcopy ${word} copy.img`,
+    `qemu-img info ${word}`,
+    `qemu-system-x86_64 -m 1G -drive file=${drive},format=raw,if=virtio`,
+  ];
+}

@@ -1,0 +1,68 @@
+/**
+ * The command line: which commands there are, and how `sluice` says no.
+ *
+ * A refusal is one line `sluice: message (CODE)` on stderr, a usage error points at the help; both
+ * exit with 1. Answers to --help and --version go to stdout, nothing else does.
+ */
+import { Command, CommanderError } from 'commander';
+import { reportLines } from './report.ts';
+import { addServe } from './serve-command.ts';
+import { Terminal } from './terminal.ts';
+import { versionText } from './version.ts';
+
+const EXAMPLES = `
+Examples:
+  sluice serve -t disk.img                  NBD on 127.0.0.1:10809
+  sluice serve -t -k disk.sock disk.img     NBD on a unix socket
+  sluice serve --help                       cache modes and more`;
+
+/** Runs the command that `argv` names, and ends the process with its exit code. */
+export async function main(argv: readonly string[]): Promise<void> {
+  const terminal = new Terminal(process.stderr, process.env);
+  process.exitCode = await run(argv, terminal);
+  // Nothing is left to do; whatever a library may have left open must not keep a server alive.
+  process.exit();
+}
+
+async function run(argv: readonly string[], terminal: Terminal): Promise<number> {
+  try {
+    await makeProgram(terminal).parseAsync(argv);
+    return 0;
+  } catch (error) {
+    // commander has said what was wrong, or has shown the help.
+    if (error instanceof CommanderError) return error.exitCode;
+    for (const line of reportLines(error)) terminal.error(line);
+    return 1;
+  }
+}
+
+function makeProgram(terminal: Terminal): Command {
+  const program = new Command('sluice')
+    .description('A block engine with honest flushes: shares disks over NBD.')
+    .usage('COMMAND [OPTIONS]')
+    .option('-V, --version', 'print the version')
+    .option('--output <format>', 'human or json, for --version', 'human')
+    .helpOption('-h, --help', 'print this help')
+    .helpCommand(false)
+    .configureHelp({ subcommandTerm: (command) => `${command.name()} ${command.usage()}` })
+    .exitOverride()
+    .configureOutput({
+      outputError: (message) => terminal.error(message.trimEnd().replace(/^error: /, '')),
+    })
+    .showHelpAfterError("Try 'sluice --help'.")
+    .enablePositionalOptions()
+    .allowExcessArguments()
+    .addHelpText('after', EXAMPLES);
+  addServe(program, terminal);
+  program.action(() => {
+    const [unknown] = program.args;
+    const { version, output } = program.opts<{ version?: true; output: string }>();
+    if (unknown !== undefined) program.error(`unknown command '${unknown}'`);
+    if (version === undefined) program.error('which command?');
+    if (output !== 'human' && output !== 'json') {
+      program.error(`--output is human or json, not '${output}'`);
+    }
+    process.stdout.write(versionText(output === 'json'));
+  });
+  return program;
+}

@@ -1,0 +1,31 @@
+/** Errors as lines for people. */
+
+/** The words of the library in the words of the command line. */
+const WORDS: readonly (readonly [library: string, commandLine: string])[] = [
+  ["pass format: 'raw' (-f raw)", 'pass -f raw'],
+  ["lock: 'none'", '--no-lock'],
+  ['open it read-only', 'open it read-only (-r)'],
+];
+
+/** `message (CODE)` for each thing that went wrong, one line each. */
+export function reportLines(error: unknown): string[] {
+  if (!(error instanceof Error)) return [oneLine(String(error))];
+  const { code, error: later, suppressed: earlier } = error as Reportable;
+  // Of `await using`: closing failed too, after the first error.
+  if (earlier !== undefined) return [...reportLines(earlier), ...reportLines(later)];
+  if (code === undefined) return [oneLine(error.stack ?? String(error))];
+  const message = WORDS.reduce((text, [from, to]) => text.replace(from, to), error.message);
+  return [`${message.replace(/\s+/g, ' ')} (${code})`];
+}
+
+/** What an error may have: a code, or as a SuppressedError two errors. */
+interface Reportable extends Error {
+  readonly code?: string;
+  readonly error?: unknown;
+  readonly suppressed?: unknown;
+}
+
+/** An error without a code is a defect: its stack is kept, on one line. */
+function oneLine(text: string): string {
+  return text.replace(/\s*\n\s*/g, ' | ');
+}

@@ -1,0 +1,118 @@
+/** `sluice serve`: its options, in the letters and words of qemu-nbd. */
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import { CACHE_MODES, type CacheModeName, DEFAULT_CACHE_MODE } from '../cache-mode.ts';
+import { serve } from './serve.ts';
+import type { Terminal } from './terminal.ts';
+
+const DEFAULT_PORT = 10809;
+const DEFAULT_ADDRESS = '127.0.0.1';
+/** nbdcopy opens 4 connections and fio one a job: qemu-nbd's default of 1 makes them wait. */
+const DEFAULT_CLIENTS = 100;
+
+const NOTES = `
+Cache modes, and what a completed write survives:
+                host cache  kill of sluice  power cut of the host
+  writeback     used        yes             after a flush (the default)
+  none          bypassed    yes             after a flush
+  writethrough  used        yes             yes
+  directsync    bypassed    yes             yes
+  unsafe        used        yes             NO, not even after a flush
+  unspecified   is writeback
+
+When clients can connect, the first line on stderr is the URI, alone. Without -t
+sluice ends when its last client has gone. SIGINT and SIGTERM finish what is in
+flight, flush and close; a second one gives up. Exit codes: 0 done; 1 refused or
+failed, with the reason on stderr; 130 gave up.
+
+Examples:
+  sluice serve -t disk.img
+  sluice serve -t --cache none -k disk.sock disk.img
+  nbdinfo 'nbd+unix:///?socket=disk.sock'
+  nbdcopy 'nbd+unix:///?socket=disk.sock' copy.img`;
+
+/** What the command line says, parsed. */
+export interface ServeOptions {
+  readonly format?: string;
+  readonly cache: CacheModeName;
+  readonly discard: 'unmap' | 'ignore';
+  readonly readOnly?: true;
+  readonly lock: boolean;
+  readonly socket?: string;
+  readonly port: number;
+  readonly bind: string;
+  readonly exportName: string;
+  readonly description?: string;
+  /** 0: no limit. */
+  readonly shared: number;
+  readonly persistent?: true;
+  readonly pidFile?: string;
+}
+
+/** Adds the command to the program. */
+export function addServe(program: Command, terminal: Terminal): void {
+  const command = program
+    .command('serve')
+    .summary('share an image or a block device over NBD')
+    .description('Shares a disk image or a block device over NBD.')
+    .usage('[OPTIONS] IMAGE')
+    .argument('<image>', 'a regular file or a block device')
+    .helpOption('-h, --help', 'print this help')
+    .allowExcessArguments(false)
+    .showHelpAfterError("Try 'sluice serve --help'.")
+    .addHelpText('after', NOTES)
+    .action((image: string, options: ServeOptions) => serve(image, options, terminal));
+  for (const option of [...imageOptions(), ...networkOptions()]) command.addOption(option);
+}
+
+function imageOptions(): Option[] {
+  return [
+    new Option(
+      '-f, --format <format>',
+      'format of the image: raw. Without it an image that begins like another format is refused',
+    ),
+    new Option('--cache <mode>', 'cache mode, see below')
+      .choices([...Object.keys(CACHE_MODES), 'unspecified'])
+      .default('unspecified', DEFAULT_CACHE_MODE),
+    new Option('--discard <mode>', 'whether TRIM and zeroes may punch holes')
+      .choices(['unmap', 'ignore'])
+      .default('unmap'),
+    new Option('-r, --read-only', 'refuse writes'),
+    new Option(
+      '--no-lock',
+      'take no image locks; the default keeps out other writers as QEMU does',
+    ),
+  ];
+}
+
+function networkOptions(): Option[] {
+  return [
+    new Option('-k, --socket <path>', 'listen on a unix socket')
+      .argParser(notEmpty)
+      .conflicts(['port', 'bind']),
+    new Option('-p, --port <port>', 'listen on a TCP port; 0: any free one')
+      .argParser((text) => wholeNumber(text, 65535))
+      .default(DEFAULT_PORT),
+    new Option('-b, --bind <address>', 'address to listen on').default(DEFAULT_ADDRESS),
+    new Option('-x, --export-name <name>', 'name of the export').default('', 'none'),
+    new Option('-D, --description <text>', 'description of the export'),
+    new Option('-e, --shared <n>', 'clients at once, more wait 10 s; 0: no limit')
+      .argParser((text) => wholeNumber(text, Number.MAX_SAFE_INTEGER))
+      .default(DEFAULT_CLIENTS, `${DEFAULT_CLIENTS}; qemu-nbd: 1`),
+    new Option('-t, --persistent', 'go on when the last client has gone'),
+    new Option('--pid-file <path>', 'write the process id to a file when ready').argParser(
+      notEmpty,
+    ),
+  ];
+}
+
+function notEmpty(text: string): string {
+  if (text === '') throw new InvalidArgumentError('It must not be empty.');
+  return text;
+}
+
+function wholeNumber(text: string, largest: number): number {
+  const number = Number(text);
+  if (/^\d+$/.test(text) && number <= largest) return number;
+  const range = largest === Number.MAX_SAFE_INTEGER ? '' : ` from 0 to ${largest}`;
+  throw new InvalidArgumentError(`It must be a whole number${range}.`);
+}

@@ -1,0 +1,94 @@
+/**
+ * `sluice serve`: opens the image, then listens, then waits for the end.
+ *
+ *   open ──▶ listen ──▶ ready ──signal, or last client gone──▶ drain, flush, close ──▶ done
+ *     └─────────┴── refused: what was opened is closed again
+ *
+ * V1 Clients are greeted only once the image is open.
+ * V2 The first line on stderr is the URI, alone; it comes when clients can connect and the pid
+ *    file is there.
+ * V3 The exit code is 0 only if the last flush and all closes were good.
+ * V4 The pid file goes last: when it is gone, the image is free.
+ */
+import type { DiskStats } from '../stats.ts';
+import { type Disk, type ImageFormat, type NbdServer, openDisk } from '../node.ts';
+import { type Sample, statusTexts, summaryText } from './activity.ts';
+import { showHints } from './hints.ts';
+import { listen } from './listen.ts';
+import { PidFile } from './pid-file.ts';
+import type { ServeOptions } from './serve-command.ts';
+import { stopRequested } from './stop.ts';
+import type { Terminal } from './terminal.ts';
+
+const REDRAW_MS = 500;
+
+/** Serves until told to stop; rejects when that cannot begin, or does not end well. */
+export async function serve(
+  image: string,
+  options: ServeOptions,
+  terminal: Terminal,
+): Promise<void> {
+  const startMs = performance.now();
+  let stats: DiskStats;
+  try {
+    stats = await serveImage(image, options, terminal);
+  } finally {
+    await terminal.clear();
+  }
+  const seconds = (performance.now() - startMs) / 1000;
+  if (terminal.interactive) terminal.line(summaryText(stats, seconds));
+}
+
+/** Answers what clients asked for. On the way out the disk is flushed and closed. */
+async function serveImage(
+  image: string,
+  options: ServeOptions,
+  terminal: Terminal,
+): Promise<DiskStats> {
+  await using pidFile = new PidFile(options.pidFile);
+  await using disk = await openImage(image, options);
+  await using server = await listen(disk, options);
+  await pidFile.write();
+  const stop = stopRequested(() => terminal.error('gave up: the last flush was not finished'));
+  server.once('refused', (error) => terminal.warn(`a connection was refused: ${error.message}`));
+  showHints(terminal, disk, server.uri, options);
+  const drawing = drawStatus(disk, server, terminal);
+  await (options.persistent === true ? stop : Promise.race([stop, lastClientGone(server)]));
+  clearInterval(drawing);
+  terminal.status(['Stopping: requests are finished, then flushed. Ctrl-C gives up.']);
+  await server.close();
+  return disk.stats();
+}
+
+function openImage(image: string, options: ServeOptions): Promise<Disk> {
+  return openDisk(image, {
+    // openDisk says which formats there are.
+    format: options.format as ImageFormat | undefined,
+    cache: options.cache,
+    writable: options.readOnly !== true,
+    lock: options.lock ? 'auto' : 'none',
+    discard: options.discard,
+  });
+}
+
+function lastClientGone(server: NbdServer): Promise<void> {
+  return new Promise((resolve) => {
+    server.on('disconnect', () => {
+      // Whoever waited for the slot takes it before this turn ends.
+      setImmediate(() => {
+        if (server.clients === 0) resolve();
+      });
+    });
+  });
+}
+
+/** Redraws the status line twice a second; on a terminal only. */
+function drawStatus(disk: Disk, server: NbdServer, terminal: Terminal): NodeJS.Timeout | undefined {
+  if (!terminal.interactive) return undefined;
+  let last: Sample = { atMs: performance.now(), stats: disk.stats() };
+  return setInterval(() => {
+    const now: Sample = { atMs: performance.now(), stats: disk.stats() };
+    terminal.status(statusTexts(last, now, server.clients));
+    last = now;
+  }, REDRAW_MS);
+}

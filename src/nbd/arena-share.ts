@@ -1,0 +1,66 @@
+/**
+ * One connection's way to buffers of the arena: its share first, then the line.
+ *
+ * A connection that holds nothing may take one buffer of any size; beyond that it stays within a
+ * part of the arena, so that others always find room.
+ */
+import type { Arena } from '../arena.ts';
+import { ARENA_SHARE } from './limits.ts';
+
+export class ArenaShare {
+  readonly #arena: Arena;
+  readonly #budgetBytes: number;
+  readonly #granted: () => void;
+  #waiting = false;
+  /** A buffer that was waited for, 0: none. */
+  #address = 0;
+  #lengthBytes = 0;
+
+  /** @param granted called when a buffer that was waited for is there; ask again then */
+  constructor(arena: Arena, granted: () => void) {
+    this.#arena = arena;
+    this.#budgetBytes = Math.floor(arena.largestBytes / ARENA_SHARE);
+    this.#granted = granted;
+  }
+
+  /** In the line for a buffer. */
+  get waiting(): boolean {
+    return this.#waiting;
+  }
+
+  /**
+   * The address of a buffer, or 0: not now. Ask again with the same length, when `granted` was
+   * called or less is held.
+   */
+  take(lengthBytes: number, heldBytes: number): number {
+    if (this.#address !== 0) return this.#takeGranted();
+    if (this.#waiting) return 0;
+    if (heldBytes > 0 && heldBytes + lengthBytes > this.#budgetBytes) return 0;
+    const address = this.#arena.allocate(lengthBytes);
+    if (address !== 0) return address;
+    this.#waiting = true;
+    this.#lengthBytes = lengthBytes;
+    this.#arena.whenFree(lengthBytes, this.#grant);
+    return this.#takeGranted();
+  }
+
+  /** Leaves the line and gives back what came of it. */
+  cancel(): void {
+    if (this.#waiting) this.#arena.cancel(this.#grant);
+    this.#waiting = false;
+    const address = this.#takeGranted();
+    if (address !== 0) this.#arena.release(address, this.#lengthBytes);
+  }
+
+  #takeGranted(): number {
+    const address = this.#address;
+    this.#address = 0;
+    return address;
+  }
+
+  readonly #grant = (address: number): void => {
+    this.#waiting = false;
+    this.#address = address;
+    this.#granted();
+  };
+}

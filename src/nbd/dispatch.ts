@@ -1,0 +1,102 @@
+/**
+ * The requests of one connection that the device has: submitted by slot, answered on completion.
+ *
+ * D1  Nothing is submitted from inside a completion; what is left of a CACHE waits for `proceed`.
+ */
+import { STATUS_OK } from '../abi/request.ts';
+import type { CompletionTarget, Device } from '../device.ts';
+import type { Answers } from './answers.ts';
+import { deviceFlags, deviceOperation, transferBytes } from './operations.ts';
+import { CMD_BLOCK_STATUS, CMD_CACHE, CMD_READ } from './protocol.ts';
+import { replyError } from './status.ts';
+
+export class Dispatch implements CompletionTarget {
+  readonly #device: Device;
+  readonly #answers: Answers;
+  readonly #wake: () => void;
+  #inFlight = 0;
+  /** CACHE requests that were read in part. */
+  readonly #partial: number[] = [];
+  #submitted = false;
+  #spaceAwaited = false;
+
+  /** @param wake called when a reply is ready, or the device takes requests again */
+  constructor(device: Device, answers: Answers, wake: () => void) {
+    this.#device = device;
+    this.#answers = answers;
+    this.#wake = wake;
+  }
+
+  /** The device has nothing of this connection, and gets nothing more unless it is submitted. */
+  get idle(): boolean {
+    return this.#inFlight === 0 && this.#partial.length === 0;
+  }
+
+  /** Gives a request to the device; false: not now, try again when woken. */
+  submit(slot: number): boolean {
+    const { table } = this.#answers;
+    const type = table.type[slot] ?? 0;
+    const taken = this.#device.submit(
+      deviceOperation(type),
+      deviceFlags(type, table.flags[slot] ?? 0),
+      table.offset[slot] ?? 0,
+      transferBytes(type, table.length[slot] ?? 0),
+      1,
+      table.address[slot] ?? 0,
+      this,
+      slot,
+    );
+    if (taken) {
+      this.#inFlight++;
+      this.#submitted = true;
+    } else this.#awaitSpace();
+    return taken;
+  }
+
+  /** Goes on with what was read in part. */
+  proceed(): void {
+    for (;;) {
+      const slot = this.#partial.at(-1);
+      if (slot === undefined || !this.submit(slot)) return;
+      this.#partial.pop();
+    }
+  }
+
+  /** True when something was submitted since the last call: the device wants a kick. */
+  takeSubmitted(): boolean {
+    const submitted = this.#submitted;
+    this.#submitted = false;
+    return submitted;
+  }
+
+  completed(token: number, status: number, value: number, _errno: number): void {
+    const answers = this.#answers;
+    const type = answers.table.type[token] ?? 0;
+    this.#inFlight--;
+    if (status !== STATUS_OK) answers.plain(token, replyError(type, status));
+    else if (type === CMD_READ) answers.data(token);
+    else if (type === CMD_BLOCK_STATUS) answers.extents(token, value);
+    else if (type === CMD_CACHE && this.#moreToRead(token)) this.#partial.push(token);
+    else answers.plain(token, 0);
+    this.#wake();
+  }
+
+  #awaitSpace(): void {
+    if (this.#spaceAwaited) return;
+    this.#spaceAwaited = true;
+    this.#device.whenSpace(() => {
+      this.#spaceAwaited = false;
+      this.#wake();
+    });
+  }
+
+  /** Moves a CACHE past the piece that was read; false when it was the last. */
+  #moreToRead(slot: number): boolean {
+    const { table } = this.#answers;
+    const length = table.length[slot] ?? 0;
+    const read = transferBytes(CMD_CACHE, length);
+    table.offset[slot] = (table.offset[slot] ?? 0) + read;
+    table.length[slot] = length - read;
+    return length > read;
+  }
+}

@@ -1,0 +1,91 @@
+/** The options of a server, checked once. */
+import { SluiceError } from '../errors.ts';
+import { HANDSHAKE_TIMEOUT_MS } from './limits.ts';
+import { DEFAULT_PORT, MAX_STRING_BYTES } from './protocol.ts';
+
+/** How a device is served. */
+export interface NbdServerOptions {
+  /** Path of a unix socket to create; excludes `host` and `port`. */
+  readonly socket?: string | undefined;
+  /** TCP port; 0 picks a free one. Default 10809. */
+  readonly port?: number | undefined;
+  /** TCP address; default 127.0.0.1. NBD has no authentication: think before opening it. */
+  readonly host?: string | undefined;
+  /** Name of the export, at most 4096 bytes; default '', the default export. */
+  readonly name?: string | undefined;
+  /** What the export is, for humans; at most 4096 bytes. */
+  readonly description?: string | undefined;
+  /** Refuse writes even if the device takes them. */
+  readonly readOnly?: boolean | undefined;
+  /** Clients in transmission at once; others wait for their turn. Default 0: unlimited. */
+  readonly maxClients?: number | undefined;
+  /** Time for negotiation, and for waiting for a turn; default 10000. */
+  readonly handshakeTimeoutMs?: number | undefined;
+  /** Aborting closes the server as `close` does. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Where a server listens. */
+export type ServerAddress =
+  | { readonly path: string }
+  | { readonly host: string; readonly port: number };
+
+/** Options with nothing left open. */
+export interface ServerSettings {
+  readonly address: ServerAddress;
+  readonly name: string;
+  readonly description: string;
+  readonly readOnly: boolean;
+  readonly maxClients: number;
+  readonly handshakeTimeoutMs: number;
+}
+
+/** The largest delay that a timer takes. */
+const MAX_TIMEOUT_MS = 2 ** 31 - 1;
+
+/** Fills in defaults. Throws ERR_SLUICE_INVALID_ARGUMENT for what makes no sense. */
+export function checkOptions(options: NbdServerOptions): ServerSettings {
+  return {
+    address: addressOf(options),
+    name: checkText('name', options.name ?? ''),
+    description: checkText('description', options.description ?? ''),
+    readOnly: options.readOnly ?? false,
+    maxClients: checkNumber('maxClients', options.maxClients ?? 0, 0, 2 ** 31),
+    handshakeTimeoutMs: checkNumber(
+      'handshakeTimeoutMs',
+      options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS,
+      1,
+      MAX_TIMEOUT_MS,
+    ),
+  };
+}
+
+function addressOf(options: NbdServerOptions): ServerAddress {
+  const { socket, host, port } = options;
+  if (socket === undefined) {
+    return {
+      host: host ?? '127.0.0.1',
+      port: checkNumber('port', port ?? DEFAULT_PORT, 0, 65_535),
+    };
+  }
+  if (host !== undefined || port !== undefined) {
+    throw invalid('socket excludes host and port');
+  }
+  if (socket === '' || socket.includes('\0')) throw invalid('socket must be a path');
+  return { path: socket };
+}
+
+function checkText(option: string, value: string): string {
+  const bytes = Buffer.byteLength(value);
+  if (bytes <= MAX_STRING_BYTES && !value.includes('\0')) return value;
+  throw invalid(`${option} must be a string of at most ${MAX_STRING_BYTES} bytes without NUL`);
+}
+
+function checkNumber(option: string, value: number, least: number, most: number): number {
+  if (Number.isInteger(value) && value >= least && value <= most) return value;
+  throw invalid(`${option} must be a whole number from ${least} to ${most}, not ${value}`);
+}
+
+function invalid(message: string): SluiceError {
+  return new SluiceError('ERR_SLUICE_INVALID_ARGUMENT', message);
+}

@@ -1,0 +1,160 @@
+/**
+ * One accepted connection: negotiation first, then transmission.
+ *
+ *   negotiating ──▶ parked ──▶ serving ──▶ gone
+ *        │  GO, and  │  a client slot is free
+ *        │  all client slots are taken
+ *        └──▶ gone
+ *
+ * negotiating -> parked     #negotiate, when the host does not admit
+ * parked -> serving         admitted
+ * negotiating -> serving    #serve
+ */
+import type { Socket } from 'node:net';
+import type { Device } from '../device.ts';
+import { Connection } from './connection.ts';
+import {
+  type ExportInfo,
+  Handshake,
+  HANDSHAKE_CLOSE,
+  HANDSHAKE_ENTER,
+  HANDSHAKE_MORE,
+} from './handshake.ts';
+import { HANDSHAKE_WINDOW_BYTES } from './limits.ts';
+import { ByteSocket, type SocketOwner } from './socket.ts';
+import type { Turn } from './turn.ts';
+
+/** The server as its connections see it. */
+export interface PeerHost {
+  readonly device: Device;
+  readonly turn: Turn;
+  readonly info: ExportInfo;
+  readonly handshakeTimeoutMs: number;
+  /** Takes a client slot; false: `admitted` will be called when one is free. */
+  admit(peer: Peer): boolean;
+  /** Transmission begins. */
+  serving(peer: Peer): void;
+  /** Everything that this client asked for is executed. */
+  finished(peer: Peer): void;
+  /** The socket is gone. */
+  gone(peer: Peer): void;
+}
+
+export class Peer implements SocketOwner {
+  /** As performance.now() counts. */
+  readonly acceptedAtMs = performance.now();
+  readonly #host: PeerHost;
+  readonly #socket: ByteSocket;
+  readonly #handshake: Handshake;
+  readonly #window = new Uint8Array(HANDSHAKE_WINDOW_BYTES);
+  #at = 0;
+  #end = 0;
+  /** The last target was the window. */
+  #intoWindow = true;
+  #admitted = false;
+  #connection: Connection | undefined;
+  readonly #timer: NodeJS.Timeout;
+  readonly #goOn = (): void => {
+    if (this.#connection === undefined && this.#negotiate()) this.#socket.resume();
+  };
+
+  constructor(host: PeerHost, accepted: Socket) {
+    this.#host = host;
+    this.#handshake = new Handshake(host.info);
+    this.#timer = setTimeout(() => this.destroy(), host.handshakeTimeoutMs);
+    this.#socket = new ByteSocket(accepted, this);
+    this.#send(this.#handshake.takeReplies());
+  }
+
+  /** The connection in transmission. */
+  get connection(): Connection | undefined {
+    return this.#connection;
+  }
+
+  /** A client slot is free: goes on where it was parked. */
+  admitted(): void {
+    this.#admitted = true;
+    this.#goOn();
+  }
+
+  /** Closes without ceremony. */
+  destroy(): void {
+    this.#socket.destroy();
+  }
+
+  target(): Uint8Array {
+    this.#intoWindow = this.#connection === undefined;
+    return this.#connection?.target() ?? this.#window;
+  }
+
+  received(lengthBytes: number): boolean {
+    const connection = this.#connection;
+    if (connection !== undefined) {
+      // A target named before transmission began is still the window.
+      if (!this.#intoWindow) return connection.received(lengthBytes);
+      return connection.copied(this.#window.subarray(0, lengthBytes));
+    }
+    this.#at = 0;
+    this.#end = lengthBytes;
+    return this.#negotiate();
+  }
+
+  ended(): void {
+    if (this.#connection !== undefined) this.#connection.ended();
+    // After a CLOSE the socket ends by itself, when the last reply is out.
+    else if (this.#handshake.outcome !== HANDSHAKE_CLOSE) this.destroy();
+  }
+
+  closed(): void {
+    clearTimeout(this.#timer);
+    this.#connection?.closed();
+    this.#host.gone(this);
+  }
+
+  /** Goes on with what was received; true when more is wanted. */
+  #negotiate(): boolean {
+    const handshake = this.#handshake;
+    do {
+      this.#at = handshake.feed(this.#window, this.#at, this.#end);
+      if (handshake.outcome === HANDSHAKE_ENTER && !this.#admit()) return false;
+      if (!this.#send(handshake.takeReplies())) return false;
+    } while (handshake.outcome === HANDSHAKE_MORE && this.#at < this.#end);
+    if (handshake.outcome === HANDSHAKE_ENTER) return this.#serve();
+    if (handshake.outcome === HANDSHAKE_CLOSE) this.#socket.end();
+    return handshake.outcome === HANDSHAKE_MORE;
+  }
+
+  #admit(): boolean {
+    this.#admitted ||= this.#host.admit(this);
+    return this.#admitted;
+  }
+
+  /** Sends; false when it takes longer, and `#goOn` comes after it. */
+  #send(bytes: Uint8Array): boolean {
+    const sent = this.#socket.writeNow(bytes, bytes.length);
+    if (sent < 0) this.destroy();
+    else if (sent < bytes.length) this.#socket.writeLater([bytes.subarray(sent)], this.#goOn);
+    return sent === bytes.length;
+  }
+
+  #serve(): boolean {
+    clearTimeout(this.#timer);
+    const { device, turn, info } = this.#host;
+    this.#connection = new Connection({
+      device,
+      turn,
+      socket: this.#socket,
+      session: {
+        sizeBytes: info.sizeBytes,
+        readOnly: info.readOnly,
+        maxPayloadBytes: info.maxPayloadBytes,
+        structured: this.#handshake.structured,
+        allocation: this.#handshake.allocation,
+      },
+      early: this.#window.subarray(this.#at, this.#end),
+      finished: () => this.#host.finished(this),
+    });
+    this.#host.serving(this);
+    return this.#connection.start();
+  }
+}

@@ -1,0 +1,107 @@
+/**
+ * The way out of a connection: one system call for all replies that are ready; what the kernel does
+ * not take goes through libuv while the next replies collect.
+ *
+ *   filling ──flush──▶ sent
+ *      │ the socket is full
+ *      └─────────────▶ sending ──written──▶ sent
+ *
+ * S1  Replies leave in the order in which they were collected.
+ * S2  A reply counts until the kernel has all of it, or the client is gone: a client that does not
+ *     read is not served further than its limits.
+ */
+import type { Arena } from '../arena.ts';
+import { Replies } from './replies.ts';
+import type { ByteSocket } from './socket.ts';
+
+/** Who is told about replies that are done. */
+export interface ReplyOwner {
+  /** `replies` were sent or given up, and `heldBytes` of the arena released. */
+  settled(replies: number, heldBytes: number): void;
+  /** The socket takes replies again. */
+  writable(): void;
+}
+
+export class Sender {
+  readonly #socket: ByteSocket;
+  readonly #owner: ReplyOwner;
+  readonly #memory: Uint8Array;
+  readonly #arena: Arena;
+  #filling: Replies;
+  #sending: Replies | undefined;
+  #spare: Replies | undefined;
+  #deaf = false;
+  #sentBytes = 0;
+  readonly #written = (): void => {
+    if (this.#sending === undefined) return;
+    this.#spare = this.#sending;
+    this.#sending = undefined;
+    this.#settle(this.#spare);
+    this.#owner.writable();
+  };
+
+  constructor(socket: ByteSocket, owner: ReplyOwner, memory: Uint8Array, arena: Arena) {
+    this.#socket = socket;
+    this.#owner = owner;
+    this.#memory = memory;
+    this.#arena = arena;
+    this.#filling = new Replies(memory, arena);
+  }
+
+  /** Where the next reply goes. */
+  get replies(): Replies {
+    return this.#filling;
+  }
+
+  /** Nothing waits to be sent. */
+  get idle(): boolean {
+    return this.#sending === undefined && this.#filling.count === 0;
+  }
+
+  /** The kernel is full; `writable` will come. */
+  get blocked(): boolean {
+    return this.#sending !== undefined;
+  }
+
+  /** Bytes that the kernel has taken. */
+  get sentBytes(): number {
+    return this.#sentBytes - this.#socket.unsentBytes;
+  }
+
+  /** Sends what is there, as far as the kernel takes it. */
+  flush(): void {
+    const replies = this.#filling;
+    if (this.#sending !== undefined || replies.count === 0) return;
+    const length = replies.lengthBytes;
+    const sent = this.#deaf ? length : this.#write(replies, length);
+    this.#sentBytes += length;
+    if (sent < 0) this.#deaf = true;
+    if (sent === length || this.#deaf) return this.#settle(replies);
+    this.#sending = replies;
+    this.#filling = this.#spare ?? new Replies(this.#memory, this.#arena);
+    this.#spare = undefined;
+    this.#socket.writeLater(replies.pieces(sent), this.#written);
+  }
+
+  /** The client is gone: replies are thrown away from now on. */
+  giveUp(): void {
+    this.#deaf = true;
+    const sending = this.#sending;
+    this.#sending = undefined;
+    if (sending !== undefined) this.#settle(sending);
+    this.flush();
+  }
+
+  #write(replies: Replies, length: number): number {
+    const whole = replies.contiguous;
+    return whole === undefined
+      ? this.#socket.writevNow(replies.pieces(0))
+      : this.#socket.writeNow(whole, length);
+  }
+
+  #settle(replies: Replies): void {
+    const { count, heldBytes } = replies;
+    replies.clear();
+    this.#owner.settled(count, heldBytes);
+  }
+}

@@ -1,0 +1,83 @@
+/**
+ * Turns: connections that have something to do are attended together, and the device is kicked
+ * once for all that they submitted.
+ *
+ *   bytes came ─▶ run ─▶ attend all woken ─▶ kick ─▶ (completions wake) ─▶ attend ... until quiet
+ *   completion, buffer or room from elsewhere ─▶ wake ─▶ the same, in a microtask
+ *
+ * Nothing is submitted from inside a completion: the device is never entered twice.
+ */
+import type { Device } from '../device.ts';
+
+/** Somebody who takes part in turns. */
+export interface Attended {
+  /** In the list of the next round; set by the turn. */
+  woken: boolean;
+  /**
+   * Sends, parses, submits: whatever can be done now.
+   * @returns true when something was submitted
+   */
+  attend(): boolean;
+}
+
+export class Turn {
+  readonly #device: Device;
+  #woken: Attended[] = [];
+  #spare: Attended[] = [];
+  #running = false;
+  #scheduled = false;
+  readonly #soon = (): void => {
+    this.#scheduled = false;
+    this.#run();
+  };
+
+  constructor(device: Device) {
+    this.#device = device;
+  }
+
+  /** Attends `who` now, unless a turn is running that will come to it. */
+  run(who: Attended): void {
+    this.#add(who);
+    this.#run();
+  }
+
+  /** Attends `who` after the present burst of completions. */
+  wake(who: Attended): void {
+    this.#add(who);
+    if (this.#running || this.#scheduled) return;
+    this.#scheduled = true;
+    queueMicrotask(this.#soon);
+  }
+
+  #add(who: Attended): void {
+    if (who.woken) return;
+    who.woken = true;
+    this.#woken.push(who);
+  }
+
+  #run(): void {
+    if (this.#running) return;
+    this.#running = true;
+    try {
+      while (this.#woken.length > 0) {
+        if (this.#round()) this.#device.kick();
+      }
+    } finally {
+      this.#running = false;
+    }
+  }
+
+  /** Attends everybody in the list; who is woken meanwhile comes in the next round. */
+  #round(): boolean {
+    const round = this.#woken;
+    this.#woken = this.#spare;
+    let submitted = false;
+    for (const who of round) {
+      who.woken = false;
+      if (who.attend()) submitted = true;
+    }
+    round.length = 0;
+    this.#spare = round;
+    return submitted;
+  }
+}
