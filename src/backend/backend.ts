@@ -42,13 +42,7 @@ export interface Backend {
     stable: boolean,
   ): void;
   /** Zeroes in the range; `fast`: ENOTSUP rather than writing them; `mayUnmap`: a hole will do. */
-  writeZeroes(
-    id: number,
-    offset: number,
-    length: number,
-    mayUnmap: boolean,
-    fast: boolean,
-  ): void;
+  writeZeroes(id: number, offset: number, length: number, mayUnmap: boolean, fast: boolean): void;
   /** The contents of the range become undefined; doing nothing is allowed. */
   discard(id: number, offset: number, length: number): void;
   /**

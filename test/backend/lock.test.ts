@@ -1,0 +1,146 @@
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { closeSync, existsSync, openSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import { describe, expect, it, vi } from 'vitest';
+
+import { openFileBackend } from '../../src/backend/file.ts';
+import { loadNative } from '../../src/backend/native.ts';
+import { describeWithPeers } from '../support/peers.ts';
+import { backendOpener, scratchFile, scratchFolder } from './scratch.ts';
+
+const run = promisify(execFile);
+const folder = scratchFolder();
+const open = backendOpener();
+const reason = 'koffi is not usable here';
+const options = loadNative() === null ? { skip: true, meta: { skipReason: reason } } : {};
+
+/** The code and message of an open that must fail. */
+async function refusal(
+  path: string,
+  writable: boolean,
+): Promise<{ code: string; message: string }> {
+  const opened = await openFileBackend(path, { writable }).catch((error: unknown) => error);
+  return opened as { code: string; message: string };
+}
+
+/** What a program says when it fails; empty when it does not. */
+async function complaint(program: string, ...args: string[]): Promise<string> {
+  const { stdout, stderr } = await run(program, args).catch((error: unknown) => {
+    return error as { stdout: string; stderr: string };
+  });
+  return /lock/.test(stdout + stderr) ? stdout + stderr : '';
+}
+
+describe('a lock', options, () => {
+  it('keeps a second writer out, in the same process too', async () => {
+    const path = scratchFile(folder);
+    const first = await open(path, { writable: true });
+    const error = await refusal(path, true);
+    expect(error.code).toBe('ERR_SLUICE_LOCKED');
+    expect(error.message).toContain('has it open to write it');
+    expect(error.message).toContain("lock: 'none'");
+    await first.backend.close();
+    await open(path, { writable: true });
+  });
+
+  it('keeps readers and a writer apart, and readers together', async () => {
+    const path = scratchFile(folder);
+    const reader = await open(path);
+    const another = await open(path);
+    expect((await refusal(path, true)).message).toContain('has it open and lets nobody else write');
+    await reader.backend.close();
+    await another.backend.close();
+    await open(path, { writable: true });
+    expect((await refusal(path, false)).code).toBe('ERR_SLUICE_LOCKED');
+  });
+
+  it('is not taken when the caller says so', async () => {
+    const path = scratchFile(folder);
+    await open(path, { writable: true });
+    await open(path, { writable: true, lock: 'none' });
+  });
+
+  it('leaves nothing locked after a refusal', async () => {
+    const path = scratchFile(folder);
+    const reader = await open(path);
+    await refusal(path, true);
+    await reader.backend.close();
+    const other = openSync(path, 'r');
+    await open(path, { writable: true });
+    closeSync(other);
+  });
+});
+
+describe('without koffi', () => {
+  it('a writer must say that it does without a lock', async () => {
+    vi.stubEnv('SLUICE_NO_KOFFI', '1');
+    const error = await refusal(scratchFile(folder), true);
+    vi.unstubAllEnvs();
+    expect(error.code).toBe('ERR_SLUICE_LOCK_UNAVAILABLE');
+    expect(error.message).toContain("install the optional package koffi, or pass lock: 'none'");
+    await open(scratchFile(folder), { writable: true, lock: 'none' }, false);
+  });
+
+  it('a reader goes on without', async () => {
+    const { driver } = await open(scratchFile(folder), { lock: 'auto' }, false);
+    expect(await driver.read(0, 512)).toHaveLength(512);
+  });
+});
+
+describeWithPeers(['qemu-io', 'qemu-img', 'qemu-nbd'], 'a lock and QEMU', () => {
+  const canLock = loadNative() !== null;
+
+  it('refuses to write what qemu-nbd exports', async (context) => {
+    if (!canLock) context.skip(reason);
+    const path = scratchFile(folder);
+    const socket = `${path}.socket`;
+    const server = spawn('qemu-nbd', ['-f', 'raw', '-t', '-k', socket, path], { stdio: 'ignore' });
+    try {
+      for (let tries = 0; !existsSync(socket) && tries < 500; tries++) await sleep(10);
+      expect((await refusal(path, true)).code).toBe('ERR_SLUICE_LOCKED');
+      expect((await refusal(path, false)).code).toBe('ERR_SLUICE_LOCKED');
+    } finally {
+      server.kill();
+      await once(server, 'exit');
+    }
+    await open(path, { writable: true });
+  });
+
+  it('makes QEMU refuse to write what is open for writing here', async (context) => {
+    if (!canLock) context.skip(reason);
+    const path = scratchFile(folder);
+    const { backend } = await open(path, { writable: true });
+    const write = ['-f', 'raw', '-c', 'write 0 512', path];
+    expect(await complaint('qemu-io', ...write)).toContain('Failed to get "write" lock');
+    expect(await complaint('qemu-img', 'resize', '-f', 'raw', path, '2M')).toContain('lock');
+    expect(await complaint('qemu-img', 'info', '-U', '-f', 'raw', path)).toBe('');
+    await backend.close();
+    expect(await complaint('qemu-io', ...write)).toBe('');
+  });
+
+  it('makes QEMU refuse to write what is being read here, and lets it read', async (context) => {
+    if (!canLock) context.skip(reason);
+    const path = scratchFile(folder);
+    await open(path);
+    const writing = await complaint('qemu-io', '-f', 'raw', '-c', 'write 0 512', path);
+    expect(writing).toContain('Failed to get "write" lock');
+    expect(await complaint('qemu-io', '-r', '-f', 'raw', '-c', 'read 0 512', path)).toBe('');
+  });
+
+  it('reads together with a QEMU that reads', async (context) => {
+    if (!canLock) context.skip(reason);
+    const path = scratchFile(folder);
+    const socket = `${path}.socket`;
+    const args = ['-r', '-f', 'raw', '-t', '-k', socket, path];
+    const server = spawn('qemu-nbd', args, { stdio: 'ignore' });
+    try {
+      for (let tries = 0; !existsSync(socket) && tries < 500; tries++) await sleep(10);
+      await open(path);
+    } finally {
+      server.kill();
+      await once(server, 'exit');
+    }
+  });
+});
