@@ -148,7 +148,7 @@ async function isInMemoryFile(path: string, found: Stats): Promise<boolean> {
 export async function sizeOf(fd: number, path: string, native: Native | null): Promise<number> {
   const found = await statDescriptor(fd);
   if (found.isFile()) return found.size;
-  if (native !== null) return native.lseek(fd, 0, 2 /* SEEK_END */);
+  if (native !== null) return blockDeviceSize(fd, path, native);
   try {
     const device = `${majorOf(found.rdev)}:${minorOf(found.rdev)}`;
     return 512 * Number(await readWholeFile(`/sys/dev/block/${device}/size`, 'latin1'));
@@ -156,6 +156,18 @@ export async function sizeOf(fd: number, path: string, native: Native | null): P
     const reason = 'the size of the device cannot be found; install the optional package koffi';
     throw refuse('ERR_SLUICE_OPEN', path, reason, cause);
   }
+}
+
+/** BLKGETSIZE64 of linux/fs.h: the size of a block device in bytes, as a u64. */
+const BLKGETSIZE64 = 0x80081272;
+
+function blockDeviceSize(fd: number, path: string, native: Native): number {
+  const bytes = new BigUint64Array(1);
+  if (native.ioctl(fd, BLKGETSIZE64, native.addressOf(new Uint8Array(bytes.buffer))) === 0) {
+    return Number(bytes[0]);
+  }
+  const reason = `the device does not tell its size (BLKGETSIZE64: errno ${native.errno()})`;
+  throw refuse('ERR_SLUICE_OPEN', path, reason);
 }
 
 // dev_t as glibc packs it (sys/sysmacros.h); the parts above 32 bits are not in use.

@@ -32,6 +32,8 @@ export interface Native {
   preadv2(fd: number, iov: number, count: number, offset: number, flags: number): number;
   pwritev2(fd: number, iov: number, count: number, offset: number, flags: number): number;
   lseek(fd: number, offset: number, whence: number): number;
+  /** The request's third argument is an address. */
+  ioctl(fd: number, request: number, address: number): number;
   /** The command's third argument is the address of a struct flock. */
   fcntl(fd: number, command: number, address: number): number;
   /** statx(2) of an open descriptor into 256 bytes at `address`. */
@@ -100,6 +102,7 @@ function bindCalls(koffi: Koffi, libc: koffi.LibraryHandle): Native {
     preadv2: libc.func('preadv2', 'int64_t', vector),
     pwritev2: libc.func('pwritev2', 'int64_t', vector),
     lseek,
+    ioctl: libc.func('ioctl', 'int', ['int', 'ulong', 'uintptr_t']),
     fcntl: libc.func('fcntl', 'int', ['int', 'int', 'uintptr_t']),
     statxDescriptor: (fd, mask, address) => statx(fd, '', AT_EMPTY_PATH, mask, address),
     lseekPooled: (fd, offset, whence, answer) =>
