@@ -1,11 +1,11 @@
 // Merging two sorted runs that lie one behind the other, in place, with a copy in `scratch`.
 
-/** A short second run goes key by key when the first is this many times longer. Measured. */
+/** The second run goes in key by key when the first is this many times as long (bench: sort). */
 const FEW_RATIO = 5;
 
 /**
- * Merges keys[0, first) and keys[first, first + second), each sorted and not empty, all keys
- * distinct and below 2^63. `scratch` holds first + second + 4 keys.
+ * Merges keys[0, first) and keys[first, first + second), each sorted, all keys distinct and below
+ * 2^63; first >= second >= 1. `scratch` holds first + second + 2 keys.
  */
 export function mergeRuns(keys: usize, scratch: usize, first: i32, second: i32): void {
   if (first >= second * FEW_RATIO) mergeFew(keys, scratch, first, second);
@@ -13,22 +13,20 @@ export function mergeRuns(keys: usize, scratch: usize, first: i32, second: i32):
 }
 
 /**
- * Both ends at a time, without branches on keys: the smallest half goes up from the front, the
- * largest half down from the back. A run that is used up reads as `all ones` from the front and
- * as 0 from the back, by the words around it:
+ * Both ends at a time, without branches on keys: the smaller half goes up from the front, the
+ * larger half down from the back. Neither uses up the first run, which is half of the keys or
+ * more. The second, once used up, reads as all ones from the front and as 0 from the back:
  *
- *     | 0 | first run | ~0 | 0 | second run | ~0 |
+ *     | first run | 0 | second run | ~0 |
  *
- * Key 0 ties with the word 0, but it is the smallest key, which the back reaches never.
+ * A key 0 ties with the word 0, but it is the smallest key, and the back stops before it.
  */
 function mergeEven(keys: usize, scratch: usize, first: i32, second: i32): void {
   const firstBytes = (<usize>first) << 3;
   const secondBytes = (<usize>second) << 3;
-  let a = scratch + 8;
-  let b = a + firstBytes + 16;
-  store<u64>(a - 8, 0);
+  let a = scratch;
+  let b = scratch + firstBytes + 8;
   memory.copy(a, keys, firstBytes);
-  store<u64>(a + firstBytes, u64.MAX_VALUE);
   store<u64>(b - 8, 0);
   memory.copy(b, keys + firstBytes, secondBytes);
   store<u64>(b + secondBytes, u64.MAX_VALUE);

@@ -54,24 +54,13 @@ export function sortNetwork(keys: usize, scratch: usize, count: i32): void {
   }
 }
 
-/** Sorts `count` (1 to 8) keys below KEY_LIMIT, in place. `scratch` holds 8 keys. */
-export function sortEight(keys: usize, scratch: usize, count: i32): void {
-  let place = keys;
-  if (count != 8) {
-    copyPadded(keys, scratch, count, 8);
-    place = scratch;
-  }
-  sortColumns(place);
-  if (count != 8) copyKeys(scratch, keys, count);
-}
-
-/** Eight keys: two columns of four, merged in registers. */
-function sortColumns(keys: usize): void {
+/** Sorts `count` (5 to 8) keys below KEY_LIMIT, in place: two columns of four, in registers. */
+export function sortEight(keys: usize, count: i32): void {
   const bias = i64x2.splat(BIAS);
   const a0 = v128.or(v128.load(keys), bias);
   const a1 = v128.or(v128.load(keys, 16), bias);
-  const a2 = v128.or(v128.load(keys, 32), bias);
-  const a3 = v128.or(v128.load(keys, 48), bias);
+  const a2 = v128.or(loadPair(keys + 32, count - 4), bias);
+  const a3 = v128.or(loadPair(keys + 48, count - 6), bias);
   const b0 = f64x2.pmin(a0, a2);
   const b1 = f64x2.pmin(a1, a3);
   const b2 = f64x2.pmax(a0, a2);
@@ -91,19 +80,32 @@ function sortColumns(keys: usize): void {
   const low23 = f64x2.pmin(x23, y10);
   const high01 = f64x2.pmax(x01, y32);
   const high23 = f64x2.pmax(x23, y10);
-  storeFour(keys, f64x2.pmin(low01, low23), f64x2.pmax(low01, low23));
-  storeFour(keys + 32, f64x2.pmin(high01, high23), f64x2.pmax(high01, high23));
+  storeFour(keys, f64x2.pmin(low01, low23), f64x2.pmax(low01, low23), 4);
+  storeFour(keys + 32, f64x2.pmin(high01, high23), f64x2.pmax(high01, high23), count - 4);
 }
 
-/** The last distance, inside the vectors. */
-function storeFour(keys: usize, k01: v128, k23: v128): void {
+/** The last distance, inside the vectors; stores `count` (1 to 4) of four keys. */
+function storeFour(keys: usize, k01: v128, k23: v128, count: i32): void {
   const bias = i64x2.splat(BIAS);
   const k02 = v128.shuffle<i64>(k01, k23, 0, 2);
   const k13 = v128.shuffle<i64>(k01, k23, 1, 3);
   const low = v128.andnot(f64x2.pmin(k02, k13), bias);
   const high = v128.andnot(f64x2.pmax(k02, k13), bias);
-  v128.store(keys, v128.shuffle<i64>(low, high, 0, 2));
-  v128.store(keys, v128.shuffle<i64>(low, high, 1, 3), 16);
+  storePair(keys, v128.shuffle<i64>(low, high, 0, 2), count);
+  storePair(keys + 16, v128.shuffle<i64>(low, high, 1, 3), count - 2);
+}
+
+/** The next two keys of `count`; what is missing is padding (N4). */
+function loadPair(keys: usize, count: i32): v128 {
+  if (count >= 2) return v128.load(keys);
+  const padding = i64x2.splat(PADDING);
+  return count == 1 ? v128.load_lane<u64>(keys, padding, 0) : padding;
+}
+
+/** The reverse of `loadPair`. */
+function storePair(keys: usize, pair: v128, count: i32): void {
+  if (count >= 2) v128.store(keys, pair);
+  else if (count == 1) v128.store_lane<u64>(keys, pair, 0);
 }
 
 /** Copies `count` keys and fills up to `size`, an even number (N4). */

@@ -1,12 +1,12 @@
 // The sort of the elevator: ascending, in place, the same for every order of the same keys.
 //
-//   what comes in                         what is done
-//   up to 4 keys                          four compared in registers (sort-scalar.ts)
-//   up to 16 keys                         a network (sort-network.ts), no questions asked
-//   sorted                                nothing
-//   a sorted prefix of 3/4 or more        the tail is sorted and merged in (sort-merge.ts)
-//   anything else                         a network; of two powers of two and a merge when that
-//                                         costs less than the padding
+//   what comes in                   what is done
+//   up to 4 keys                    compared in registers (sort-scalar.ts)
+//   up to 16 keys                   a network (sort-network.ts)
+//   sorted keys                     nothing
+//   sorted for 3/4 or more          the tail is sorted and merged in (sort-merge.ts)
+//   anything else                   a network, or two of powers of two and a merge where that
+//                                   costs less than padding to the next power
 //
 // Networks compare whole keys, so the slot in the low bits breaks ties between equal places and
 // the order is exact; and they take the same time for every input.
@@ -15,9 +15,9 @@ import { insertKeys, sortFour } from './sort-scalar.ts';
 import { mergeRuns } from './sort-merge.ts';
 import { KEY_LIMIT, sortEight, sortNetwork } from './sort-network.ts';
 
-/** From here on looking for order costs less than it may save. Measured. */
+/** Up to here a network costs no more than to look for order first (bench: sort). */
 const SCANNED = 16;
-/** From here on a merge may cost less than a larger network. Measured. */
+/** Up to here a network costs no more than a smaller one and a merge (bench: sort). */
 const MERGED = 64;
 
 /**
@@ -49,7 +49,8 @@ function sortParts(keys: usize, scratch: usize, count: i32): void {
       if (part - power <= power >> 1) part = power;
     }
     const at = keys + ((<usize>sorted) << 3);
-    if (part <= 8) sortEight(at, scratch, part);
+    if (part <= 4) sortFour(at, part);
+    else if (part <= 8) sortEight(at, part);
     else sortNetwork(at, scratch, part);
     if (sorted != 0) mergeRuns(keys, scratch, sorted, part);
     sorted += part;
