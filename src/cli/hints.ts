@@ -26,12 +26,10 @@ export function showHints(
 
 function commandsFor(uri: string): string[] {
   const word = /^[\w@%+=:,./-]+$/.test(uri) ? uri : `'${uri.replaceAll("'", String.raw`'\''`)}'`;
-  // A comma ends a suboption of -drive, unless it is doubled.
-  const drive = word.replaceAll(',', ',,');
   return [
     `nbdinfo ${word}`,
     `nbdcopy ${word} copy.img`,
     `qemu-img info ${word}`,
-    `qemu-system-x86_64 -m 1G -drive file=${drive},format=raw,if=virtio`,
+    `qemu-system-x86_64 -m 1G -drive file=${word},format=raw,if=virtio`,
   ];
 }

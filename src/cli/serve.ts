@@ -10,7 +10,6 @@
  * V3 The exit code is 0 only if the last flush and all closes were good.
  * V4 The pid file goes last: when it is gone, the image is free.
  */
-import type { DiskStats } from '../stats.ts';
 import { type Disk, type ImageFormat, type NbdServer, openDisk } from '../node.ts';
 import { type Sample, statusTexts, summaryText } from './activity.ts';
 import { showHints } from './hints.ts';
@@ -28,23 +27,21 @@ export async function serve(
   options: ServeOptions,
   terminal: Terminal,
 ): Promise<void> {
-  const startMs = performance.now();
-  let stats: DiskStats;
+  let summary: string;
   try {
-    stats = await serveImage(image, options, terminal);
+    summary = await serveImage(image, options, terminal);
   } finally {
     await terminal.clear();
   }
-  const seconds = (performance.now() - startMs) / 1000;
-  if (terminal.interactive) terminal.line(summaryText(stats, seconds));
+  if (terminal.interactive) terminal.line(summary);
 }
 
-/** Answers what clients asked for. On the way out the disk is flushed and closed. */
+/** Answers with what was done. On the way out the disk is flushed and closed. */
 async function serveImage(
   image: string,
   options: ServeOptions,
   terminal: Terminal,
-): Promise<DiskStats> {
+): Promise<string> {
   await using pidFile = new PidFile(options.pidFile);
   await using disk = await openImage(image, options);
   await using server = await listen(disk, options);
@@ -52,12 +49,13 @@ async function serveImage(
   const stop = stopRequested(() => terminal.error('gave up: the last flush was not finished'));
   server.once('refused', (error) => terminal.warn(`a connection was refused: ${error.message}`));
   showHints(terminal, disk, server.uri, options);
+  const start = sampleOf(disk);
   const drawing = drawStatus(disk, server, terminal);
   await (options.persistent === true ? stop : Promise.race([stop, lastClientGone(server)]));
   clearInterval(drawing);
   terminal.status(['Stopping: requests are finished, then flushed. Ctrl-C gives up.']);
   await server.close();
-  return disk.stats();
+  return summaryText(start, sampleOf(disk));
 }
 
 function openImage(image: string, options: ServeOptions): Promise<Disk> {
@@ -85,10 +83,14 @@ function lastClientGone(server: NbdServer): Promise<void> {
 /** Redraws the status line twice a second; on a terminal only. */
 function drawStatus(disk: Disk, server: NbdServer, terminal: Terminal): NodeJS.Timeout | undefined {
   if (!terminal.interactive) return undefined;
-  let last: Sample = { atMs: performance.now(), stats: disk.stats() };
+  let last = sampleOf(disk);
   return setInterval(() => {
-    const now: Sample = { atMs: performance.now(), stats: disk.stats() };
+    const now = sampleOf(disk);
     terminal.status(statusTexts(last, now, server.clients));
     last = now;
   }, REDRAW_MS);
+}
+
+function sampleOf(disk: Disk): Sample {
+  return { atMs: performance.now(), stats: disk.stats() };
 }

@@ -1,8 +1,8 @@
 /**
  * A table of extents of the device, turned into NBD's.
  *
- *   device   u64 length, u32 flags, u32 -    little-endian    (abi/request.ts)
- *   NBD      u32 length, u32 flags           big-endian       NBD proto, "NBD_REPLY_TYPE_BLOCK_STATUS"
+ *   device   u64 length, u32 flags, u32 -    little-endian, abi/request.ts
+ *   NBD      u32 length, u32 flags           big-endian, "NBD_REPLY_TYPE_BLOCK_STATUS"
  *
  * The flags are the same: EXTENT_HOLE and EXTENT_ZERO are those of base:allocation.
  */

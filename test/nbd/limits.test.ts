@@ -1,0 +1,335 @@
+/** Limits, back-pressure, memory, and how connections and servers end. */
+
+import { describe, expect, it } from 'vitest';
+import { OP_FLUSH, OP_READ, OP_WRITE } from '../../src/abi/request.ts';
+import {
+  CLOSE_TIMEOUT_MS,
+  MAX_PARKED,
+  MAX_REQUESTS,
+  STALL_CHECK_MS,
+  STALL_MS,
+} from '../../src/nbd/limits.ts';
+import { hex, infoData, option, request, type TestClient } from './client.ts';
+import { serveFake, settle, until } from './serving.ts';
+import { DISC, FLUSH, pattern, READ, TRIM, WRITE } from './wire.ts';
+
+const MIB = 2 ** 20;
+
+describe('back-pressure', () => {
+  it('at most MAX_REQUESTS are at the device, and more when they are done', async () => {
+    await using serving = await serveFake({ mode: 'held' });
+    await using client = await serving.go();
+    const count = 2 * MAX_REQUESTS + 10;
+    for (let cookie = 0; cookie < count; cookie++) client.send(request({ type: FLUSH, cookie }));
+    await until(() => serving.device.open === MAX_REQUESTS);
+    await settle();
+    expect(serving.device.open).toBe(MAX_REQUESTS);
+    serving.device.mode = 'later';
+    serving.device.release();
+    for (let cookie = 0; cookie < count; cookie++) {
+      expect(await client.reply()).toMatchObject({ cookie: BigInt(cookie), error: 0 });
+    }
+  });
+
+  it('refusals beyond MAX_REQUESTS in one segment are all answered', async () => {
+    await using serving = await serveFake();
+    await using client = await serving.go();
+    const count = 3 * MAX_REQUESTS;
+    client.send(...Array.from({ length: count }, () => request({ type: 99 })));
+    for (let seen = 0; seen < count; seen++) expect((await client.reply()).error).toBe(22);
+  });
+
+  it('a full device makes connections wait, and each comes to its turn', async () => {
+    await using serving = await serveFake({ slots: 8, mode: 'later' });
+    const clients = await Promise.all(Array.from({ length: 4 }, () => serving.go()));
+    for (const client of clients) {
+      for (let cookie = 0; cookie < 100; cookie++) {
+        client.send(request({ type: WRITE, offset: cookie * 512, data: pattern(512), cookie }));
+      }
+    }
+    for (const client of clients) {
+      for (let seen = 0; seen < 100; seen++) expect((await client.reply()).error).toBe(0);
+      client.destroy();
+    }
+    expect(serving.device.peak).toBe(8);
+    expect(serving.device.arenaIsWhole).toBe(true);
+  });
+
+  it('one connection takes its share of the arena, and leaves the rest to others', async () => {
+    await using serving = await serveFake({ arenaBytes: 16 * MIB, mode: 'held', sizeBytes: MIB });
+    await using greedy = await serving.go();
+    for (let read = 0; read < 40; read++) greedy.send(request({ type: READ, length: MIB }));
+    await until(() => serving.device.open === 4);
+    await settle();
+    expect(serving.device.open).toBe(4);
+    await using other = await serving.go();
+    other.send(request({ type: WRITE, data: pattern(MIB) }));
+    await until(() => serving.device.open === 5);
+    serving.device.mode = 'inline';
+    serving.device.release();
+    expect((await other.reply()).error).toBe(0);
+    for (let read = 0; read < 40; read++) expect((await greedy.reply(MIB)).error).toBe(0);
+  });
+
+  it('a request larger than the share is served alone', async () => {
+    await using serving = await serveFake({ arenaBytes: 32 * MIB, sizeBytes: 32 * MIB });
+    await using client = await serving.go();
+    const data = pattern(32 * MIB);
+    client.send(request({ type: WRITE, data }), request({ type: READ, length: 32 * MIB }));
+    expect((await client.reply()).error).toBe(0);
+    expect((await client.reply(32 * MIB)).data.equals(data)).toBe(true);
+    expect(serving.device.arenaIsWhole).toBe(true);
+  });
+
+  it('a small arena lowers the largest payload that is offered', async () => {
+    await using serving = await serveFake({ arenaBytes: 4 * MIB, sizeBytes: 32 * MIB });
+    await using client = await serving.connect();
+    await client.hello();
+    client.send(option(7, infoData('', 3)));
+    const [, sizes] = await client.replies();
+    expect(sizes?.data).toEqual(hex('0003 00000001 00001000 00400000'));
+    expect((await client.ask({ type: READ, length: 4 * MIB })).error).toBe(0);
+    expect((await client.ask({ type: READ, length: 4 * MIB + 1 })).error).toBe(22);
+  });
+
+  it('replies that do not fit the socket keep their order and arrive', async () => {
+    await using serving = await serveFake({ sizeBytes: 8 * MIB });
+    await using client = await serving.go(option(8));
+    serving.device.storage.set(pattern(8 * MIB));
+    client.socket.pause();
+    const lengths = Array.from({ length: 200 }, (_, at) => [1, 4096, 40_000, 700_000][at & 3] ?? 0);
+    for (const [cookie, length] of lengths.entries()) {
+      client.send(request({ type: READ, offset: cookie * 1000, length, cookie }));
+    }
+    await settle(100);
+    client.socket.resume();
+    for (const [cookie, length] of lengths.entries()) {
+      const { data, ...reply } = await client.reply();
+      expect(reply).toMatchObject({ cookie: BigInt(cookie), error: 0 });
+      const from = cookie * 1000;
+      const expected = serving.device.storage.subarray(from, from + length);
+      if (!data.subarray(8).equals(expected)) throw new Error(`data of read ${cookie}`);
+    }
+    expect(serving.device.arenaIsWhole).toBe(true);
+  });
+
+  it('a waiter for memory is served when a client leaves that held it', async () => {
+    await using serving = await serveFake({ arenaBytes: 4 * MIB, sizeBytes: 4 * MIB });
+    await using holder = await serving.go();
+    holder.send(request({ type: WRITE, length: 4 * MIB }), Buffer.alloc(1000));
+    await settle();
+    await using waiter = await serving.go();
+    waiter.send(request({ type: READ, length: 512 }));
+    await settle();
+    expect(serving.device.log).toEqual([]);
+    holder.destroy();
+    expect((await waiter.reply(512)).error).toBe(0);
+  });
+
+  it('a client that leaves while it waits for memory leaves the line', async () => {
+    await using serving = await serveFake({ arenaBytes: 4 * MIB, sizeBytes: 4 * MIB });
+    await using holder = await serving.go();
+    holder.send(request({ type: WRITE, length: 4 * MIB }), Buffer.alloc(1000));
+    await settle();
+    await using waiter = await serving.go();
+    waiter.send(request({ type: READ, length: 512 }));
+    await until(() => serving.device.arena.contended);
+    waiter.destroy();
+    await settle();
+    holder.send(Buffer.alloc(4 * MIB - 1000));
+    expect((await holder.reply()).error).toBe(0);
+    await until(() => serving.server.clients === 1);
+    expect(serving.device.ops().filter((op) => op === OP_WRITE)).toHaveLength(1);
+    expect(serving.device.arenaIsWhole).toBe(true);
+  });
+});
+
+// These wait for real limits, so they wait together.
+describe.concurrent('clients that take their time', () => {
+  it('one that sits on memory which others wait for is dropped', async () => {
+    await using serving = await serveFake({ arenaBytes: 4 * MIB, sizeBytes: 4 * MIB });
+    await using holder = await serving.go();
+    holder.send(request({ type: WRITE, length: 4 * MIB }), Buffer.alloc(1000));
+    await settle();
+    await using waiter = await serving.go();
+    const began = performance.now();
+    expect((await waiter.ask({ type: READ, length: 512 })).error).toBe(0);
+    expect(performance.now() - began).toBeGreaterThan(STALL_MS - STALL_CHECK_MS);
+    expect(await holder.rest()).toHaveLength(0);
+    expect(serving.device.ops()).toEqual([OP_READ]);
+  });
+
+  it('one that does not read is left alone while nobody waits', async () => {
+    await using serving = await serveFake({ sizeBytes: 4 * MIB });
+    await using slow = await serving.go();
+    slow.socket.pause();
+    for (let read = 0; read < 4; read++) slow.send(request({ type: READ, length: 4 * MIB }));
+    await settle(STALL_MS + 2 * STALL_CHECK_MS);
+    slow.socket.resume();
+    for (let read = 0; read < 4; read++) expect((await slow.reply(4 * MIB)).error).toBe(0);
+  });
+
+  it('closing does not wait for a client that does not take its replies', async () => {
+    await using serving = await serveFake({ sizeBytes: 4 * MIB });
+    await using client = await serving.go();
+    client.socket.pause();
+    client.send(request({ type: READ, length: 4 * MIB }));
+    await until(() => serving.device.log.length === 1);
+    const began = performance.now();
+    await serving.server.close();
+    expect(performance.now() - began).toBeLessThan(CLOSE_TIMEOUT_MS + 2000);
+    expect(serving.device.arenaIsWhole).toBe(true);
+  });
+});
+
+describe('several connections', () => {
+  it('share one flush: each sees what the others wrote', async () => {
+    await using serving = await serveFake({ mode: 'later' });
+    await using writer = await serving.go();
+    await using flusher = await serving.go();
+    const data = pattern(4096);
+    expect((await writer.ask({ type: WRITE, offset: 8192, data })).error).toBe(0);
+    expect((await flusher.ask({ type: FLUSH })).error).toBe(0);
+    const reply = await flusher.ask({ type: READ, offset: 8192, length: 4096 });
+    expect(reply.data).toEqual(data);
+    expect(serving.device.ops()).toEqual([OP_WRITE, OP_FLUSH, OP_READ]);
+  });
+
+  it('are counted, and the server says who comes and goes', async () => {
+    await using serving = await serveFake();
+    const { server } = serving;
+    const counts: number[] = [];
+    server.on('connect', () => counts.push(server.clients));
+    server.on('disconnect', () => counts.push(-server.clients));
+    await using first = await serving.go();
+    await using second = await serving.go();
+    await using idle = await serving.connect();
+    await idle.read(18);
+    first.send(request({ type: DISC }));
+    await first.rest();
+    second.destroy();
+    await until(() => counts.length === 4);
+    expect(counts).toEqual([1, 2, -1, -0]);
+  });
+
+  it('beyond maxClients wait at GO for their turn', async () => {
+    await using serving = await serveFake({}, { maxClients: 1 });
+    await using first = await serving.go();
+    await using second = await serving.connect();
+    await second.hello();
+    expect(await second.types(3)).toEqual([2, 1]);
+    second.send(option(7, infoData()), request({ type: FLUSH }));
+    await settle();
+    expect(serving.server.clients).toBe(1);
+    expect((await first.ask({ type: FLUSH })).error).toBe(0);
+    first.destroy();
+    const [info] = await second.replies();
+    // CAN_MULTI_CONN makes no sense for one.
+    expect(info?.data.readUInt16BE(10)).toBe(0x0c6d);
+    expect((await second.reply()).error).toBe(0);
+    expect((await second.ask({ type: READ, length: 512 })).error).toBe(0);
+  });
+
+  it('a waiting client that leaves gives its turn away, and too many are not kept', async () => {
+    await using serving = await serveFake({}, { maxClients: 1 });
+    await using first = await serving.go();
+    const waiting: TestClient[] = [];
+    for (let at = 0; at <= MAX_PARKED; at++) {
+      const client = await serving.connect();
+      await client.hello();
+      client.send(option(7, infoData()));
+      waiting.push(client);
+      await settle(1);
+    }
+    expect(await waiting[MAX_PARKED]?.rest()).toHaveLength(0);
+    waiting[0]?.destroy();
+    await settle();
+    first.destroy();
+    await waiting[1]?.replies();
+    expect(serving.server.clients).toBe(1);
+    for (const client of waiting) client.destroy();
+    await until(() => serving.server.clients === 0);
+  });
+
+  it('a client that waits for its turn waits no longer than the time limit', async () => {
+    await using serving = await serveFake({}, { maxClients: 1, handshakeTimeoutMs: 100 });
+    await using first = await serving.go();
+    await using second = await serving.connect();
+    await second.hello();
+    second.send(option(7, infoData()));
+    expect(await second.rest()).toHaveLength(0);
+    expect((await first.ask({ type: FLUSH })).error).toBe(0);
+  });
+});
+
+describe('the end', () => {
+  it('a client that closes its half still gets its replies', async () => {
+    await using serving = await serveFake({ mode: 'later' });
+    await using client = await serving.go();
+    for (let cookie = 0; cookie < 20; cookie++) {
+      client.send(request({ type: WRITE, offset: cookie * 512, data: pattern(512), cookie }));
+    }
+    client.socket.end(request({ type: WRITE, data: pattern(512) }).subarray(0, 100));
+    for (let cookie = 0; cookie < 20; cookie++) expect((await client.reply()).error).toBe(0);
+    expect(await client.rest()).toHaveLength(0);
+    expect(serving.device.log).toHaveLength(20);
+  });
+
+  it('what a vanished client asked for is executed, and its buffers come back', async () => {
+    await using serving = await serveFake({ mode: 'held' });
+    const client = await serving.go();
+    client.send(
+      request({ type: WRITE, data: pattern(4096) }),
+      request({ type: READ, length: 512 }),
+    );
+    await until(() => serving.device.open === 2);
+    client.destroy();
+    await settle();
+    expect(serving.server.clients).toBe(1);
+    serving.device.release();
+    await until(() => serving.server.clients === 0);
+    expect(serving.device.arenaIsWhole).toBe(true);
+    expect(serving.device.storage[1]).toBe(8);
+  });
+
+  it('a wrong magic drops the client, and what came before it is executed', async () => {
+    await using serving = await serveFake({ mode: 'later' });
+    await using client = await serving.go();
+    const write = request({ type: WRITE, data: pattern(512) });
+    client.send(write, request({ type: READ, magic: 1 }), write);
+    await client.rest();
+    await until(() => serving.server.clients === 0);
+    expect(serving.device.ops()).toEqual([OP_WRITE]);
+    expect(serving.device.arenaIsWhole).toBe(true);
+  });
+
+  it('closing finishes what was received, answers it, and accepts nobody', async () => {
+    await using serving = await serveFake({ mode: 'held' });
+    await using client = await serving.go();
+    await using idle = await serving.go();
+    client.send(request({ type: TRIM, length: 512 }));
+    client.send(request({ type: WRITE, length: 4096 }), Buffer.alloc(100));
+    await until(() => serving.device.open === 1);
+    const closing = serving.server.close();
+    await expect(serving.connect()).rejects.toThrow();
+    expect(await idle.rest()).toHaveLength(0);
+    serving.device.release();
+    expect((await client.reply()).error).toBe(0);
+    expect(await client.rest()).toHaveLength(0);
+    await closing;
+    await serving.server.closed;
+    await serving.server.close();
+    expect(serving.server.clients).toBe(0);
+    expect(serving.device.arenaIsWhole).toBe(true);
+  });
+
+  it('an aborted signal closes the server', async () => {
+    const controller = new AbortController();
+    await using serving = await serveFake({}, { signal: controller.signal });
+    await using client = await serving.go();
+    controller.abort();
+    expect(await client.rest()).toHaveLength(0);
+    await serving.server.closed;
+    await expect(serveFake({}, { signal: controller.signal })).rejects.toThrow('aborted');
+  });
+});
