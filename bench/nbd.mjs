@@ -6,7 +6,7 @@
 
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { copyFileSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -152,7 +152,9 @@ async function measure(
   for (let round = 0; round < rounds; round++) {
     for (const [index, server] of servers(workload.cache).entries()) {
       const socket = join(folder, `${round}-${index}.sock`);
-      const child = await serve(server.start(join(folder, `${index}.img`), socket), socket);
+      const image = join(folder, `${index}.img`);
+      readFileSync(image); // hosts with little memory drop cold files from the page cache
+      const child = await serve(server.start(image, socket), socket);
       const iops = fio(socket, workload.fio, seconds);
       results.set(server.name, [...(results.get(server.name) ?? []), iops]);
       child.kill('SIGTERM');

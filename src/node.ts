@@ -111,7 +111,7 @@ function checkFormat(path: string, format: string): void {
   if (format === 'raw') return;
   throw new SluiceError(
     'ERR_SLUICE_UNSUPPORTED',
-    `cannot open ${path} as ${format}: this release opens raw images only`,
+    `cannot open '${path}' as ${format}: this release opens raw images only`,
     { operation: 'open', path },
   );
 }
@@ -124,7 +124,7 @@ async function refuseOtherFormats(path: string, disk: Disk): Promise<void> {
   if (found === undefined) return;
   throw new SluiceError(
     'ERR_SLUICE_UNSUPPORTED',
-    `${path} looks like a ${found[0]} image, which this release cannot open; ` +
+    `'${path}' looks like a ${found[0]} image, which this release cannot open; ` +
       "pass format: 'raw' (-f raw) to use its bytes as they are",
     { operation: 'open', path },
   );

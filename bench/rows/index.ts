@@ -1,8 +1,15 @@
 import type { Row } from '../row.ts';
+import { ENGINE_ROWS } from './engine.ts';
 import { MERGE_ROWS } from './merge.ts';
 import { OVERLAP_ROWS } from './overlap.ts';
 import { SORT_ROWS } from './sort.ts';
 import { ZERO_ROWS } from './zero.ts';
 
 /** All rows, in the order in which they are printed. */
-export const ROWS: readonly Row[] = [...SORT_ROWS, ...MERGE_ROWS, ...OVERLAP_ROWS, ...ZERO_ROWS];
+export const ROWS: readonly Row[] = [
+  ...ENGINE_ROWS,
+  ...SORT_ROWS,
+  ...MERGE_ROWS,
+  ...OVERLAP_ROWS,
+  ...ZERO_ROWS,
+];

@@ -5,6 +5,7 @@
  * exit with 1. Answers to --help and --version go to stdout, nothing else does.
  */
 import { Command, CommanderError } from 'commander';
+import { prepareExit } from './exit.ts';
 import { reportLines } from './report.ts';
 import { addServe } from './serve-command.ts';
 import { Terminal } from './terminal.ts';
@@ -18,10 +19,10 @@ Examples:
 
 /** Runs the command that `argv` names, and ends the process with its exit code. */
 export async function main(argv: readonly string[]): Promise<void> {
-  const terminal = new Terminal(process.stderr, process.env);
-  process.exitCode = await run(argv, terminal);
+  const exit = prepareExit();
+  const code = await run(argv, new Terminal(process.stderr, process.env));
   // Nothing is left to do; whatever a library may have left open must not keep a server alive.
-  process.exit();
+  exit(code);
 }
 
 async function run(argv: readonly string[], terminal: Terminal): Promise<number> {

@@ -1,6 +1,5 @@
 /** The signals that end a server: the first one asks it to stop, a second one does not wait. */
-import { createRequire } from 'node:module';
-import type * as Koffi from 'koffi';
+import { exitAtOnce } from './exit.ts';
 
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 /** 128 + SIGINT, as a shell reports it. */
@@ -17,23 +16,11 @@ export function stopRequested(giveUp: () => void): Promise<void> {
       process.on(signal, () => {
         if (stopping && signal !== 'SIGHUP') {
           giveUp();
-          exitAtOnce();
+          exitAtOnce(EXIT_INTERRUPTED, 'SIGINT');
         }
         stopping = true;
         resolve();
       });
     }
   });
-}
-
-/** process.exit() would wait for the calls on libuv's pool, such as a sync that hangs. */
-function exitAtOnce(): void {
-  try {
-    const koffi = createRequire(import.meta.url)('koffi') as typeof Koffi;
-    koffi.load(null).func('_exit', 'void', ['int'])(EXIT_INTERRUPTED);
-  } catch {
-    // Without koffi: the signal itself, which a shell reports as the same number.
-    process.removeAllListeners('SIGINT');
-    process.kill(process.pid, 'SIGINT');
-  }
 }

@@ -1,7 +1,8 @@
 /** The builds of the engine that the engine tests run. */
 
 import { existsSync, readFileSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
+import { join } from 'node:path';
+import { ROOT } from '../../bench/root.ts';
 
 /** What the module exports (assembly/index.ts). */
 export interface EngineExports {
@@ -35,7 +36,7 @@ function findBuilds(): Build[] {
 }
 
 function built(name: string): string {
-  return fileURLToPath(new URL(`../../build/${name}`, import.meta.url));
+  return join(ROOT, 'build', name);
 }
 
 function load(name: string, path: string): Build {

@@ -1,0 +1,344 @@
+import { access, mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { once } from 'node:events';
+import { connect, createServer } from 'node:net';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it, type TestContext } from 'vitest';
+import { CACHE_MODES } from '../../src/cache-mode.ts';
+import {
+  NBD_CMD_DISC,
+  NBD_CMD_FLUSH,
+  NBD_CMD_READ,
+  NBD_CMD_WRITE,
+  NbdClient,
+} from './nbd-client.ts';
+import { Folder, serve, type Serving, sluice } from './sluice.ts';
+
+const MEGABYTE = 2 ** 20;
+
+let folder: Folder;
+let image: string;
+let socket: string;
+beforeEach(async () => {
+  folder = await Folder.make();
+  image = await folder.image('disk.img', MEGABYTE);
+  socket = folder.file('a.sock');
+});
+afterEach(() => folder[Symbol.asyncDispose]());
+
+async function exists(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    () => false,
+  );
+}
+
+const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+describe('the URI', () => {
+  it('of a unix socket has its absolute path', async () => {
+    await using server = await serve(['-t', '-k', 'a.sock', 'disk.img'], { cwd: folder.path });
+    expect(server.uri).toBe(`nbd+unix:///?socket=${socket}`);
+  });
+
+  it('has the name of the export, and the path in percent-encoding', async () => {
+    const odd = folder.file('a b?&.sock');
+    await using server = await serve(['-t', '-k', odd, '-x', 'x/ä', image]);
+    expect(server.uri).toBe(`nbd+unix:///x%2F%C3%A4?socket=${folder.path}/a%20b%3F%26.sock`);
+    await using client = await NbdClient.connect(server.uri, 'x/ä');
+    expect(client.sizeBytes).toBe(MEGABYTE);
+  });
+
+  it('has the port that was found for -p 0', async () => {
+    await using server = await serve(['-t', '-p', '0', image]);
+    expect(server.uri).toMatch(/^nbd:\/\/127\.0\.0\.1:\d+\/?$/);
+    await using client = await NbdClient.connect(server.uri);
+    expect(client.sizeBytes).toBe(MEGABYTE);
+  });
+
+  it('has the address of -b', async () => {
+    await using server = await serve(['-t', '-b', 'localhost', '-p', '0', image]);
+    expect(server.uri).toMatch(/^nbd:\/\/localhost:\d+\/?$/);
+    await using client = await NbdClient.connect(server.uri);
+    expect(client.sizeBytes).toBe(MEGABYTE);
+  });
+
+  it('is relative when the absolute path is too long for a socket', async () => {
+    const deep = folder.file('d'.repeat(120));
+    await mkdir(deep);
+    await using server = await serve(['-t', '-k', 'a.sock', image], { cwd: deep });
+    expect(server.uri).toBe('nbd+unix:///?socket=a.sock');
+    expect(await exists(join(deep, 'a.sock'))).toBe(true);
+  });
+});
+
+describe('the end of sluice serve', () => {
+  it.each(['SIGTERM', 'SIGINT', 'SIGHUP'] as const)(
+    'by %s exits with 0 and leaves no socket and no pid file',
+    async (signal) => {
+      const pidFile = folder.file('pid');
+      await using server = await serve(['-t', '-k', socket, '--pid-file', pidFile, image]);
+      expect(await readFile(pidFile, 'utf8')).toBe(`${server.child.pid}\n`);
+      expect((await stat(socket)).isSocket()).toBe(true);
+      await using client = await NbdClient.connect(server.uri);
+      await client.request(NBD_CMD_WRITE, 4096, 4, Buffer.from('here'));
+      const outcome = await server.stop(signal);
+      expect(outcome).toEqual({
+        code: 0,
+        signal: null,
+        stdout: '',
+        stderr: `${server.uri}\n`,
+      });
+      expect([await exists(socket), await exists(pidFile)]).toEqual([false, false]);
+      expect((await readFile(image)).toString('latin1', 4096, 4100)).toBe('here');
+    },
+  );
+
+  it('leaves the pid file of a successor alone', async () => {
+    const pidFile = folder.file('pid');
+    await using server = await serve(['-t', '-k', socket, '--pid-file', pidFile, image]);
+    await writeFile(pidFile, '1\n');
+    expect(await server.stop()).toMatchObject({ code: 0 });
+    expect(await readFile(pidFile, 'utf8')).toBe('1\n');
+  });
+
+  it('comes without -t when the last client has gone', async () => {
+    await using server = await serve(['-k', socket, image]);
+    const one = await NbdClient.connect(server.uri);
+    const other = await NbdClient.connect(server.uri);
+    await one[Symbol.asyncDispose]();
+    await other.request(NBD_CMD_FLUSH);
+    await pause(200);
+    expect(server.child.exitCode).toBe(null);
+    await other[Symbol.asyncDispose]();
+    expect(await server.outcome).toMatchObject({ code: 0, stderr: `${server.uri}\n` });
+    expect(await exists(socket)).toBe(false);
+  });
+
+  it('does not come without -t when somebody connects who is no client', async () => {
+    await using server = await serve(['-k', socket, image]);
+    const stranger = connect(socket);
+    await once(stranger, 'readable');
+    stranger.destroy();
+    await pause(200);
+    await using client = await NbdClient.connect(server.uri);
+    await client.request(NBD_CMD_FLUSH);
+  });
+
+  it('does not come with -t', async () => {
+    await using server = await serve(['-t', '-k', socket, image]);
+    for (let round = 0; round < 3; round++) {
+      await using client = await NbdClient.connect(server.uri);
+      await client.request(NBD_CMD_FLUSH);
+    }
+    await pause(200);
+    expect(server.child.exitCode).toBe(null);
+  });
+});
+
+describe('clients', () => {
+  it('beyond -e wait for their turn', async () => {
+    await using server = await serve(['-t', '-e', '1', '-k', socket, image]);
+    const first = await NbdClient.connect(server.uri);
+    const second = NbdClient.connect(server.uri);
+    const early = await Promise.race([second, pause(300)]);
+    expect(early).toBe(undefined);
+    await first[Symbol.asyncDispose]();
+    await using client = await second;
+    expect(client.sizeBytes).toBe(MEGABYTE);
+  });
+
+  it('who wait for a slot keep a server without -t alive', async () => {
+    await using server = await serve(['-e', '1', '-k', socket, image]);
+    const first = await NbdClient.connect(server.uri);
+    const second = NbdClient.connect(server.uri);
+    await pause(100);
+    await first[Symbol.asyncDispose]();
+    const client = await second;
+    await client.request(NBD_CMD_FLUSH);
+    await client[Symbol.asyncDispose]();
+    expect(await server.outcome).toMatchObject({ code: 0 });
+  });
+
+  it('are not limited to one by default', async () => {
+    await using server = await serve(['-t', '-k', socket, image]);
+    const clients = await Promise.all(
+      Array.from({ length: 32 }, () => NbdClient.connect(server.uri)),
+    );
+    await Promise.all(clients.map((client) => client[Symbol.asyncDispose]()));
+  });
+
+  it('find their data again after a restart', async () => {
+    const bytes = Buffer.from(Array.from({ length: 4096 }, (_, index) => index % 251));
+    {
+      await using server = await serve(['-k', socket, image]);
+      const client = await NbdClient.connect(server.uri);
+      await client.request(NBD_CMD_WRITE, 12_345, bytes.length, bytes);
+      await client.request(NBD_CMD_DISC);
+      expect(await server.outcome).toMatchObject({ code: 0 });
+    }
+    await using server = await serve(['-r', '-k', socket, image]);
+    await using client = await NbdClient.connect(server.uri);
+    expect(await client.request(NBD_CMD_READ, 12_345, bytes.length)).toEqual(bytes);
+    await expect(client.request(NBD_CMD_WRITE, 0, 1, Buffer.alloc(1))).rejects.toThrow('error 1');
+  });
+});
+
+describe('every cache mode', () => {
+  it.each([...Object.keys(CACHE_MODES), 'unspecified'])('serves: %s', async (mode) => {
+    await using server: Serving = await serve(['--cache', mode, '-k', socket, image]);
+    {
+      await using client = await NbdClient.connect(server.uri);
+      await client.request(NBD_CMD_WRITE, 1000, 5, Buffer.from('hello'));
+      await client.request(NBD_CMD_FLUSH);
+      expect((await client.request(NBD_CMD_READ, 1000, 5)).toString()).toBe('hello');
+    }
+    const { code, stderr } = await server.outcome;
+    expect(code).toBe(0);
+    const [uri, ...rest] = stderr.trimEnd().split('\n');
+    expect(uri).toBe(server.uri);
+    const warning = 'sluice: warning: cache=unsafe: flushes do nothing;';
+    expect(rest).toEqual(mode === 'unsafe' ? [expect.stringContaining(warning)] : []);
+  });
+});
+
+describe('sluice serve refuses', () => {
+  /** What it says, without `sluice: `; all refusals look alike. */
+  async function refusal(args: readonly string[]): Promise<string> {
+    const pidFile = folder.file('pid-of-refused');
+    const { code, stdout, stderr } = await sluice(['serve', '--pid-file', pidFile, ...args]);
+    expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
+    expect(stderr).toMatch(/^sluice: .* \((ERR_SLUICE_[A-Z_]+|E[A-Z]+)\)\n$/);
+    expect(await exists(pidFile)).toBe(false);
+    return stderr.slice('sluice: '.length, -1);
+  }
+
+  it('an image that does not exist', async () => {
+    const text = await refusal(['-k', socket, folder.file('none.img')]);
+    expect(text).toMatch(/no such file.*\(ERR_SLUICE_OPEN\)$/);
+    expect(await exists(socket)).toBe(false);
+  });
+
+  it('a folder', async () => {
+    expect(await refusal(['-k', socket, folder.path])).toMatch(
+      /it is a directory.*\(ERR_SLUICE_NOT_A_DISK\)$/,
+    );
+  });
+
+  it('a character device', async () => {
+    expect(await refusal(['-k', socket, '/dev/null'])).toMatch(/\(ERR_SLUICE_NOT_A_DISK\)$/);
+  });
+
+  it('a format that it does not know', async () => {
+    expect(await refusal(['-f', 'qcow2', '-k', socket, image])).toMatch(
+      /as qcow2: this release opens raw images only \(ERR_SLUICE_UNSUPPORTED\)$/,
+    );
+  });
+
+  it('an image that begins like another format, unless it is called raw', async () => {
+    await writeFile(image, Buffer.concat([Buffer.from('QFI\xfb', 'latin1'), Buffer.alloc(4092)]));
+    expect(await refusal(['-k', socket, image])).toMatch(
+      /looks like a qcow2 image.*pass -f raw .*\(ERR_SLUICE_UNSUPPORTED\)$/,
+    );
+    await using server = await serve(['-t', '-f', 'raw', '-k', socket, image]);
+    expect(server.uri).toContain('nbd+unix:');
+  });
+
+  it('an image that another server writes to, unless it is told not to look', async () => {
+    await using server = await serve(['-t', '-k', socket, image]);
+    const other = folder.file('b.sock');
+    const text = await refusal(['-k', other, image]);
+    expect(text).toMatch(/cannot lock .*--no-lock .*\(ERR_SLUICE_LOCKED\)$/);
+    expect(await refusal(['-r', '-k', other, image])).toMatch(/\(ERR_SLUICE_LOCKED\)$/);
+    await using unlocked = await serve(['-t', '--no-lock', '-k', other, image]);
+    expect(unlocked.uri).not.toBe(server.uri);
+  });
+
+  it('a socket that another server listens on, and leaves it alone', async () => {
+    await using server = await serve(['-t', '-k', socket, image]);
+    const other = await folder.image('other.img', MEGABYTE);
+    expect(await refusal(['-k', socket, other])).toMatch(
+      /^cannot listen on ".*a\.sock": address already in use; .*\(EADDRINUSE\)$/,
+    );
+    await using client = await NbdClient.connect(server.uri);
+    expect(client.sizeBytes).toBe(MEGABYTE);
+  });
+
+  it('a port that is in use', async () => {
+    const taken = createServer();
+    await new Promise<void>((resolve) => taken.listen(0, '127.0.0.1', resolve));
+    const { port } = taken.address() as { port: number };
+    const text = await refusal(['-p', String(port), image]);
+    taken.close();
+    expect(text).toMatch(
+      new RegExp(`^cannot listen on 127\\.0\\.0\\.1 port ${port}: address already in use; `),
+    );
+  });
+
+  it('an address that is not of this machine', async () => {
+    expect(await refusal(['-b', '192.0.2.1', '-p', '0', image])).toMatch(
+      /^cannot listen on 192\.0\.2\.1 port 0: .*\(EADDRNOTAVAIL\)$/,
+    );
+  });
+
+  it('a socket in a folder that does not exist', async () => {
+    const path = join(folder.path, 'none', 'a.sock');
+    expect(await refusal(['-k', path, image])).toMatch(/^cannot listen on .*\(E[A-Z]+\)$/);
+  });
+
+  it('a socket path that is too long', async () => {
+    const text = await refusal(['-k', folder.file('s'.repeat(120)), image]);
+    expect(text).toMatch(/at most 107 bytes.*\(E[A-Z_]+\)$/);
+  });
+
+  it('a pid file that cannot be written, and serves nothing', async () => {
+    const pidFile = join(folder.path, 'none', 'pid');
+    expect(await refusal(['--pid-file', pidFile, '-k', socket, image])).toMatch(
+      /^cannot write the pid file ".*": no such file or directory \(ENOENT\)$/,
+    );
+    expect(await exists(socket)).toBe(false);
+  });
+
+  it('the export name that is too long', async () => {
+    expect(await refusal(['-x', 'n'.repeat(4097), '-k', socket, image])).toMatch(
+      /at most 4096 bytes.*\(ERR_SLUICE_INVALID_ARGUMENT\)$/,
+    );
+  });
+
+  it('O_DIRECT where there is none', async (context) => {
+    const shm = await Folder.make('/dev/shm').catch(() => undefined);
+    if (shm === undefined) return context.skip('needs a tmpfs at /dev/shm');
+    await using folder = shm;
+    const image = await folder.image('disk.img', MEGABYTE);
+    const text = await refusal(['--cache', 'none', '-k', socket, image]);
+    expect(text).toMatch(/\(ERR_SLUICE_DIRECT_UNSUPPORTED\)$/);
+  });
+});
+
+describe('a stale socket', () => {
+  it('of a server that was killed is replaced', async () => {
+    {
+      await using server = await serve(['-t', '-k', socket, image]);
+      await server.stop('SIGKILL');
+    }
+    expect(await exists(socket)).toBe(true);
+    await using server = await serve(['-t', '-k', socket, image]);
+    await using client = await NbdClient.connect(server.uri);
+    expect(client.sizeBytes).toBe(MEGABYTE);
+  });
+});
+
+describe("libuv's pool", () => {
+  /** Threads of a server that has just opened its image, and so has a pool. */
+  async function threads(context: TestContext, env: Record<string, string>): Promise<number> {
+    if (process.platform !== 'linux') context.skip('counts threads in /proc');
+    await using server = await serve(['-t', '-k', socket, image], { env });
+    return (await readdir(`/proc/${server.child.pid}/task`)).length;
+  }
+
+  it('has 16 threads, or as many as the environment says', async (context) => {
+    const few = await threads(context, { UV_THREADPOOL_SIZE: '2' });
+    const many = await threads(context, { UV_THREADPOOL_SIZE: '20' });
+    const usual = await threads(context, { UV_THREADPOOL_SIZE: '' });
+    expect([many - few, usual - few]).toEqual([18, 14]);
+  });
+});

@@ -1,0 +1,130 @@
+import { createHash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { describe, expect, it } from 'vitest';
+import packageJson from '../../package.json' with { type: 'json' };
+import { CACHE_MODES } from '../../src/cache-mode.ts';
+import { run, sluice, SLUICE } from './sluice.ts';
+
+const ENGINE = new URL('../../dist/engine.wasm', import.meta.url);
+
+describe('sluice --version', () => {
+  it('prints the version of the package', async () => {
+    const { code, stdout, stderr } = await sluice(['--version']);
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+    expect(stdout).toMatch(/^sluice \S+ \(engine [0-9a-f]{12}, Node \S+\)\n$/);
+    expect(stdout).toContain(`sluice ${packageJson.version} `);
+  });
+
+  it('prints JSON with the hash of the engine that is shipped', async () => {
+    const { code, stdout } = await sluice(['--version', '--output', 'json']);
+    expect(code).toBe(0);
+    expect(JSON.parse(stdout)).toEqual({
+      name: 'sluice',
+      version: packageJson.version,
+      'wasm-sha256': createHash('sha256')
+        .update(await readFile(ENGINE))
+        .digest('hex'),
+      node: process.versions.node,
+    });
+  });
+
+  it('refuses other output formats', async () => {
+    expect(await sluice(['--version', '--output', 'yaml'])).toMatchObject({
+      code: 1,
+      stdout: '',
+      stderr: "sluice: --output is human or json, not 'yaml'\nTry 'sluice --help'.\n",
+    });
+  });
+});
+
+describe('help', () => {
+  it('of sluice goes to stdout and names the commands', async () => {
+    for (const flag of ['-h', '--help']) {
+      const { code, stdout, stderr } = await sluice([flag]);
+      expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+      expect(stdout).toMatch(/^Usage: sluice COMMAND \[OPTIONS\]\n/);
+      expect(stdout).toMatch(/^ {2}serve .*NBD/m);
+    }
+  });
+
+  it('of serve names every option, every cache mode, and examples', async () => {
+    const { code, stdout, stderr } = await sluice(['serve', '--help']);
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+    expect(stdout).toMatch(/^Usage: sluice serve \[OPTIONS\] IMAGE\n/);
+    const options = [...stdout.matchAll(/^ {2}(?:(-\w), )?(?: {4})?(--[\w-]+)/gm)];
+    expect(options.map(([, short, long]) => [short, long])).toEqual([
+      ['-f', '--format'],
+      [undefined, '--cache'],
+      [undefined, '--discard'],
+      ['-r', '--read-only'],
+      [undefined, '--no-lock'],
+      ['-k', '--socket'],
+      ['-p', '--port'],
+      ['-b', '--bind'],
+      ['-x', '--export-name'],
+      ['-D', '--description'],
+      ['-e', '--shared'],
+      ['-t', '--persistent'],
+      [undefined, '--pid-file'],
+      ['-h', '--help'],
+    ]);
+    for (const mode of Object.keys(CACHE_MODES)) expect(stdout).toContain(`\n  ${mode} `);
+    expect(stdout).toContain('default: 100; qemu-nbd: 1');
+    expect(stdout).toContain('\nExamples:\n  sluice serve ');
+  });
+
+  it('fits a terminal of 80 columns', async () => {
+    const helps = await Promise.all([sluice(['--help']), sluice(['serve', '--help'])]);
+    const lines = helps.flatMap(({ stdout }) => stdout.split('\n'));
+    expect(lines.filter((line) => line.length > 80)).toEqual([]);
+  });
+});
+
+describe('a usage error', () => {
+  const ERRORS: readonly [args: string[], message: string, command: string][] = [
+    [[], 'which command?', 'sluice'],
+    [['conjure'], "unknown command 'conjure'", 'sluice'],
+    [['--conjure'], "unknown option '--conjure'", 'sluice'],
+    [['serve'], "missing required argument 'image'", 'sluice serve'],
+    [['serve', 'a', 'b'], 'too many arguments', 'sluice serve'],
+    [['serve', '--conjure', 'a'], "unknown option '--conjure'", 'sluice serve'],
+    [['serve', '--fork', 'a'], "unknown option '--fork'", 'sluice serve'],
+    [['serve', '--trace', 'f', 'a'], "unknown option '--trace'", 'sluice serve'],
+    [['serve', '--cache', 'writearound', 'a'], 'writeback', 'sluice serve'],
+    [['serve', '--discard', 'maybe', 'a'], 'unmap, ignore', 'sluice serve'],
+    [['serve', '-p', '65536', 'a'], 'a whole number from 0 to 65535', 'sluice serve'],
+    [['serve', '-p', '-1', 'a'], 'a whole number from 0 to 65535', 'sluice serve'],
+    [['serve', '-p', 'http', 'a'], 'a whole number from 0 to 65535', 'sluice serve'],
+    [['serve', '-e', '1.5', 'a'], 'a whole number', 'sluice serve'],
+    [['serve', '-e', '', 'a'], 'a whole number', 'sluice serve'],
+    [['serve', '-k', 's', '-p', '1', 'a'], 'cannot be used with', 'sluice serve'],
+    [['serve', '-k', 's', '-b', '::', 'a'], 'cannot be used with', 'sluice serve'],
+    [['serve', '-k', '', 'a'], 'must not be empty', 'sluice serve'],
+    [['serve', 'a', '-k'], 'argument missing', 'sluice serve'],
+  ];
+
+  it.each(ERRORS)('%j exits with 1 and points at the help', async (args, message, command) => {
+    const { code, stdout, stderr } = await sluice(args);
+    expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
+    expect(stderr).toMatch(/^sluice: /);
+    expect(stderr).toContain(message);
+    expect(stderr.endsWith(`\nTry '${command} --help'.\n`)).toBe(true);
+  });
+
+  it('suggests the option that was meant', async () => {
+    const { stderr } = await sluice(['serve', '--persistant', 'a']);
+    expect(stderr).toContain('Did you mean --persistent?');
+  });
+});
+
+describe('the executable', () => {
+  it('says which Node it needs when it runs on an older one', async () => {
+    const old = `Object.defineProperty(process.versions, 'node', { value: '18.19.1' })`;
+    const preload = `data:text/javascript,${encodeURIComponent(old)}`;
+    expect(await run(process.execPath, ['--import', preload, SLUICE, '--version'])).toMatchObject({
+      code: 1,
+      stdout: '',
+      stderr: 'sluice: needs Node 20.19 or newer, not 18.19.1\n',
+    });
+  });
+});
