@@ -8,6 +8,8 @@
 export const PAGE_SIZE = 4096;
 
 const PAGE_BITS = 12;
+/** Freed blocks of one order that are kept as they are: the usual sizes need no splitting. */
+const KEPT_BLOCKS = 64;
 
 /** A caller that waits for a buffer of `lengthBytes`. */
 interface Waiter {
@@ -23,8 +25,11 @@ function orderOf(lengthBytes: number): number {
 export class Arena {
   readonly #base: number;
   readonly #largestOrder: number;
-  /** Free blocks by order, as page numbers; the last freed is the first reused: it is warm. */
+  /** Free blocks by order, as page numbers, joined with their buddies. */
   readonly #free: Set<number>[] = [];
+  /** Kept blocks by order, as page numbers; the last freed is the first reused: it is warm. */
+  readonly #kept: Uint32Array[] = [];
+  readonly #keptCounts: Uint32Array;
   readonly #waiters: Waiter[] = [];
   readonly #pages: number;
 
@@ -45,7 +50,11 @@ export class Arena {
     this.#base = base;
     this.#pages = lengthBytes >>> PAGE_BITS;
     this.#largestOrder = orderOf(lengthBytes);
-    for (let order = 0; order <= this.#largestOrder; order++) this.#free.push(new Set());
+    this.#keptCounts = new Uint32Array(this.#largestOrder + 1);
+    for (let order = 0; order <= this.#largestOrder; order++) {
+      this.#free.push(new Set());
+      this.#kept.push(new Uint32Array(KEPT_BLOCKS));
+    }
     this.#free[this.#largestOrder]?.add(0);
   }
 
@@ -84,27 +93,61 @@ export class Arena {
 
   /** Gives back a buffer with the length it was asked for. */
   release(address: number, lengthBytes: number): void {
-    let page = (address - this.#base) >>> PAGE_BITS;
-    let order = orderOf(lengthBytes);
-    for (; order < this.#largestOrder; order++) {
-      const buddy = page ^ (1 << order);
-      if (!this.#free[order]?.delete(buddy)) break;
-      page &= ~(1 << order);
+    const page = (address - this.#base) >>> PAGE_BITS;
+    const order = orderOf(lengthBytes);
+    const kept = this.#keptCounts[order] ?? KEPT_BLOCKS;
+    if (kept < KEPT_BLOCKS && !this.contended) {
+      const pages = this.#kept[order];
+      if (pages !== undefined) pages[kept] = page;
+      this.#keptCounts[order] = kept + 1;
+      return;
     }
-    this.#free[order]?.add(page);
+    this.#join(page, order);
     if (this.contended) this.#serve();
   }
 
   #take(order: number): number {
+    const kept = this.#keptCounts[order] ?? 0;
+    if (kept > 0) {
+      this.#keptCounts[order] = kept - 1;
+      return this.#addressOf(this.#kept[order]?.[kept - 1] ?? 0);
+    }
+    const address = this.#split(order);
+    if (address !== 0) return address;
+    this.#joinKept();
+    return this.#split(order);
+  }
+
+  /** Takes a block out of the smallest free one that holds it; 0: there is none. */
+  #split(order: number): number {
     for (let from = order; from <= this.#largestOrder; from++) {
-      const pages = this.#free[from];
-      if (pages === undefined || pages.size === 0) continue;
-      const page = pages.values().next().value as number;
-      pages.delete(page);
+      const [page] = this.#free[from] ?? [];
+      if (page === undefined) continue;
+      this.#free[from]?.delete(page);
       for (let half = from - 1; half >= order; half--) this.#free[half]?.add(page + (1 << half));
-      return this.#base + page * PAGE_SIZE;
+      return this.#addressOf(page);
     }
     return 0;
+  }
+
+  /** Frees a block and joins it with its buddy as long as that is free. */
+  #join(page: number, order: number): void {
+    for (; order < this.#largestOrder; order++) {
+      if (!this.#free[order]?.delete(page ^ (1 << order))) break;
+      page &= ~(1 << order);
+    }
+    this.#free[order]?.add(page);
+  }
+
+  #joinKept(): void {
+    for (const [order, count] of this.#keptCounts.entries()) {
+      for (let i = 0; i < count; i++) this.#join(this.#kept[order]?.[i] ?? 0, order);
+    }
+    this.#keptCounts.fill(0);
+  }
+
+  #addressOf(page: number): number {
+    return this.#base + page * PAGE_SIZE;
   }
 
   #serve(): void {
