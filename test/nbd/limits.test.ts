@@ -1,9 +1,10 @@
 /** Limits, back-pressure, memory, and how connections and servers end. */
 
 import { describe, expect, it } from 'vitest';
-import { OP_FLUSH, OP_READ, OP_WRITE } from '../../src/abi/request.ts';
+import { OP_DISCARD, OP_FLUSH, OP_READ, OP_WRITE } from '../../src/abi/request.ts';
 import {
   CLOSE_TIMEOUT_MS,
+  MAX_HANDSHAKES,
   MAX_PARKED,
   MAX_REQUESTS,
   STALL_CHECK_MS,
@@ -113,6 +114,48 @@ describe('back-pressure', () => {
     expect(serving.device.arenaIsWhole).toBe(true);
   });
 
+  it('many small replies at once are more than their buffer, and all arrive', async () => {
+    await using serving = await serveFake();
+    await using client = await serving.go();
+    serving.device.storage.set(pattern(MIB));
+    const count = 3 * MAX_REQUESTS;
+    const reads = Array.from({ length: count }, (_, cookie) =>
+      request({ type: READ, offset: cookie * 512, length: 16_384, cookie }),
+    );
+    client.send(...reads);
+    for (let cookie = 0; cookie < count; cookie++) {
+      const { data } = await client.reply(16_384);
+      const from = cookie * 512;
+      expect(data.equals(serving.device.storage.subarray(from, from + 16_384))).toBe(true);
+    }
+  });
+
+  it('a connection that reads for long does not use up its share', async () => {
+    await using serving = await serveFake({ arenaBytes: MIB });
+    await using client = await serving.go();
+    for (const length of [16_384, 65_536]) {
+      for (let read = 0; read < 100; read++) {
+        expect((await client.ask({ type: READ, length })).error).toBe(0);
+        client.send(request({ type: READ, length }), request({ type: READ, length }));
+        for (let reply = 0; reply < 2; reply++) await client.reply(length);
+      }
+    }
+  });
+
+  it('DISC waits for a client that reads its replies slowly', async () => {
+    await using serving = await serveFake();
+    await using client = await serving.go();
+    client.socket.pause();
+    for (let read = 0; read < 10; read++) {
+      client.send(request({ type: READ, length: MIB }));
+      await settle(5);
+    }
+    client.send(request({ type: DISC }));
+    await settle();
+    client.socket.resume();
+    expect(await client.rest()).toHaveLength(10 * (16 + MIB));
+  });
+
   it('a waiter for memory is served when a client leaves that held it', async () => {
     await using serving = await serveFake({ arenaBytes: 4 * MIB, sizeBytes: 4 * MIB });
     await using holder = await serving.go();
@@ -126,7 +169,7 @@ describe('back-pressure', () => {
     expect((await waiter.reply(512)).error).toBe(0);
   });
 
-  it('a client that leaves while it waits for memory leaves the line', async () => {
+  it('what a client asked for that waits for memory is executed though it leaves', async () => {
     await using serving = await serveFake({ arenaBytes: 4 * MIB, sizeBytes: 4 * MIB });
     await using holder = await serving.go();
     holder.send(request({ type: WRITE, length: 4 * MIB }), Buffer.alloc(1000));
@@ -259,6 +302,39 @@ describe('several connections', () => {
     second.send(option(7, infoData()));
     expect(await second.rest()).toHaveLength(0);
     expect((await first.ask({ type: FLUSH })).error).toBe(0);
+    first.destroy();
+    await until(() => serving.server.clients === 0);
+    await using third = await serving.go();
+    expect((await third.ask({ type: FLUSH })).error).toBe(0);
+  });
+
+  it('a slot is free when everything that its client asked for is executed', async () => {
+    await using serving = await serveFake({ mode: 'held' }, { maxClients: 1 });
+    const first = await serving.go();
+    first.send(request({ type: WRITE, data: pattern(512) }), request({ type: READ, magic: 1 }));
+    await until(() => serving.device.open === 1);
+    await first.rest();
+    const going = serving.go();
+    await settle();
+    expect(serving.server.clients).toBe(1);
+    serving.device.release();
+    await using second = await going;
+    expect(serving.server.clients).toBe(1);
+    second.destroy();
+  });
+
+  it('that come in a burst all get through their negotiation', async () => {
+    await using serving = await serveFake();
+    const clients = await Promise.all(
+      Array.from({ length: 3 * MAX_HANDSHAKES }, () => serving.connect()),
+    );
+    for (const client of clients) {
+      await client.hello();
+      client.send(option(7, infoData()));
+      expect((await client.replies()).at(-1)?.type).toBe(1);
+    }
+    expect(serving.server.clients).toBe(3 * MAX_HANDSHAKES);
+    for (const client of clients) client.destroy();
   });
 });
 
@@ -311,12 +387,14 @@ describe('the end', () => {
     client.send(request({ type: WRITE, length: 4096 }), Buffer.alloc(100));
     await until(() => serving.device.open === 1);
     const closing = serving.server.close();
+    client.send(Buffer.alloc(3996));
     await expect(serving.connect()).rejects.toThrow();
     expect(await idle.rest()).toHaveLength(0);
     serving.device.release();
     expect((await client.reply()).error).toBe(0);
     expect(await client.rest()).toHaveLength(0);
     await closing;
+    expect(serving.device.ops()).toEqual([OP_DISCARD]);
     await serving.server.closed;
     await serving.server.close();
     expect(serving.server.clients).toBe(0);

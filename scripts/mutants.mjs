@@ -1,0 +1,170 @@
+// Can the engine tests fail? Each mutant is the engine with one promise broken; the tests of
+// test/engine must kill every one. Run it after changing assembly/ or those tests.
+//
+//   node scripts/mutants.mjs [PART OF A NAME ...]
+//
+// Prints a line for each mutant: killed or SURVIVED, by how many tests, the first of them, and how
+// long it took. The exit code is 1 when a mutant survives, or when the text that a mutant replaces
+// no longer stands exactly once in its file: then the list below must follow the engine.
+
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { main as asc } from 'assemblyscript/asc';
+import { MUTANTS } from './mutant-list.mjs';
+import { ROOT } from './paths.mjs';
+
+/** A mutant may loop for ever: a test run that takes this long has noticed. */
+const HANG_MS = 180_000;
+
+/** @typedef {import('./mutant-list.mjs').Mutant} Mutant */
+
+/**
+ * @typedef {object} TestRun
+ * @property {string[]} failed names of the tests that failed
+ * @property {number} passed
+ * @property {boolean} crashed the tests did not get to an end
+ */
+
+/**
+ * The text of a mutated file.
+ * @param {Mutant} mutant
+ */
+function mutate({ name, file, edits }) {
+  let source = readFileSync(join(ROOT, file), 'utf8');
+  for (const { find, replace } of edits) {
+    const places = source.split(find).length - 1;
+    if (places !== 1) {
+      throw new Error(`mutant '${name}': ${file} has ${places} places, not 1, like\n${find}`);
+    }
+    source = source.replace(find, () => replace);
+  }
+  return source;
+}
+
+/**
+ * Compiles the engine in a scratch copy, with one file replaced.
+ * @param {string} scratch
+ * @param {{ file: string, source: string } | undefined} change
+ */
+async function compile(scratch, change) {
+  for (const folder of ['assembly', 'src/abi']) {
+    rmSync(join(scratch, folder), { recursive: true, force: true });
+    cpSync(join(ROOT, folder), join(scratch, folder), { recursive: true });
+  }
+  if (change !== undefined) writeFileSync(join(scratch, change.file), change.source);
+  cpSync(join(ROOT, 'asconfig.json'), join(scratch, 'asconfig.json'));
+  // The release build, so that the tests kill the mutant and not its own asserts. Unoptimized, it
+  // compiles in half the time.
+  const wasm = join(scratch, 'engine.wasm');
+  const target = ['--baseDir', scratch, '--target', 'release', '--optimizeLevel', '0'];
+  const { error } = await asc([...target, '--outFile', 'engine.wasm', '--textFile', 'engine.wat'], {
+    stderr: process.stderr,
+  });
+  if (error !== null) throw new Error(`a mutant must compile: ${error.message}`);
+  return wasm;
+}
+
+/**
+ * Runs the engine tests on a build.
+ * @param {string} wasm
+ * @param {string} report
+ * @returns {Promise<TestRun>}
+ */
+async function runTests(wasm, report) {
+  rmSync(report, { force: true });
+  const args = ['run', 'test/engine', '--maxWorkers', '1', '--reporter', 'json'];
+  const child = spawn(
+    process.execPath,
+    ['node_modules/vitest/vitest.mjs', ...args, '--outputFile', report],
+    {
+      cwd: ROOT,
+      env: { ...process.env, SLUICE_ENGINE_WASM: wasm },
+      stdio: ['ignore', 'ignore', 'pipe'],
+      detached: true,
+    },
+  );
+  const timer = setTimeout(() => process.kill(-Number(child.pid), 'SIGKILL'), HANG_MS);
+  await Promise.all([text(child.stderr), once(child, 'close')]);
+  clearTimeout(timer);
+  return readReport(report);
+}
+
+/**
+ * @param {string} report
+ * @returns {TestRun}
+ */
+function readReport(report) {
+  try {
+    const { testResults } = JSON.parse(readFileSync(report, 'utf8'));
+    const tests = testResults.flatMap((/** @type {any} */ file) => file.assertionResults);
+    const names = (/** @type {string} */ status) =>
+      tests
+        .filter((/** @type {any} */ test) => test.status === status)
+        .map((/** @type {any} */ test) => test.title);
+    // A file that fails as a whole has no failed test in it.
+    const crashed = testResults.some(
+      (/** @type {any} */ file) => file.status === 'failed' && file.assertionResults.length === 0,
+    );
+    return { failed: names('failed'), passed: names('passed').length, crashed };
+  } catch (error) {
+    if (!(error instanceof Error && 'code' in error && error.code === 'ENOENT')) throw error;
+    return { failed: [], passed: 0, crashed: true };
+  }
+}
+
+/**
+ * The test to name: one of the invariant that the mutant breaks, if there is one.
+ * @param {string} name
+ * @param {string[]} failed
+ */
+function witness(name, failed) {
+  const invariant = name.slice(0, name.indexOf(':'));
+  const own = failed.find((title) => title.split(/[ ,:]+/).includes(invariant));
+  return own ?? failed[0] ?? 'no end in time';
+}
+
+/** @param {readonly Mutant[]} mutants */
+async function run(mutants) {
+  const changes = mutants.map((mutant) => ({ ...mutant, source: mutate(mutant) }));
+  const scratch = mkdtempSync(join(tmpdir(), 'sluice-mutants-'));
+  const report = join(scratch, 'report.json');
+  try {
+    const healthy = await runTests(await compile(scratch, undefined), report);
+    if (healthy.crashed || healthy.failed.length > 0) {
+      throw new Error(`the tests must pass on the engine as it is: ${healthy.failed.join('\n')}`);
+    }
+    console.log(`as it is: ${healthy.passed} tests pass`);
+    let survivors = 0;
+    for (const change of changes) {
+      const wasm = await compile(scratch, change);
+      const started = Date.now();
+      const { failed, crashed } = await runTests(wasm, report);
+      const seconds = ((Date.now() - started) / 1000).toFixed(1);
+      const killed = crashed || failed.length > 0;
+      if (!killed) survivors += 1;
+      const by = killed
+        ? `killed by ${failed.length}: ${witness(change.name, failed)}`
+        : 'SURVIVED';
+      console.log(`${change.name}: ${by} (${seconds} s)`);
+    }
+    console.log(`${changes.length - survivors} killed, ${survivors} survived`);
+    return survivors;
+  } finally {
+    rmSync(scratch, { recursive: true });
+  }
+}
+
+try {
+  const parts = process.argv.slice(2);
+  const chosen = MUTANTS.filter(
+    ({ name }) => parts.length === 0 || parts.some((part) => name.includes(part)),
+  );
+  if ((await run(chosen)) > 0) process.exitCode = 1;
+} catch (error) {
+  console.error(error instanceof Error ? error.message : error);
+  process.exitCode = 1;
+}

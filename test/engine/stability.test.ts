@@ -1,0 +1,233 @@
+// The class of a request: invariants W1-W3 of assembly/schedule/stability.ts and F8 of flush.ts,
+// durability sections 2 and 5.
+
+import { describe, expect, it } from 'vitest';
+import { BUILDS } from '../support/engine.ts';
+import { FUA, Rig } from './rig.ts';
+
+const EIO = 5;
+
+describe.each(BUILDS)('the class of a request ($name build; durability 2)', (build) => {
+  it('W1: with the write cache on, a plain write is volatile', () => {
+    const rig = new Rig(build).clean();
+    const write = rig.write(0, 512);
+    expect(rig.run()).toEqual(['WRITE 0+512']);
+    expect(rig.status(write)).toBe('OK');
+    expect(rig.engine.generations()).toMatchObject({ completed: 2, stable: 1 });
+  });
+
+  it('W1: a write that carries FUA is stable, and leaves nothing to flush', () => {
+    const rig = new Rig(build).clean();
+    rig.write(0, 512, FUA);
+    expect(rig.run()).toEqual(['WRITE 0+512 STABLE']);
+    rig.flush();
+    expect(rig.run()).toEqual([]);
+  });
+
+  it('W1: with the write cache off, every write-class request is stable', () => {
+    const rig = new Rig(build, { wce: false });
+    const write = rig.write(0, 512);
+    expect(rig.run()).toEqual(['WRITE 0+512 STABLE']);
+    const zeroes = rig.writeZeroes(512, 512);
+    expect(rig.run()).toEqual(['ZERO 512+512', 'SYNC']);
+    const discard = rig.discard(1024, 512);
+    expect(rig.run()).toEqual(['DISCARD 1024+512', 'SYNC']);
+    expect([write, zeroes, discard].map((tag) => rig.status(tag))).toEqual(['OK', 'OK', 'OK']);
+  });
+
+  it('W1: with flushes ignored nothing is stable: no sync, no O_DSYNC write', () => {
+    for (const wce of [true, false]) {
+      const rig = new Rig(build, { noFlush: true, wce });
+      rig.write(0, 512);
+      rig.write(8192, 512, FUA);
+      rig.writeZeroes(16384, 512, FUA);
+      rig.discard(32768, 512, FUA);
+      rig.setWce(0);
+      rig.write(65536, 512);
+      expect(rig.run().filter((text) => /STABLE|SYNC/.test(text))).toEqual([]);
+      expect(rig.completions.map(({ status }) => status)).toEqual([0, 0, 0, 0, 0, 0]);
+    }
+  });
+
+  it('W2: a change of the write cache counts from the next request on (durability 5)', () => {
+    const rig = new Rig(build).clean();
+    rig.write(0, 512);
+    rig.setWce(0);
+    rig.write(8192, 512);
+    rig.setWce(1);
+    rig.write(16384, 512);
+    expect(rig.pump()).toEqual(['WRITE 0+512', 'WRITE 16384+512', 'WRITE 8192+512 STABLE']);
+  });
+
+  it('W2: a write taken as volatile stays volatile when the cache goes off meanwhile (S16)', () => {
+    const rig = new Rig(build).clean();
+    rig.write(0, 512);
+    rig.pump();
+    rig.setWce(0);
+    rig.pump();
+    rig.answerAndPump('WRITE 0+512');
+    rig.flush();
+    expect(rig.pump()).toEqual(['SYNC']);
+  });
+
+  it('W2: a write that waits in line keeps the class it was taken with (S16)', () => {
+    const rig = new Rig(build, { depth: 1, wce: false }).clean();
+    rig.read(0, 512);
+    rig.write(8192, 512);
+    rig.pump();
+    rig.setWce(1);
+    rig.pump();
+    expect(rig.answerAndPump('READ 0+512')).toEqual(['WRITE 8192+512 STABLE']);
+  });
+});
+
+describe.each(BUILDS)('turning the write cache off ($name build; durability 5)', (build) => {
+  it('S15: what was volatile is flushed before the change is acknowledged', () => {
+    const rig = new Rig(build).clean();
+    rig.write(0, 512);
+    rig.run();
+    const off = rig.setWce(0);
+    expect(rig.pump()).toEqual(['SYNC']);
+    expect(rig.status(off)).toBe('open');
+    expect(rig.engine.generations().wce).toBe(false);
+    rig.answerAndPump('SYNC');
+    expect(rig.status(off)).toBe('OK');
+    rig.write(0, 512);
+    expect(rig.run()).toEqual(['WRITE 0+512 STABLE']);
+  });
+
+  it('S15: a change with nothing volatile costs nothing; turning it on never does', () => {
+    const rig = new Rig(build).clean();
+    const changes = [rig.setWce(0), rig.setWce(1), rig.setWce(1), rig.setWce(0)];
+    expect(rig.pump()).toEqual([]);
+    expect(changes.map((tag) => rig.status(tag))).toEqual(['OK', 'OK', 'OK', 'OK']);
+  });
+
+  it('S16: after 1000 changes with writes in flight everything acknowledged is flushed', () => {
+    const rig = new Rig(build, { depth: 256 }, 4 * 1024 * 1024);
+    const tags: number[] = [];
+    for (let i = 0; i < 1000; i++) {
+      tags.push(rig.write((i % 200) * 4096, 512), rig.setWce(i % 2 === 0 ? 0 : 1));
+      if (i % 7 === 0) rig.pump();
+      const command = rig.inFlight[i % 3];
+      if (i % 2 === 0 && command !== undefined) {
+        rig.inFlight.splice(i % 3, 1);
+        rig.engine.result(command.id, 0);
+      }
+    }
+    rig.run();
+    expect(new Set(tags.map((tag) => rig.status(tag)))).toEqual(new Set(['OK']));
+    rig.flush();
+    rig.run();
+    const { completed, stable } = rig.engine.generations();
+    expect(stable).toBe(completed);
+  });
+});
+
+describe.each(BUILDS)('stable writes and group commit ($name build; durability 2)', (build) => {
+  it('W3: a stable write that is alone goes to the O_DSYNC descriptor, without a sync', () => {
+    const rig = new Rig(build, { wce: false });
+    const write = rig.write(0, 512);
+    rig.read(8192, 512);
+    expect(rig.run()).toEqual(['READ 8192+512', 'WRITE 0+512 STABLE']);
+    expect(rig.status(write)).toBe('OK');
+  });
+
+  it('W3: stable neighbours that are one run are one O_DSYNC write', () => {
+    const rig = new Rig(build, { wce: false });
+    rig.write(0, 512);
+    rig.write(512, 512);
+    rig.write(1024, 512);
+    expect(rig.run()).toEqual(['WRITE 0+1536 STABLE']);
+  });
+
+  it('W3, F8: several stable writes at once are written plainly and share one sync', () => {
+    const rig = new Rig(build, { wce: false });
+    const writes = [rig.write(0, 512), rig.write(8192, 512), rig.write(16384, 512)];
+    expect(rig.pump()).toEqual(['WRITE 0+512', 'WRITE 8192+512', 'WRITE 16384+512']);
+    for (const at of [0, 8192, 16384]) rig.answer(`WRITE ${at}+512`);
+    expect(rig.pump()).toEqual(['SYNC']);
+    expect(writes.map((tag) => rig.status(tag))).toEqual(['open', 'open', 'open']);
+    rig.answerAndPump('SYNC');
+    expect(writes.map((tag) => rig.status(tag))).toEqual(['OK', 'OK', 'OK']);
+    expect(rig.engine.counters()).toMatchObject({ groupCommits: 3, flushesCoalesced: 2, syncs: 1 });
+  });
+
+  it('F8: a sync that started before a stable write returned does not make it stable', () => {
+    const rig = new Rig(build, { wce: false });
+    const first = rig.write(0, 512);
+    const second = rig.write(8192, 512);
+    rig.pump();
+    expect(rig.answerAndPump('WRITE 0+512')).toEqual(['SYNC']);
+    rig.answerAndPump('WRITE 8192+512');
+    expect(rig.answerAndPump('SYNC')).toEqual(['SYNC']);
+    expect([rig.status(first), rig.status(second)]).toEqual(['OK', 'open']);
+    rig.answerAndPump('SYNC');
+    expect(rig.status(second)).toBe('OK');
+  });
+
+  it('F8: a stable zeroing waits for a sync that started after it returned', () => {
+    const rig = new Rig(build, { wce: false });
+    rig.flush();
+    const zeroes = rig.writeZeroes(0, 512);
+    expect(rig.pump()).toEqual(['ZERO 0+512', 'SYNC']);
+    rig.answerAndPump('ZERO 0+512');
+    expect(rig.answerAndPump('SYNC')).toEqual(['SYNC']);
+    expect(rig.status(zeroes)).toBe('open');
+    rig.answerAndPump('SYNC');
+    expect(rig.status(zeroes)).toBe('OK');
+    expect(rig.engine.counters().groupCommits).toBe(0);
+  });
+
+  it('F8: a stable write that failed does not wait for a sync', () => {
+    const rig = new Rig(build, { wce: false });
+    const failed = rig.write(0, 512);
+    rig.write(8192, 512);
+    rig.pump();
+    expect(rig.answerAndPump('WRITE 0+512', EIO)).toEqual([]);
+    expect(rig.status(failed)).toBe('IO_ERROR');
+  });
+
+  it('W3: a stable write is not alone while another one waits for its sync', () => {
+    const rig = new Rig(build, { wce: false }).clean();
+    rig.write(0, 512);
+    rig.write(8192, 512);
+    rig.pump();
+    rig.answerAndPump('WRITE 0+512');
+    rig.answerAndPump('WRITE 8192+512');
+    rig.answerAndPump('SYNC');
+    rig.write(16384, 512);
+    expect(rig.pump()).toEqual(['WRITE 16384+512']);
+    rig.answer('SYNC');
+    expect(rig.answerAndPump('WRITE 16384+512')).toEqual(['SYNC']);
+  });
+
+  it('W3: after a failed sync every stable write goes to the O_DSYNC descriptor', () => {
+    const rig = new Rig(build, { wce: false });
+    rig.flush();
+    rig.pump();
+    rig.answerAndPump('SYNC', EIO);
+    const writes = [rig.write(0, 512), rig.write(8192, 512)];
+    expect(rig.run()).toEqual(['WRITE 0+512 STABLE', 'WRITE 8192+512 STABLE']);
+    expect(writes.map((tag) => rig.status(tag))).toEqual(['OK', 'OK']);
+  });
+
+  it('S09: a stable write and a volatile neighbour are not merged', () => {
+    const rig = new Rig(build).clean();
+    rig.write(0, 512, FUA);
+    rig.write(512, 512);
+    expect(rig.pump()).toEqual(['WRITE 512+512', 'WRITE 0+512 STABLE']);
+  });
+
+  it('S14: when a merged stable write fails, each part is written again and made stable', () => {
+    const rig = new Rig(build, { wce: false }).clean();
+    const good = rig.write(0, 512);
+    const bad = rig.write(512, 512);
+    rig.pump();
+    expect(rig.answerAndPump('WRITE 0+1024 STABLE', EIO)).toEqual(['WRITE 0+512', 'WRITE 512+512']);
+    rig.answer('WRITE 0+512');
+    expect(rig.answerAndPump('WRITE 512+512', EIO)).toEqual(['SYNC']);
+    rig.answerAndPump('SYNC');
+    expect([rig.status(good), rig.status(bad)]).toEqual(['OK', 'IO_ERROR']);
+  });
+});
