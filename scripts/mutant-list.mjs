@@ -79,12 +79,16 @@ export const MUTANTS = [
     replace: 'if (domain.head == NONE) return false;',
   }),
   one('F5: a failed write does not raise the generation', PUMP, {
-    find: 'if (isWriteClass(first.op) && (!stableAlready || errno != 0)) noteVolatileWrite(engine);',
+    find:
+      'if (isWriteClass(first.op) && (!stableAlready || errno != 0)) ' +
+      'noteVolatileWrite(engine);',
     replace:
       'if (isWriteClass(first.op) && !stableAlready && errno == 0) noteVolatileWrite(engine);',
   }),
   one('F5: a failed stable write does not raise the generation', PUMP, {
-    find: 'if (isWriteClass(first.op) && (!stableAlready || errno != 0)) noteVolatileWrite(engine);',
+    find:
+      'if (isWriteClass(first.op) && (!stableAlready || errno != 0)) ' +
+      'noteVolatileWrite(engine);',
     replace: 'if (isWriteClass(first.op) && !stableAlready) noteVolatileWrite(engine);',
   }),
   {
@@ -174,7 +178,9 @@ export const MUTANTS = [
     replace: '',
   }),
   one('W1: unsafe flushes sync', FLUSH, {
-    find: 'if ((state.flags & CONFIG_NO_FLUSH) != 0) finish(engine, index, STATUS_OK, 0);\n  else if',
+    find:
+      'if ((state.flags & CONFIG_NO_FLUSH) != 0) ' +
+      'finish(engine, index, STATUS_OK, 0);\n  else if',
     replace: 'if',
   }),
   one('W2: the cache goes off without a flush', PUMP, {
