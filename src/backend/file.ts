@@ -162,6 +162,8 @@ export class FileBackend implements Backend {
   #nowait: boolean;
   /** Cached reads would wait for the disk, and the file does not know RWF_NOWAIT. */
   #readsPooled = false;
+  /** Errno of a sync that failed on behalf of a stable write, 0: none. */
+  #lostSync = 0;
   #closing: Promise<void> | undefined;
   #memory = new EngineMemory(new ArrayBuffer(0));
   #io = createInlineIo(this.#memory, null);
@@ -254,6 +256,8 @@ export class FileBackend implements Backend {
   sync(id: number): void {
     if (this.#closing !== undefined) return this.#done(id, EBADF, 0);
     if (this.#noFlush || this.readOnly) return this.#done(id, 0, 0);
+    // The system reported it to a stable write and would call the next sync a success.
+    if (this.#lostSync !== 0) return this.#done(id, this.#lostSync, 0);
     this.counters.syncs++;
     syncData(this.#files.plain, this.#settle(id));
   }
@@ -369,8 +373,11 @@ export class FileBackend implements Backend {
   /** Where there is no O_DSYNC descriptor a stable write is stable after a sync. */
   #answerWrite(id: number, errno: number, isStable: boolean): void {
     const needsSync = isStable && errno === 0 && this.#files.stable === undefined;
-    if (needsSync) syncData(this.#files.plain, this.#settle(id));
-    else this.#done(id, errno, 0);
+    if (!needsSync) return this.#done(id, errno, 0);
+    syncData(this.#files.plain, (failure) => {
+      this.#lostSync ||= failure;
+      this.#done(id, failure, 0);
+    });
   }
 
   #wholeBlocks(moved: number): number {

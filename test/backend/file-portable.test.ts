@@ -8,6 +8,8 @@ import { Driver, expectSame, pattern } from './driver.ts';
 import { scratchFile, scratchFolder } from './scratch.ts';
 
 const calls = vi.hoisted((): string[] => []);
+/** Errors of the next fdatasync calls. */
+const failures = vi.hoisted((): Error[] => []);
 
 vi.mock('node:fs', async (importOriginal) => {
   const fs = await importOriginal<typeof fileSystem>();
@@ -24,7 +26,7 @@ vi.mock('node:fs', async (importOriginal) => {
     calls.push('fdatasync');
     fs.fdatasync(fd, (error) => {
       calls.push('synced');
-      callback(error);
+      callback(failures.shift() ?? error);
     });
   };
   return { ...fs, constants, open, fdatasync };
@@ -43,6 +45,17 @@ describe('without O_DSYNC and O_DIRECT', () => {
     expect(await driver.write(4096, pattern(4096), true)).toBe(0);
     expect(calls.splice(0)).toEqual(['fdatasync', 'synced']);
     expectSame(await driver.read(4096, 4096), pattern(4096));
+    await backend.close();
+  });
+
+  it('a sync that failed for a stable write fails every sync after it', async () => {
+    const backend = await openFileBackend(scratchFile(folder), { writable: true, lock: 'none' });
+    const driver = new Driver(backend);
+    failures.push(Object.assign(new Error('EIO: i/o error, fdatasync'), { errno: -5 }));
+    expect(await driver.write(0, pattern(4096), true)).toBe(5);
+    calls.length = 0;
+    expect([await driver.sync(), await driver.sync()]).toEqual([5, 5]);
+    expect(calls).toEqual([]);
     await backend.close();
   });
 
