@@ -26,6 +26,7 @@ import { type DataCommand, EngineMemory } from './engine-memory.ts';
 import { writeExtents } from './extent-table.ts';
 import { BounceBuffers, readBounced, writeBounced } from './file-bounce.ts';
 import { EBADF, EFAULT, EINVAL, EROFS, isTransient } from './errno.ts';
+import { newCounters } from './file-counters.ts';
 import { ExtentScanner } from './file-extents.ts';
 import { createInlineIo } from './file-inline.ts';
 import {
@@ -61,24 +62,6 @@ export interface FileBackendOptions {
   readonly depth?: number;
   /** Longer transfers never run on the calling thread. Default 4 MiB, about a millisecond. */
   readonly inlineBytes?: number;
-}
-
-/** What a backend has done so far; all are counts of commands but the bytes. */
-export interface FileCounters {
-  reads: number;
-  writes: number;
-  bytesRead: number;
-  bytesWritten: number;
-  /** Sync commands that were executed. */
-  syncs: number;
-  /** Writes that had to be stable. */
-  stableWrites: number;
-  /** fallocate calls. */
-  fallocates: number;
-  /** Reads and writes that O_DIRECT would have refused as they came. */
-  bounced: number;
-  /** Reads and writes that went to the pool, in whole or for the rest. */
-  offThread: number;
 }
 
 /**
@@ -132,17 +115,7 @@ export class FileBackend implements Backend {
   readonly readOnly: boolean;
   readonly depth: number;
   /** Live numbers, for statistics. */
-  readonly counters: FileCounters = {
-    reads: 0,
-    writes: 0,
-    bytesRead: 0,
-    bytesWritten: 0,
-    syncs: 0,
-    stableWrites: 0,
-    fallocates: 0,
-    bounced: 0,
-    offThread: 0,
-  };
+  readonly counters = newCounters();
   /**
    * Direct and stable transfers run on the calling thread too. That is the faster way for a
    * command that is alone in flight (no change of threads), and the worse way for all others.
