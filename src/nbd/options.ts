@@ -40,6 +40,8 @@ export interface ServerSettings {
   readonly handshakeTimeoutMs: number;
 }
 
+/** What fits into sockaddr_un with its final NUL (unix(7)). */
+const MAX_SOCKET_PATH_BYTES = 107;
 /** The largest delay that a timer takes. */
 const MAX_TIMEOUT_MS = 2 ** 31 - 1;
 
@@ -72,6 +74,10 @@ function addressOf(options: NbdServerOptions): ServerAddress {
     throw invalid('socket excludes host and port');
   }
   if (socket === '' || socket.includes('\0')) throw invalid('socket must be a path');
+  if (Buffer.byteLength(socket) > MAX_SOCKET_PATH_BYTES) {
+    // libuv would cut it off and listen somewhere else.
+    throw invalid(`socket must be a path of at most ${MAX_SOCKET_PATH_BYTES} bytes: ${socket}`);
+  }
   return { path: socket };
 }
 

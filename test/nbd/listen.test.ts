@@ -72,6 +72,7 @@ describe('options', () => {
   it.each<[string, NbdServerOptions, string]>([
     ['a socket and a port', { socket: 'x', port: 1 }, 'socket excludes host and port'],
     ['an empty path', { socket: '' }, 'socket must be a path'],
+    ['a path that would be cut off', { socket: `/${'x'.repeat(107)}` }, 'of at most 107 bytes'],
     ['a port out of range', { port: 65_536 }, 'port must be a whole number from 0 to 65535'],
     ['a name that is too long', { name: 'ä'.repeat(2049) }, 'at most 4096 bytes'],
     ['a description with NUL', { description: 'a\0' }, 'without NUL'],
