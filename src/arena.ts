@@ -9,7 +9,7 @@ export const PAGE_SIZE = 4096;
 
 const PAGE_BITS = 12;
 /** Freed blocks of one order that are kept as they are: the usual sizes need no splitting. */
-const KEPT_BLOCKS = 64;
+const KEPT_BLOCKS = 256;
 
 /** A caller that waits for a buffer of `lengthBytes`. */
 interface Waiter {

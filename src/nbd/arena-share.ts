@@ -2,7 +2,8 @@
  * One connection's way to buffers of the arena: its share first, then the line.
  *
  * A connection that holds nothing may take one buffer of any size; beyond that it stays within a
- * part of the arena, so that others always find room.
+ * part of the arena, so that others always find room. Who stands in the line stays there until it
+ * is served, even when its client has gone: what was received completely is executed.
  */
 import type { Arena } from '../arena.ts';
 import { ARENA_SHARE } from './limits.ts';
@@ -14,7 +15,6 @@ export class ArenaShare {
   #waiting = false;
   /** A buffer that was waited for, 0: none. */
   #address = 0;
-  #lengthBytes = 0;
 
   /** @param granted called when a buffer that was waited for is there; ask again then */
   constructor(arena: Arena, granted: () => void) {
@@ -39,17 +39,8 @@ export class ArenaShare {
     const address = this.#arena.allocate(lengthBytes);
     if (address !== 0) return address;
     this.#waiting = true;
-    this.#lengthBytes = lengthBytes;
     this.#arena.whenFree(lengthBytes, this.#grant);
     return this.#takeGranted();
-  }
-
-  /** Leaves the line and gives back what came of it. */
-  cancel(): void {
-    if (this.#waiting) this.#arena.cancel(this.#grant);
-    this.#waiting = false;
-    const address = this.#takeGranted();
-    if (address !== 0) this.#arena.release(address, this.#lengthBytes);
   }
 
   #takeGranted(): number {

@@ -248,7 +248,7 @@ export class Connection implements SocketOwner, Attended {
 
   /** Where a request goes from its header. */
   #route(slot: number, type: number, length: number, error: number): boolean {
-    this.#narrow = type === CMD_WRITE && length >= GATHER_BYTES;
+    this.#narrow = error === 0 && type === CMD_WRITE && length >= GATHER_BYTES;
     if (error !== 0 && type === CMD_WRITE) return this.#refuseWrite(slot, length, error);
     const nothingToDo = type !== CMD_FLUSH && (length === 0 || this.#needsNoCache(type));
     if (error !== 0 || nothingToDo) {
@@ -353,10 +353,8 @@ export class Connection implements SocketOwner, Attended {
 
   #finish(): void {
     this.#done = true;
-    // Reading must stop before the buffer that is read into goes (C1: it was never submitted).
-    this.#socket.pause();
+    // Nobody reads into it any more: the end, the close or `shutdown` came before.
     if (this.#state === STATE_PAYLOAD) this.#answers.release(this.#slot);
-    this.#share.cancel();
     this.#state = STATE_OVER;
     if (!this.#closed) this.#socket.end();
     this.#finished();

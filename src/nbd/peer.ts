@@ -55,7 +55,7 @@ export class Peer implements SocketOwner {
   #connection: Connection | undefined;
   readonly #timer: NodeJS.Timeout;
   readonly #goOn = (): void => {
-    if (this.#connection === undefined && this.#negotiate()) this.#socket.resume();
+    if (this.#negotiate()) this.#socket.resume();
   };
 
   constructor(host: PeerHost, accepted: Socket) {

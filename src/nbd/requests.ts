@@ -95,7 +95,8 @@ export function refusal(
   length: number,
 ): number {
   if ((flags & ~allowedFlags(type, session.structured)) !== 0) return NBD_EINVAL;
-  const outside = offset > session.sizeBytes || length > session.sizeBytes - offset;
+  // Past the end the difference is negative, so even a length of 0 lies outside there.
+  const outside = length > session.sizeBytes - offset;
   switch (type) {
     case CMD_WRITE:
       if (session.readOnly) return NBD_EPERM;

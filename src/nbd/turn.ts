@@ -72,11 +72,11 @@ export class Turn {
     const round = this.#woken;
     this.#woken = this.#spare;
     let submitted = false;
-    for (const who of round) {
+    // Emptied by pop, which keeps the array's memory, where a length of 0 gives it back.
+    for (let who = round.pop(); who !== undefined; who = round.pop()) {
       who.woken = false;
       if (who.attend()) submitted = true;
     }
-    round.length = 0;
     this.#spare = round;
     return submitted;
   }

@@ -8,6 +8,7 @@ import {
 } from '../../src/nbd/handshake.ts';
 import { MAX_OPTION_BYTES, MAX_OPTIONS, MAX_SKIPPED_BYTES } from '../../src/nbd/limits.ts';
 import { bytes, contextData, hex, infoData, option } from './client.ts';
+import { random } from './sessions.ts';
 import { ERR_INVALID, ERR_POLICY, ERR_TOO_BIG, ERR_UNKNOWN, ERR_UNSUP } from './wire.ts';
 
 const GREETING = hex('4e42444d41474943 49484156454f5054 0003');
@@ -319,5 +320,28 @@ describe('other options', () => {
     const over = talk(options(MAX_OPTIONS + 1));
     expect(over.handshake.outcome).toBe(HANDSHAKE_CLOSE);
     expect(over.out).toHaveLength(MAX_OPTIONS * (20 + 14 + 20));
+  });
+});
+
+describe('noise', () => {
+  it('never throws, is never held beyond the limit, and consumes all until the outcome', () => {
+    for (let seed = 1; seed <= 2000; seed++) {
+      const next = random(seed);
+      const options = Array.from({ length: 1 + next(6) }, () => {
+        const data = Buffer.from(Uint8Array.from({ length: next(60) }, () => next(256)));
+        if (next(2) === 0) data.fill(0, 0, Math.min(4, data.length));
+        return option(next(13), data, next(8) === 0 ? next(70) : data.length);
+      });
+      const sent = bytes(FLAGS, ...options);
+      if (next(4) === 0) sent[next(sent.length)] = next(256);
+      const handshake = new Handshake(INFO);
+      for (let at = 0; at < sent.length && handshake.outcome === HANDSHAKE_MORE;) {
+        const end = Math.min(sent.length, at + 1 + next(40));
+        const consumed = handshake.feed(sent, at, end);
+        expect(handshake.takeReplies().length, `seed ${seed}`).toBeLessThan(20_000);
+        if (handshake.outcome === HANDSHAKE_MORE) expect(consumed, `seed ${seed}`).toBe(end);
+        at = consumed;
+      }
+    }
   });
 });
