@@ -123,7 +123,10 @@ function readReport(report) {
  */
 function witness(name, failed) {
   const invariant = name.slice(0, name.indexOf(':'));
-  const own = failed.find((title) => title.split(': ')[0]?.split(', ').includes(invariant));
+  const own = failed.find((title) => {
+    const [names = ''] = title.match(/^[A-Z]\d+(, [A-Z]\d+)*/) ?? [];
+    return names.split(', ').includes(invariant);
+  });
   return own ?? failed[0] ?? 'no end in time';
 }
 

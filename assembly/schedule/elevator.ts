@@ -2,7 +2,8 @@
 //
 // E1  Only requests without conflicts are here (hazard.ts, H2), so any order is right.
 // E2  Requests join a run when they are of one kind, one ends where the next begins, and the run
-//     stays within the byte and segment limits. Stable writes never join volatile ones.
+//     stays within the byte and segment limits. A stable write never joins a volatile one. Zeroes
+//     and discards of both classes do: only a sync makes them stable (flush.ts, F8).
 // E3  When the host takes fewer commands than there are runs, the run with the oldest request goes
 //     first: nothing starves, and what waits goes on merging with what arrives.
 //

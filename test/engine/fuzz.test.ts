@@ -22,6 +22,7 @@ import {
   randomStream,
   shrink,
   type Stream,
+  STREAM_BYTES,
   StreamRunner,
 } from './streams.ts';
 
@@ -78,7 +79,7 @@ describe.each(BUILDS)('random streams ($name build)', (build) => {
 
 describe('the model alone', () => {
   it('obeys the rules of the host as the engine does', () => {
-    const view = new DataView(createMemory(4 * 1024 * 1024).buffer);
+    const view = new DataView(createMemory(STREAM_BYTES).buffer);
     runSeeds(({ setup, actions }) => {
       const simulator = new Simulator(new ModelEngine(setup, view), view, setup);
       for (const action of actions) perform(simulator, action);

@@ -59,13 +59,16 @@ export const ERRNOS = [ERRNO_EIO, ERRNO_EFBIG, ERRNO_ENOSPC, ERRNO_ENOTSUP, ERRN
 
 const MIB = 1024 * 1024;
 
+/** Memory for the transfers of any random stream. */
+export const STREAM_BYTES = 16 * MIB;
+
 /** Runs streams on one build, each on a fresh engine in the same memory. */
 export class StreamRunner {
   readonly #engine: EngineDriver;
   readonly #withModel: boolean;
 
   /** @param withModel compare with the model at every step; else only the simulator looks */
-  constructor(build: Build, withModel: boolean, dataBytes = 4 * MIB) {
+  constructor(build: Build, withModel: boolean, dataBytes = STREAM_BYTES) {
     this.#engine = EngineDriver.over(build, createMemory(dataBytes));
     this.#withModel = withModel;
   }
@@ -136,7 +139,7 @@ export function randomStream(seed: number): Stream {
       () => step,
     ),
   );
-  const longest = random.pick([1, 2, 4, 8, 40]);
+  const longest = Math.min(random.pick([1, 2, 4, 8, 40]), setup.cellBytes === 4096 ? 8 : 40);
   const chances: Chances = {
     fua: random.pick([0, 0.1, 0.5]),
     error: random.pick([0, 0, 0.02, 0.2]),
