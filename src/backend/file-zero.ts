@@ -9,10 +9,15 @@
  * runs on the pool (in place it takes 2 us instead of 40 when nothing is in its way). A kind that
  * the file system does not know is not tried again. A failure that is not "unsupported" is
  * reported and nothing else is tried: a half-done punch must not be papered over.
+ *
+ * fallocate keeps the size, so past the end of a file that was cut behind our back it succeeds
+ * and changes nothing that can be read. As for reads, such a file is EIO.
  */
-import { ERRNO_ENOTSUP } from '../abi/command.ts';
+import { fstatSync } from 'node:fs';
+
+import { ERRNO_EIO, ERRNO_ENOTSUP } from '../abi/command.ts';
 import { type BounceBuffers, writeBounced } from './file-bounce.ts';
-import { EBUSY, EINTR, EINVAL, ENODEV, ENOSYS, ENOTTY } from './errno.ts';
+import { EBUSY, EINTR, EINVAL, ENODEV, ENOSYS, ENOTTY, errnoOf } from './errno.ts';
 import { type Settle, settled, writePooled } from './file-transfer.ts';
 import type { Native } from './native.ts';
 
@@ -88,8 +93,20 @@ export class Zeroes {
       counters.fallocates++;
       errno = await settled((settle) => native.fallocatePooled(fd, mode, offset, length, settle));
     }
+    if (errno === 0) return this.#errnoOfEnd(offset + length);
     if (NEVER.has(errno)) this.#unsupported.add(mode);
     return NEVER.has(errno) || NOT_THIS_TIME.has(errno) ? ERRNO_ENOTSUP : errno;
+  }
+
+  /** EIO when the file ends before `end`. In place: fallocate just had the inode in memory. */
+  #errnoOfEnd(end: number): number {
+    const { fd, isBlockDevice } = this.#target;
+    if (isBlockDevice) return 0;
+    try {
+      return fstatSync(fd).size < end ? ERRNO_EIO : 0;
+    } catch (error) {
+      return errnoOf(error);
+    }
   }
 
   #writeBytes(offset: number, length: number, settle: Settle): void {

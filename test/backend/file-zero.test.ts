@@ -13,6 +13,7 @@ const ENOTSUP = 95;
 const EIO = 5;
 const KIB = 1024;
 const MIB = KIB * KIB;
+const GIB = KIB * MIB;
 const HOLE = EXTENT_HOLE | EXTENT_ZERO;
 
 const folder = scratchFolder();
@@ -72,6 +73,42 @@ describeWays('zeroes', folder, ({ direct, koffi }) => {
     const { driver: ignoring } = await openWritable(kept, 'ignore');
     expect(await ignoring.discard(0, MIB)).toBe(0);
     expectSame(readFileSync(kept), pattern(MIB));
+  });
+
+  it.for([
+    ['behind the end', MIB, MIB],
+    ['around the end', 4096, 8192],
+  ] as const)('are not promised to a file that was cut, %s', async ([, offset, length]) => {
+    for (const mayUnmap of [false, true]) {
+      const path = scratchFile(folder, pattern(2 * MIB));
+      const { driver } = await openWritable(path);
+      truncateSync(path, 6000);
+      // Without koffi they are written, and the file is as long again as it takes.
+      expect(await driver.zero(offset, length, mayUnmap)).toBe(koffi ? EIO : 0);
+      const { errno } = await driver.tryRead(offset, length);
+      expect(errno).toBe(koffi ? EIO : 0);
+      if (koffi) expect(statSync(path).size).toBe(6000);
+      else expectSame(await driver.read(offset, length), new Uint8Array(length));
+      if (koffi) expect(await driver.discard(offset, length)).toBe(EIO);
+      expect(await driver.zero(0, 4096, mayUnmap)).toBe(0);
+    }
+  });
+});
+
+describe('zeroes of more than 4 GiB', () => {
+  it('are a hole where that will do', async (context) => {
+    if (loadNative() === null) context.skip('koffi is not usable here');
+    const path = scratchFile(folder, new Uint8Array(0));
+    truncateSync(path, 8 * GIB);
+    const { driver } = await open(path, { writable: true, discard: 'unmap' });
+    const places = [0, 1, 4, 5, 6, 7].map((gib) => gib * GIB + 8192);
+    for (const place of places) expect(await driver.write(place, pattern(4096))).toBe(0);
+    expect(await driver.zero(GIB, 5 * GIB, true)).toBe(0);
+    for (const place of places) {
+      const isInside = place >= GIB && place < 6 * GIB;
+      expectSame(await driver.read(place, 4096), isInside ? new Uint8Array(4096) : pattern(4096));
+    }
+    expect(allocatedBytes(path)).toBeLessThanOrEqual(3 * 64 * KIB);
   });
 });
 

@@ -25,6 +25,22 @@ async function refusal(
   return opened as { code: string; message: string };
 }
 
+// fcntl(2) on Linux, and QEMU's bytes (block/file-posix.c): 100 + and 200 + permission.
+const F_OFD_SETLK = 37;
+const F_RDLCK = 0;
+const F_WRLCK = 1;
+const USES_REWRITE = 102;
+const USES_RESIZE = 103;
+const KEEPS_REWRITE = 202;
+const KEEPS_RESIZE = 203;
+
+/** Locks one byte for the open file description; false when somebody else's lock is in the way. */
+function setLock(fd: number, type: number, byte: number): boolean {
+  const record = new BigInt64Array([BigInt(type), BigInt(byte), 1n, 0n]);
+  const native = loadNative()!;
+  return native.fcntl(fd, F_OFD_SETLK, native.addressOf(new Uint8Array(record.buffer))) === 0;
+}
+
 /** What a program says when it fails; empty when it does not. */
 async function complaint(program: string, ...args: string[]): Promise<string> {
   const { stdout, stderr } = await run(program, args).catch((error: unknown) => {
@@ -69,6 +85,42 @@ describe('a lock', options, () => {
     await reader.backend.close();
     const other = openSync(path, 'r');
     await open(path, { writable: true });
+    closeSync(other);
+  });
+});
+
+describe('a lock and a program that only resizes', options, () => {
+  // None of QEMU's does: it resizes what it also writes. So this is one of ours, byte by byte.
+  it('keeps everybody out while it may resize', async () => {
+    const path = scratchFile(folder);
+    const other = openSync(path, 'r+');
+    expect(setLock(other, F_RDLCK, USES_RESIZE)).toBe(true);
+    for (const writable of [true, false]) {
+      const error = await refusal(path, writable);
+      expect(error.code).toBe('ERR_SLUICE_LOCKED');
+      expect(error.message).toContain('has it open to resize it');
+    }
+    closeSync(other);
+    await open(path, { writable: true });
+  });
+
+  it.for([true, false])('tells it to keep out (writable: %s)', async (writable) => {
+    const path = scratchFile(folder);
+    const { backend } = await open(path, { writable });
+    const other = openSync(path, 'r+');
+    expect(setLock(other, F_WRLCK, KEEPS_RESIZE)).toBe(false);
+    expect(setLock(other, F_WRLCK, USES_RESIZE)).toBe(true);
+    await backend.close();
+    expect(setLock(other, F_WRLCK, KEEPS_RESIZE)).toBe(true);
+    closeSync(other);
+  });
+
+  it('lets it rewrite the same bytes', async () => {
+    const path = scratchFile(folder);
+    const other = openSync(path, 'r+');
+    expect(setLock(other, F_RDLCK, USES_REWRITE)).toBe(true);
+    await open(path, { writable: true });
+    expect(setLock(other, F_WRLCK, KEEPS_REWRITE)).toBe(true);
     closeSync(other);
   });
 });

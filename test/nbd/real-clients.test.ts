@@ -25,9 +25,9 @@ beforeAll(async () => {
 
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
-/** Runs a program and returns what it prints. */
+/** Runs a program and returns what it prints; what it leaves where it runs is removed, too. */
 async function output(program: string, ...parameters: (string | string[])[]): Promise<string> {
-  const { stdout } = await run(program, parameters.flat(), { timeout: LIMIT_MS });
+  const { stdout } = await run(program, parameters.flat(), { cwd: folder, timeout: LIMIT_MS });
   return stdout;
 }
 
