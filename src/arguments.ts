@@ -1,24 +1,38 @@
-/** Checks of what callers pass, and the rule for aborted calls. */
+/** Checks of what callers pass. */
 import type { ByteCount } from './disk-types.ts';
 import { SluiceError } from './errors.ts';
 
 /** A byte offset or length as an exact number. */
 export function toNumber(value: ByteCount, name: string): number {
-  const number = Number(value);
+  const number = typeof value === 'bigint' ? Number(value) : value;
   if (Number.isSafeInteger(number) && number >= 0) return number;
-  throw new SluiceError(
-    'ERR_SLUICE_INVALID_ARGUMENT',
-    `${name} must be a whole number of bytes from 0 to 2^53-1, not ${String(value)}`,
-  );
+  throw invalid(`${name} must be a whole number of bytes from 0 to 2^53-1, not ${show(value)}`);
 }
 
-/** `work`, or a rejection with the signal's reason if that comes first. */
-export function abortable<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return work;
-  return new Promise((resolve, reject) => {
-    const abort = (): void => reject(signal.reason as Error);
-    if (signal.aborted) abort();
-    signal.addEventListener('abort', abort, { once: true });
-    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort));
-  });
+/** Bytes in a view that counts bytes: in another view a length would mean something else. */
+export function toBytes(value: Uint8Array, name: string): Uint8Array {
+  if (value instanceof Uint8Array) return value;
+  throw invalid(`${name} must be a Uint8Array, not ${show(value)}`);
+}
+
+/** A switch that is on, off or left out; nothing else, because `1` for fua must not mean off. */
+export function toSwitch(value: boolean | undefined, name: string): boolean {
+  if (value === undefined || typeof value === 'boolean') return value === true;
+  throw invalid(`${name} must be true or false, not ${show(value)}`);
+}
+
+/** A whole number of `from` to `to`. */
+export function toWhole(value: number, name: string, from: number, to: number): number {
+  if (Number.isInteger(value) && value >= from && value <= to) return value;
+  throw invalid(`${name} must be a whole number from ${from} to ${to}, not ${show(value)}`);
+}
+
+/** The error for an argument. */
+export function invalid(message: string): SluiceError {
+  return new SluiceError('ERR_SLUICE_INVALID_ARGUMENT', message);
+}
+
+function show(value: unknown): string {
+  if (value === null || typeof value !== 'object') return String(value);
+  return `${/^[AEIO]/.test(value.constructor.name) ? 'an' : 'a'} ${value.constructor.name}`;
 }

@@ -45,7 +45,7 @@ export interface ResolvedCacheMode {
 export function resolveCacheMode(
   cache: CacheModeName | CacheAxes = 'unspecified',
 ): ResolvedCacheMode {
-  if (typeof cache === 'object') return { name: nameOf(cache), axes: cache };
+  if (typeof cache === 'object') return resolveAxes(cache);
   const name = cache === 'unspecified' ? DEFAULT_CACHE_MODE : cache;
   if (!Object.hasOwn(CACHE_MODES, name)) {
     throw new SluiceError(
@@ -55,6 +55,19 @@ export function resolveCacheMode(
     );
   }
   return { name, axes: CACHE_MODES[name] };
+}
+
+function resolveAxes(cache: CacheAxes | null): ResolvedCacheMode {
+  const { direct, wce, noFlush }: Partial<CacheAxes> = cache ?? {};
+  if (typeof direct !== 'boolean' || typeof wce !== 'boolean' || typeof noFlush !== 'boolean') {
+    throw new SluiceError(
+      'ERR_SLUICE_INVALID_ARGUMENT',
+      'a cache mode is a name, or an object with direct, wce and noFlush, each true or false',
+      { operation: 'open' },
+    );
+  }
+  const axes = { direct, wce, noFlush };
+  return { name: nameOf(axes), axes };
 }
 
 function nameOf({ direct, wce, noFlush }: CacheAxes): CacheMode {

@@ -28,7 +28,10 @@ export interface WriteZeroesOptions extends WriteOptions {
 export interface DiskExtent {
   readonly offset: number;
   readonly length: number;
-  /** `hole`: nothing allocated, reads as zeroes; `zero`: allocated, reads as zeroes. */
+  /**
+   * `hole`: reads as zeroes and takes no space that holds data (a hole of the file, or allocated
+   * and not written); `zero`: known to read as zeroes, in formats that say so.
+   */
   readonly kind: 'data' | 'zero' | 'hole';
   /** 0: this image; 1: its backing file; and so on. */
   readonly depth: number;

@@ -23,7 +23,8 @@ import {
   REQUEST_FUA,
   REQUEST_MAY_UNMAP,
 } from './abi/request.ts';
-import { abortable, toNumber } from './arguments.ts';
+import { MAX_TRANSFER_BYTES } from './abi/limits.ts';
+import { toBytes, toNumber, toSwitch, toWhole } from './arguments.ts';
 import type { Backend } from './backend/backend.ts';
 import { type CacheAxes, type CacheMode, resolveCacheMode } from './cache-mode.ts';
 import type {
@@ -37,7 +38,7 @@ import type {
 } from './disk-types.ts';
 import { EngineDevice } from './engine-device.ts';
 import { SluiceError } from './errors.ts';
-import { PromisedRequests } from './promised-requests.ts';
+import { type Ask, PromisedRequests } from './promised-requests.ts';
 import { type DiskStats, readStats } from './stats.ts';
 
 const DEFAULT_BUFFER_BYTES = 64 * 1024 * 1024;
@@ -45,7 +46,8 @@ const SMALLEST_BUFFER_BYTES = 64 * 1024;
 const DEFAULT_MERGE_BYTES = 1024 * 1024;
 /** Longer transfers are cut into pieces of this size; each piece is atomic to overlapping ones. */
 const PIECE_BYTES = 4 * 1024 * 1024;
-const EXTENT_TABLE_BYTES = EXTENT_TABLE_ENTRIES * EXTENT_SIZE;
+const EXTENT_TABLE = { bufferBytes: EXTENT_TABLE_ENTRIES * EXTENT_SIZE };
+const FLUSH: Ask = { op: OP_FLUSH, flags: 0, offset: 0, length: 0, operation: 'flush' };
 
 /** A block device in memory and in order: reads, writes, flushes. Made by `openDisk`. */
 export class Disk implements AsyncDisposable {
@@ -62,9 +64,6 @@ export class Disk implements AsyncDisposable {
   readonly #backend: Backend;
   readonly #requests: PromisedRequests;
   readonly #faces = new Set<Face>();
-  /** Calls that have begun and not settled; a call may be many requests. */
-  #openCalls = 0;
-  #lastCallSettled: (() => void) | undefined;
   #closing: Promise<void> | undefined;
 
   /** Takes over `backend`; it is closed with the disk. */
@@ -75,7 +74,12 @@ export class Disk implements AsyncDisposable {
       noFlush: axes.noFlush,
       wce: axes.wce,
       arenaBytes: checkBufferBytes(options.bufferBytes ?? DEFAULT_BUFFER_BYTES),
-      mergeBytes: options.mergeBytes ?? DEFAULT_MERGE_BYTES,
+      mergeBytes: toWhole(
+        options.mergeBytes ?? DEFAULT_MERGE_BYTES,
+        'mergeBytes',
+        0,
+        MAX_TRANSFER_BYTES,
+      ),
       ...(options.module === undefined ? {} : { module: options.module }),
     });
     this.#requests = new PromisedRequests(this.device);
@@ -104,8 +108,9 @@ export class Disk implements AsyncDisposable {
 
   /** Turns the write cache on or off; off resolves after a flush. */
   async setWce(on: boolean): Promise<void> {
+    const length = toSwitch(on, 'the write cache') ? 1 : 0;
     this.#checkOpen();
-    await this.#requests.submit(OP_SET_WCE, 0, 0, on ? 1 : 0, 0, 0, 'flush');
+    await this.#ask({ op: OP_SET_WCE, flags: 0, offset: 0, length, operation: 'flush' });
   }
 
   /**
@@ -118,41 +123,36 @@ export class Disk implements AsyncDisposable {
     options: RequestOptions = {},
   ): Promise<Uint8Array> {
     const start = toNumber(offset, 'offset');
-    const length = typeof into === 'number' ? toNumber(into, 'length') : into.length;
+    const length =
+      typeof into === 'number' ? toNumber(into, 'length') : toBytes(into, 'into').length;
     this.#checkRange('read', start, length);
     const target = typeof into === 'number' ? new Uint8Array(length) : into;
-    await this.#inPieces(length, options.signal, async (at, size) => {
-      const address = await this.#allocate(size, options.signal);
-      const work = this.#requests.submit(OP_READ, 0, start + at, size, 1, address, 'read');
-      const done = work.then(() => {
-        if (options.signal?.aborted === true) return;
-        target.set(this.device.bytes.subarray(address, address + size), at);
-      });
-      await abortable(
-        done.finally(() => this.device.arena.release(address, size)),
-        options.signal,
-      );
-    });
+    await this.#inPieces(length, (at, size) =>
+      this.#requests.request(
+        { ...transfer(OP_READ, 0, start + at, size, options), operation: 'read' },
+        (_, address) => target.set(this.device.bytes.subarray(address, address + size), at),
+      ),
+    );
     return target;
   }
 
   /**
-   * Writes `bytes`. Stable on return with `fua`, or while `wce` is false; else after a flush.
+   * Writes `bytes`, which must not change until the promise settles. Stable on return with `fua`,
+   * or when `wce` was false at the call; else after a flush.
    * @throws SluiceError ERR_SLUICE_READ_ONLY, ERR_SLUICE_NO_SPACE, ... as read
    */
   async write(offset: ByteCount, bytes: Uint8Array, options: WriteOptions = {}): Promise<void> {
     const start = toNumber(offset, 'offset');
-    this.#checkRange('write', start, bytes.length);
-    const flags = options.fua === true ? REQUEST_FUA : 0;
-    await this.#inPieces(bytes.length, options.signal, async (at, size) => {
-      const address = await this.#allocate(size, options.signal);
-      this.device.bytes.set(bytes.subarray(at, at + size), address);
-      const work = this.#requests.submit(OP_WRITE, flags, start + at, size, 1, address, 'write');
-      await abortable(
-        work.finally(() => this.device.arena.release(address, size)),
-        options.signal,
-      );
-    });
+    const source = toBytes(bytes, 'bytes');
+    const flags = toSwitch(options.fua, 'fua') ? REQUEST_FUA : 0;
+    this.#checkRange('write', start, source.length);
+    await this.#inPieces(source.length, (at, size) =>
+      this.#ask({
+        ...transfer(OP_WRITE, flags, start + at, size, options),
+        operation: 'write',
+        fill: (address) => this.device.bytes.set(source.subarray(at, at + size), address),
+      }),
+    );
   }
 
   /**
@@ -161,8 +161,7 @@ export class Disk implements AsyncDisposable {
    */
   async flush(options: RequestOptions = {}): Promise<void> {
     this.#checkOpen();
-    options.signal?.throwIfAborted();
-    await abortable(this.#requests.submit(OP_FLUSH, 0, 0, 0, 0, 0, 'flush'), options.signal);
+    await this.#ask({ ...FLUSH, signal: options.signal });
   }
 
   /** Makes a range read as zeroes. */
@@ -172,15 +171,15 @@ export class Disk implements AsyncDisposable {
     options: WriteZeroesOptions = {},
   ): Promise<void> {
     const flags =
-      (options.fua === true ? REQUEST_FUA : 0) |
-      (options.mayUnmap === true ? REQUEST_MAY_UNMAP : 0) |
-      (options.fast === true ? REQUEST_FAST_ZERO : 0);
+      (toSwitch(options.fua, 'fua') ? REQUEST_FUA : 0) |
+      (toSwitch(options.mayUnmap, 'mayUnmap') ? REQUEST_MAY_UNMAP : 0) |
+      (toSwitch(options.fast, 'fast') ? REQUEST_FAST_ZERO : 0);
     await this.#rangeRequest(OP_WRITE_ZEROES, flags, offset, length, 'write zeroes', options);
   }
 
   /** Gives a range back to the host: its contents become undefined. */
   async discard(offset: ByteCount, length: ByteCount, options: WriteOptions = {}): Promise<void> {
-    const flags = options.fua === true ? REQUEST_FUA : 0;
+    const flags = toSwitch(options.fua, 'fua') ? REQUEST_FUA : 0;
     await this.#rangeRequest(OP_DISCARD, flags, offset, length, 'discard', options);
   }
 
@@ -227,13 +226,9 @@ export class Disk implements AsyncDisposable {
 
   async #close(): Promise<void> {
     const faces = await Promise.allSettled([...this.#faces].map((face) => face.close()));
-    if (this.#openCalls > 0) {
-      await new Promise<void>((resolve) => (this.#lastCallSettled = resolve));
-    }
+    await this.#requests.drained();
     await this.device.drained();
-    const flush = this.readOnly
-      ? []
-      : await Promise.allSettled([this.#requests.submit(OP_FLUSH, 0, 0, 0, 0, 0, 'flush')]);
+    const flush = this.readOnly ? [] : await Promise.allSettled([this.#ask(FLUSH)]);
     const files = await Promise.allSettled([this.#backend.close()]);
     const failed = [...faces, ...flush, ...files].find((step) => step.status === 'rejected');
     if (failed !== undefined) throw failed.reason;
@@ -250,34 +245,25 @@ export class Disk implements AsyncDisposable {
     const start = toNumber(offset, 'offset');
     const bytes = toNumber(length, 'length');
     this.#checkRange(operation, start, bytes);
-    options.signal?.throwIfAborted();
-    await abortable(
-      this.#requests.submit(op, flags, start, bytes, 0, 0, operation),
-      options.signal,
-    );
+    const { signal } = options;
+    await this.#ask({ op, flags, offset: start, length: bytes, operation, signal });
   }
 
-  async #blockStatus(
+  #blockStatus(
     offset: number,
     length: number,
     signal: AbortSignal | undefined,
   ): Promise<DiskExtent[]> {
     this.#checkOpen();
-    const address = await this.#allocate(EXTENT_TABLE_BYTES, signal);
-    const work = this.#requests.submit(
-      OP_BLOCK_STATUS,
-      0,
-      offset,
-      length,
-      0,
-      address,
-      'block status',
+    const operation = 'block status';
+    return this.#requests.request(
+      { op: OP_BLOCK_STATUS, flags: 0, offset, length, operation, signal, ...EXTENT_TABLE },
+      (count, address) => this.#extentsAt(address, count, offset),
     );
-    const extents = work.then((count) => this.#extentsAt(address, count, offset));
-    return abortable(
-      extents.finally(() => this.device.arena.release(address, EXTENT_TABLE_BYTES)),
-      signal,
-    );
+  }
+
+  #ask(ask: Ask): Promise<void> {
+    return this.#requests.request(ask, () => undefined);
   }
 
   #extentsAt(address: number, count: number, offset: number): DiskExtent[] {
@@ -293,40 +279,25 @@ export class Disk implements AsyncDisposable {
     return extents;
   }
 
-  /** Runs `work` over the pieces of a long transfer, one after the other. */
+  /**
+   * Runs `work` on the pieces of a long transfer, all in line before any later call. Waits for all
+   * of them, so that nothing touches the caller's array after it; the first failure is the answer.
+   */
   async #inPieces(
     length: number,
-    signal: AbortSignal | undefined,
-    work: (at: number, size: number) => Promise<void>,
+    work: (at: number, size: number) => Promise<unknown>,
   ): Promise<void> {
-    this.#openCalls += 1;
-    try {
-      for (let at = 0; at < length; at += PIECE_BYTES) {
-        signal?.throwIfAborted();
-        await work(at, Math.min(PIECE_BYTES, length - at));
-      }
-    } finally {
-      this.#openCalls -= 1;
-      if (this.#openCalls === 0) this.#lastCallSettled?.();
+    const pieceBytes = Math.min(PIECE_BYTES, this.device.arena.largestBytes);
+    if (length <= pieceBytes) {
+      if (length > 0) await work(0, length);
+      return;
     }
-  }
-
-  /** A transfer buffer, after those who asked before. */
-  #allocate(lengthBytes: number, signal: AbortSignal | undefined): number | Promise<number> {
-    const { arena } = this.device;
-    const address = arena.allocate(lengthBytes);
-    if (address !== 0) return address;
-    return new Promise((resolve, reject) => {
-      const abort = (): void => {
-        if (arena.cancel(grant)) reject(signal?.reason as Error);
-      };
-      const grant = (granted: number): void => {
-        signal?.removeEventListener('abort', abort);
-        resolve(granted);
-      };
-      signal?.addEventListener('abort', abort, { once: true });
-      arena.whenFree(lengthBytes, grant);
-    });
+    const pieces: Promise<unknown>[] = [];
+    for (let at = 0; at < length; at += pieceBytes) {
+      pieces.push(work(at, Math.min(pieceBytes, length - at)));
+    }
+    const failed = (await Promise.allSettled(pieces)).find(({ status }) => status === 'rejected');
+    if (failed?.status === 'rejected') throw failed.reason;
   }
 
   #checkOpen(): void {
@@ -346,17 +317,28 @@ export class Disk implements AsyncDisposable {
   }
 }
 
+/** What read and write ask for. */
+function transfer(
+  op: number,
+  flags: number,
+  offset: number,
+  length: number,
+  { signal }: RequestOptions,
+): Omit<Ask, 'operation'> {
+  return { op, flags, offset, length, segments: 1, bufferBytes: length, signal };
+}
+
 function kindOf(flags: number): DiskExtent['kind'] {
   if ((flags & EXTENT_HOLE) !== 0) return 'hole';
   return (flags & EXTENT_ZERO) !== 0 ? 'zero' : 'data';
 }
 
 function checkBufferBytes(bytes: number): number {
-  if (bytes >= SMALLEST_BUFFER_BYTES && bytes <= 2 ** 31 && Number.isInteger(Math.log2(bytes))) {
+  if (bytes >= SMALLEST_BUFFER_BYTES && bytes <= 2 ** 30 && Number.isInteger(Math.log2(bytes))) {
     return bytes;
   }
   throw new SluiceError(
     'ERR_SLUICE_INVALID_ARGUMENT',
-    `bufferBytes must be a power of two from ${SMALLEST_BUFFER_BYTES} to 2147483648, not ${bytes}`,
+    `bufferBytes must be a power of two from ${SMALLEST_BUFFER_BYTES} to 1073741824, not ${bytes}`,
   );
 }

@@ -111,6 +111,51 @@ describe('reads and writes', () => {
     expect(await disk.read(4096, 4096)).toEqual(filled(4096, 2));
   });
 
+  it('calls of one turn take effect in their order, whatever each needs', async () => {
+    const { backend, disk } = setUp({}, { discardFill: 9 });
+    const settled = Promise.all([
+      disk.write(0, filled(4096, 1)),
+      disk.writeZeroes(0, 4096),
+      disk.write(4096, filled(4096, 4)),
+      disk.discard(4096, 4096),
+      disk.write(8192, filled(4096, 5)),
+      disk.read(8192, 4096),
+      disk.writeZeroes(8192, 4096),
+    ]);
+    expect((await settled)[5]).toEqual(filled(4096, 5));
+    expect([0, 4096, 8192].map((at) => backend.volatile[at])).toEqual([0, 9, 0]);
+  });
+
+  it('keeps that order when the first has to wait for a buffer', async () => {
+    const { backend, disk } = setUp({ bufferBytes: 65536 }, { hold: true });
+    const first = disk.read(65536, 32768);
+    const write = disk.write(0, filled(32768, 1));
+    const zeroes = disk.writeZeroes(0, 32768);
+    await turn();
+    backend.hold = false;
+    backend.releaseAll();
+    await Promise.all([first, write, zeroes]);
+    expect(backend.volatile[0]).toBe(0);
+  });
+
+  it('a write called before the write cache goes on is still stable', async () => {
+    const { backend, disk } = setUp({ cache: 'writethrough' });
+    const write = disk.write(0, filled(512, 1));
+    const toggle = disk.setWce(true);
+    await write;
+    expect(backend.stable[0]).toBe(1);
+    await toggle;
+  });
+
+  it('takes the bytes as they are at the call when a buffer is free', async () => {
+    const { backend, disk } = setUp();
+    const bytes = filled(512, 1);
+    const write = disk.write(0, bytes);
+    bytes.fill(2);
+    await write;
+    expect(backend.volatile[0]).toBe(1);
+  });
+
   it('five thousand calls at once all settle, in bounded memory', async () => {
     const { disk } = setUp({ bufferBytes: 65536 });
     await Promise.all(
@@ -205,20 +250,60 @@ describe('errors', () => {
   });
 });
 
+describe('arguments', () => {
+  const wrong = 'ERR_SLUICE_INVALID_ARGUMENT';
+  it('of the wrong type are refused, never bent into something else', async () => {
+    const { backend, disk } = setUp();
+    const any = (value: unknown): never => value as never;
+    const calls = [
+      ...[null, '', [], '5', true, Number.NaN, {}].map((offset) => disk.read(any(offset), 4)),
+      disk.write(0, any(new Uint16Array(2))),
+      disk.write(0, any('text')),
+      disk.write(0, any(null)),
+      disk.read(0, any(new Float32Array(2))),
+      disk.read(0, any(new ArrayBuffer(2))),
+      disk.write(0, filled(1, 1), { fua: any(1) }),
+      disk.writeZeroes(0, 1, { mayUnmap: any('yes') }),
+      disk.setWce(any(0)),
+    ];
+    for (const { status, reason } of (await Promise.allSettled(calls)) as PromiseRejectedResult[]) {
+      expect([status, (reason as { code: string }).code]).toEqual(['rejected', wrong]);
+    }
+    expect(backend.log).toEqual([]);
+  });
+
+  it('of the constructor too', () => {
+    const bad: unknown[] = [
+      { cache: {} },
+      { cache: { direct: true } },
+      { cache: null },
+      { cache: 7 },
+      { mergeBytes: -1 },
+      { mergeBytes: Number.NaN },
+      { bufferBytes: 100_000 },
+      { bufferBytes: 2 ** 31 },
+    ];
+    for (const options of bad) {
+      const make = () => setUp(options as DiskOptions);
+      expect(make).toThrow(expect.objectContaining({ code: wrong }));
+    }
+  });
+});
+
 describe('abort', () => {
   it('rejects with the reason at once, and the buffer comes back later', async () => {
     const { backend, disk } = setUp({ bufferBytes: 65536 }, { hold: true });
     const controller = new AbortController();
-    const read = disk.read(0, 65536, { signal: controller.signal });
-    const waiting = disk.write(0, filled(65536, 1), { signal: controller.signal });
-    const patient = disk.read(0, 65536);
+    const read = disk.read(0, 32768, { signal: controller.signal });
+    const waiting = disk.write(0, filled(32768, 1), { signal: controller.signal });
+    const patient = disk.read(0, 32768);
     await turn();
     controller.abort(new Error('enough'));
     await expect(read).rejects.toThrow('enough');
     await expect(waiting).rejects.toThrow('enough');
     backend.hold = false;
     backend.releaseAll();
-    expect(await patient).toEqual(new Uint8Array(65536));
+    expect(await patient).toEqual(new Uint8Array(32768));
   });
 
   it('an aborted signal refuses before anything is sent', async () => {
