@@ -1,8 +1,9 @@
-// npm run bench:nbd [-- --rounds N --seconds S --only TEXT --json FILE]
+// npm run bench:nbd [-- --rounds N --seconds S --only TEXT --busy-poll US,US... --json FILE]
 //
 // IOPS over NBD on a unix socket, one fio client at a time, sluice against qemu-nbd and nbdkit on
 // the same image in the same run: every round measures each server once, so that whatever else the
-// machine does falls on all of them. Prints medians, spread (lowest to highest round) and ratios.
+// machine does falls on all of them. --busy-poll adds a sluice for each budget. Prints medians,
+// spread (lowest to highest round) and ratios.
 
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
@@ -17,31 +18,49 @@ import { parseArgs } from 'node:util';
 const SLUICE = fileURLToPath(new URL('../dist/bin.cjs', import.meta.url));
 const IMAGE_MIB = 512;
 
+const { values: options } = parseArgs({
+  options: {
+    rounds: { type: 'string', default: '5' },
+    seconds: { type: 'string', default: '2' },
+    only: { type: 'string', default: '' },
+    'busy-poll': { type: 'string', default: '' },
+    json: { type: 'string' },
+  },
+});
+
+/** Budgets of the busy poll, beside the default. */
+const POLLS = options['busy-poll'].split(',').filter((micros) => micros !== '');
+
 /**
  * @typedef {{ name: string, start(image: string, socket: string): string[] }} Server
  * @typedef {{ name: string, cache: string, fio: string[] }} Workload
  */
 
+/** @type {(name: string, cache: string, more: string[]) => Server} */
+const sluice = (name, cache, more) => ({
+  name,
+  start: (image, socket) => [
+    process.execPath,
+    SLUICE,
+    'serve',
+    '-f',
+    'raw',
+    '-t',
+    '-e',
+    '0',
+    '--cache',
+    cache,
+    ...more,
+    '-k',
+    socket,
+    image,
+  ],
+});
+
 /** @type {(cache: string) => Server[]} */
 const servers = (cache) => [
-  {
-    name: 'sluice',
-    start: (image, socket) => [
-      process.execPath,
-      SLUICE,
-      'serve',
-      '-f',
-      'raw',
-      '-t',
-      '-e',
-      '0',
-      '--cache',
-      cache,
-      '-k',
-      socket,
-      image,
-    ],
-  },
+  sluice('sluice', cache, []),
+  ...POLLS.map((micros) => sluice(`sluice poll ${micros}`, cache, ['--busy-poll', micros])),
   ...['threads', 'io_uring'].map((aio) => ({
     name: `qemu-nbd ${aio}`,
     start: (/** @type {string} */ image, /** @type {string} */ socket) => [
@@ -140,6 +159,9 @@ function median(/** @type {number[]} */ values) {
   return sorted[sorted.length >> 1] ?? Number.NaN;
 }
 
+/** Servers started so far. */
+let starts = 0;
+
 /** Measures one workload; every round starts, measures and stops each server. */
 async function measure(
   /** @type {Workload} */ workload,
@@ -151,7 +173,8 @@ async function measure(
   const results = new Map();
   for (let round = 0; round < rounds; round++) {
     for (const [index, server] of servers(workload.cache).entries()) {
-      const socket = join(folder, `${round}-${index}.sock`);
+      // nbdkit leaves its socket behind.
+      const socket = join(folder, `${starts++}.sock`);
       const image = join(folder, `${index}.img`);
       readFileSync(image); // hosts with little memory drop cold files from the page cache
       const child = await serve(server.start(image, socket), socket);
@@ -179,14 +202,6 @@ function report(/** @type {string} */ name, /** @type {Map<string, number[]>} */
   }
 }
 
-const { values: options } = parseArgs({
-  options: {
-    rounds: { type: 'string', default: '5' },
-    seconds: { type: 'string', default: '2' },
-    only: { type: 'string', default: '' },
-    json: { type: 'string' },
-  },
-});
 const folder = mkdtempSync(join(tmpdir(), 'sluice-bench-'));
 try {
   const image = Buffer.alloc(IMAGE_MIB << 20, 'sluice');

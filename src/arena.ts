@@ -1,12 +1,19 @@
 /**
- * The data arena: page-aligned transfer buffers in the engine's memory, handed out by a buddy
- * allocator. Its size is fixed when the disk is opened; who finds it full waits in line, so memory
+ * The data arena: page-aligned transfer buffers in the engine's memory, handed out by buddy
+ * allocators. Its size is fixed when the disk is opened; who finds it full waits in line, so memory
  * is bounded whatever clients ask for.
+ *
+ * One half is for small buffers and one for large ones, each with a line of its own: somebody who
+ * sits on large buffers keeps nobody's 4 KiB read waiting, and small ones do not splinter the
+ * space of the large.
  */
 
 /** Smallest buffer, and the alignment of all: a page, so that O_DIRECT needs no copy. */
 export const PAGE_SIZE = 4096;
 
+/** Longest small buffer. */
+const SMALL_BUFFER_BYTES = 32_768;
+const SMALLEST_ARENA_BYTES = 65_536;
 const PAGE_BITS = 12;
 /** Freed blocks of one order that are kept as they are: the usual sizes need no splitting. */
 const KEPT_BLOCKS = 256;
@@ -22,7 +29,8 @@ function orderOf(lengthBytes: number): number {
   return lengthBytes <= PAGE_SIZE ? 0 : 32 - Math.clz32((lengthBytes - 1) >>> PAGE_BITS);
 }
 
-export class Arena {
+/** One buddy allocator with its line of waiters. */
+class Pool {
   readonly #base: number;
   readonly #largestOrder: number;
   /** Free blocks by order, as page numbers, joined with their buddies. */
@@ -33,22 +41,9 @@ export class Arena {
   readonly #waiters: Waiter[] = [];
   readonly #pages: number;
 
-  /**
-   * @param base address of the first byte, page-aligned
-   * @param lengthBytes size of the arena, a power of two of at least a page
-   */
   constructor(base: number, lengthBytes: number) {
-    if (
-      base % PAGE_SIZE !== 0 ||
-      lengthBytes < PAGE_SIZE ||
-      (lengthBytes & (lengthBytes - 1)) !== 0
-    ) {
-      throw new RangeError(
-        `an arena needs a page-aligned power of two, not ${lengthBytes} bytes at ${base}`,
-      );
-    }
     this.#base = base;
-    this.#pages = lengthBytes >>> PAGE_BITS;
+    this.#pages = lengthBytes / PAGE_SIZE;
     this.#largestOrder = orderOf(lengthBytes);
     this.#keptCounts = new Uint32Array(this.#largestOrder + 1);
     for (let order = 0; order <= this.#largestOrder; order++) {
@@ -60,7 +55,7 @@ export class Arena {
 
   /** Largest buffer that can be asked for, in bytes. */
   get largestBytes(): number {
-    return this.#pages << PAGE_BITS;
+    return this.#pages * PAGE_SIZE;
   }
 
   /** True when somebody waits: a newcomer must wait too, or the large starve. */
@@ -80,15 +75,6 @@ export class Arena {
     }
     this.#waiters.push({ lengthBytes, grant });
     this.#serve();
-  }
-
-  /** Takes a waiting `grant` out of the line; true when it was in it. */
-  cancel(grant: (address: number) => void): boolean {
-    const index = this.#waiters.findIndex((waiter) => waiter.grant === grant);
-    if (index < 0) return false;
-    this.#waiters.splice(index, 1);
-    this.#serve();
-    return true;
   }
 
   /** Gives back a buffer with the length it was asked for. */
@@ -160,4 +146,62 @@ export class Arena {
       first.grant(address);
     }
   }
+}
+
+export class Arena {
+  readonly #small: Pool;
+  readonly #large: Pool;
+
+  /**
+   * @param base address of the first byte, page-aligned
+   * @param lengthBytes size of the arena, a power of two from 64 KiB to 1 GiB
+   */
+  constructor(base: number, lengthBytes: number) {
+    const isPowerOfTwo = Number.isInteger(Math.log2(lengthBytes));
+    if (base % PAGE_SIZE !== 0 || !isPowerOfTwo || lengthBytes < SMALLEST_ARENA_BYTES) {
+      const found = `${lengthBytes} bytes at ${base}`;
+      throw new RangeError(`an arena needs a page-aligned power of two, not ${found}`);
+    }
+    this.#small = new Pool(base, lengthBytes / 2);
+    this.#large = new Pool(base + lengthBytes / 2, lengthBytes / 2);
+  }
+
+  /** Largest buffer that can be asked for, and all that large buffers can be together, in bytes. */
+  get largestBytes(): number {
+    return this.#large.largestBytes;
+  }
+
+  /** What small buffers can be together, in bytes. */
+  get smallBytes(): number {
+    return this.#small.largestBytes;
+  }
+
+  /** True when somebody waits. */
+  get contended(): boolean {
+    return this.#small.contended || this.#large.contended;
+  }
+
+  /** The address of a buffer of at least `lengthBytes`, or 0 when none is free or others wait. */
+  allocate(lengthBytes: number): number {
+    return this.#poolOf(lengthBytes).allocate(lengthBytes);
+  }
+
+  /** Calls `grant` with an address as soon as there is one, in the order of the calls. */
+  whenFree(lengthBytes: number, grant: (address: number) => void): void {
+    this.#poolOf(lengthBytes).whenFree(lengthBytes, grant);
+  }
+
+  /** Gives back a buffer with the length it was asked for. */
+  release(address: number, lengthBytes: number): void {
+    this.#poolOf(lengthBytes).release(address, lengthBytes);
+  }
+
+  #poolOf(lengthBytes: number): Pool {
+    return isSmall(lengthBytes) ? this.#small : this.#large;
+  }
+}
+
+/** True for buffers of the half that large ones cannot take. */
+export function isSmall(lengthBytes: number): boolean {
+  return lengthBytes <= SMALL_BUFFER_BYTES;
 }

@@ -5,6 +5,7 @@ import { Arena, PAGE_SIZE } from '../src/arena.ts';
 
 const BASE = 589_824;
 const ARENA_BYTES = 1 << 20;
+const HALF_BYTES = ARENA_BYTES / 2;
 
 /** A seeded generator (xorshift32). */
 function generator(seed: number): (bound: number) => number {
@@ -47,46 +48,58 @@ describe('the arena', () => {
       }
     }
     for (const { address, length } of taken) arena.release(address, length);
-    expect(arena.allocate(ARENA_BYTES)).toBe(BASE);
+    expect(arena.allocate(HALF_BYTES)).toBe(BASE + HALF_BYTES);
   });
 
-  it('is whole again after many small buffers were freed', () => {
+  it('is whole again after many buffers were freed, small or large', () => {
     const arena = new Arena(BASE, ARENA_BYTES);
-    const pages = Array.from({ length: 256 }, () => arena.allocate(1));
-    expect(arena.allocate(1)).toBe(0);
-    for (const page of pages) arena.release(page, 1);
-    expect(arena.allocate(ARENA_BYTES)).toBe(BASE);
+    for (const length of [4096, 65_536]) {
+      const count = HALF_BYTES / length;
+      const buffers = Array.from({ length: count }, () => arena.allocate(length));
+      expect(buffers).not.toContain(0);
+      expect(arena.allocate(length)).toBe(0);
+      for (const buffer of buffers) arena.release(buffer, length);
+      expect(arena.allocate(length)).not.toBe(0);
+    }
+    const fresh = new Arena(BASE, ARENA_BYTES);
+    const parts = Array.from({ length: 8 }, () => fresh.allocate(65_536));
+    for (const part of parts) fresh.release(part, 65_536);
+    expect(fresh.allocate(HALF_BYTES)).toBe(BASE + HALF_BYTES);
   });
 
-  it('serves those who wait in line, the large before the small that came later', () => {
+  it('has room for small buffers when large ones fill it, and the reverse', () => {
     const arena = new Arena(BASE, ARENA_BYTES);
-    const first = arena.allocate(4096);
+    expect(arena.allocate(HALF_BYTES)).not.toBe(0);
+    expect(arena.allocate(65_536)).toBe(0);
+    expect(arena.allocate(32_768)).not.toBe(0);
+    const other = new Arena(BASE, ARENA_BYTES);
+    while (other.allocate(4096) !== 0);
+    expect(other.allocate(HALF_BYTES)).not.toBe(0);
+  });
+
+  it('serves those who wait in line, the larger before those that came later', () => {
+    const arena = new Arena(BASE, ARENA_BYTES);
+    const first = arena.allocate(65_536);
     const served: string[] = [];
-    arena.whenFree(ARENA_BYTES, (address) => {
-      served.push('large');
-      arena.release(address, ARENA_BYTES);
+    arena.whenFree(HALF_BYTES, (address) => {
+      served.push('whole half');
+      arena.release(address, HALF_BYTES);
     });
-    arena.whenFree(4096, () => served.push('small'));
-    expect(arena.allocate(4096)).toBe(0);
+    arena.whenFree(65_536, () => served.push('part'));
+    expect(arena.contended).toBe(true);
+    expect(arena.allocate(65_536)).toBe(0);
     expect(served).toEqual([]);
-    arena.release(first, 4096);
-    expect(served).toEqual(['large', 'small']);
+    arena.release(first, 65_536);
+    expect(served).toEqual(['whole half', 'part']);
+    expect(arena.contended).toBe(false);
   });
 
-  it('forgets who cancels, and goes on with the next', () => {
-    const arena = new Arena(BASE, ARENA_BYTES);
-    arena.allocate(4096);
-    const grant = (): void => expect.unreachable();
-    const served: number[] = [];
-    arena.whenFree(ARENA_BYTES, grant);
-    arena.whenFree(4096, (address) => served.push(address));
-    expect(arena.cancel(grant)).toBe(true);
-    expect(arena.cancel(grant)).toBe(false);
-    expect(served).toHaveLength(1);
+  it('counts right at its largest size', () => {
+    expect(new Arena(BASE, 2 ** 30).largestBytes).toBe(2 ** 29);
   });
 
   it('refuses to let anybody wait for more than it has', () => {
     const arena = new Arena(BASE, ARENA_BYTES);
-    expect(() => arena.whenFree(ARENA_BYTES + 1, () => undefined)).toThrow(RangeError);
+    expect(() => arena.whenFree(HALF_BYTES + 1, () => undefined)).toThrow(RangeError);
   });
 });

@@ -1,6 +1,6 @@
 /**
  * The system calls that node:fs lacks, by koffi: RWF_NOWAIT, fallocate, SEEK_DATA / SEEK_HOLE,
- * open file description locks, statx.
+ * open file description locks, statx, recv.
  *
  * koffi is an optional dependency. Everything here is null together: without koffi, on another
  * system than 64-bit little-endian Linux, or on a libc that lacks one of the calls, loadNative()
@@ -36,6 +36,7 @@ export interface Native {
   ioctl(fd: number, request: number, address: number): number;
   /** The command's third argument is the address of a struct flock. */
   fcntl(fd: number, command: number, address: number): number;
+  recv(fd: number, address: number, length: number, flags: number): number;
   /** statx(2) of an open descriptor into 256 bytes at `address`. */
   statxDescriptor(fd: number, mask: number, address: number): number;
   /** lseek on the libuv pool. */
@@ -104,6 +105,7 @@ function bindCalls(koffi: Koffi, libc: koffi.LibraryHandle): Native {
     lseek,
     ioctl: libc.func('ioctl', 'int', ['int', 'ulong', 'uintptr_t']),
     fcntl: libc.func('fcntl', 'int', ['int', 'int', 'uintptr_t']),
+    recv: libc.func('recv', 'int64_t', ['int', 'uintptr_t', 'size_t', 'int']),
     statxDescriptor: (fd, mask, address) => statx(fd, '', AT_EMPTY_PATH, mask, address),
     lseekPooled: (fd, offset, whence, answer) =>
       pooled.submit({ call: lseek.async, args: [fd, offset, whence], answer }),

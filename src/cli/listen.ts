@@ -1,5 +1,6 @@
 /** Listening where the command line says, and what is said when that does not work. */
-import { resolve } from 'node:path';
+import { lstat, stat } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
 import { type Disk, type NbdServer, type NbdServerOptions, serveNbd } from '../node.ts';
 import { Refusal } from './refusal.ts';
 import type { ServeOptions } from './serve-command.ts';
@@ -11,6 +12,8 @@ const ELSEWHERE = 'choose another place with -p or -k';
 const ADVICE: Readonly<Record<string, string>> = {
   EADDRINUSE: `stop the other server, or ${ELSEWHERE}`,
   EACCES: ELSEWHERE,
+  EEXIST: ELSEWHERE,
+  ENOENT: `create it, or ${ELSEWHERE}`,
   ENAMETOOLONG: `a socket's path has at most ${LONGEST_PATH_BYTES} bytes; use a relative one`,
 };
 
@@ -22,8 +25,40 @@ export async function listen(disk: Disk, options: ServeOptions): Promise<NbdServ
     const { code } = cause as NodeJS.ErrnoException;
     // What the library refuses itself, it explains itself.
     if (code === undefined || code.startsWith('ERR_')) throw cause;
-    throw new Refusal(`listen on ${placeOf(options)}`, cause, ADVICE[code]);
+    const { socket } = options;
+    const found = socket === undefined ? undefined : await pathError(code, socket);
+    const error = found ?? (cause as NodeJS.ErrnoException);
+    throw new Refusal(`listen on ${placeOf(options)}`, error, ADVICE[found?.code ?? code]);
   }
+}
+
+/**
+ * The error for the path of a socket where the system's does not tell: libuv makes EACCES of a
+ * folder that is not there, and bind(2) says EADDRINUSE whatever kind of file it meets.
+ */
+async function pathError(code: string, path: string): Promise<NodeJS.ErrnoException | undefined> {
+  if (code === 'EACCES' && (await isMissing(dirname(path)))) {
+    return Object.assign(new Error('no such folder'), { code: 'ENOENT' });
+  }
+  if (code === 'EADDRINUSE' && (await isNoSocket(path))) {
+    const reason = 'a file that is not a socket is in the way';
+    return Object.assign(new Error(reason), { code: 'EEXIST' });
+  }
+  return undefined;
+}
+
+function isMissing(path: string): Promise<boolean> {
+  return stat(path).then(
+    () => false,
+    ({ code }: NodeJS.ErrnoException) => code === 'ENOENT',
+  );
+}
+
+function isNoSocket(path: string): Promise<boolean> {
+  return lstat(path).then(
+    (found) => !found.isSocket(),
+    () => false,
+  );
 }
 
 function placeOf({ socket, port, bind }: ServeOptions): string {
@@ -36,6 +71,7 @@ function exportOptions(options: ServeOptions): NbdServerOptions {
     description: options.description,
     readOnly: options.readOnly === true,
     maxClients: options.shared,
+    busyPollMicros: options.busyPoll,
   };
 }
 

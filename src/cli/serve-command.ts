@@ -30,6 +30,9 @@ Examples:
   nbdinfo 'nbd+unix:///?socket=disk.sock'
   nbdcopy 'nbd+unix:///?socket=disk.sock' copy.img`;
 
+/** Longer than a client on the same machine takes from a reply to its next request. */
+const DEFAULT_BUSY_POLL_MICROS = 50;
+
 /** What the command line says, parsed. */
 export interface ServeOptions {
   readonly format?: string;
@@ -44,6 +47,8 @@ export interface ServeOptions {
   readonly description?: string;
   /** 0: no limit. */
   readonly shared: number;
+  /** 0: off. */
+  readonly busyPoll: number;
   readonly persistent?: true;
   readonly pidFile?: string;
 }
@@ -57,10 +62,14 @@ export function addServe(program: Command, terminal: Terminal): void {
     .usage('[OPTIONS] IMAGE')
     .argument('<image>', 'a regular file or a block device')
     .helpOption('-h, --help', 'print this help')
-    .allowExcessArguments(false)
+    .allowExcessArguments()
     .showHelpAfterError("Try 'sluice serve --help'.")
     .addHelpText('after', NOTES)
-    .action((image: string, options: ServeOptions) => serve(image, options, terminal));
+    .action((image: string, options: ServeOptions) => {
+      const [, second] = command.args;
+      if (second === undefined) return serve(image, options, terminal);
+      return command.error(`too many arguments: one image is served, and '${second}' is another`);
+    });
   for (const option of [...imageOptions(), ...networkOptions()]) command.addOption(option);
 }
 
@@ -98,6 +107,9 @@ function networkOptions(): Option[] {
     new Option('-e, --shared <n>', 'clients at once, more wait 10 s; 0: no limit')
       .argParser((text) => wholeNumber(text, Number.MAX_SAFE_INTEGER))
       .default(DEFAULT_CLIENTS, `${DEFAULT_CLIENTS}; qemu-nbd: 1`),
+    new Option('--busy-poll <us>', 'wait awake for the next request of a single client; 0: off')
+      .argParser((text) => wholeNumber(text, 1000))
+      .default(DEFAULT_BUSY_POLL_MICROS),
     new Option('-t, --persistent', 'go on when the last client has gone'),
     new Option('--pid-file <path>', 'write the process id to a file when ready').argParser(
       notEmpty,

@@ -2,6 +2,7 @@
  * Requests from their header to their sent reply: who holds which slot and which buffer, and how
  * each command is answered. NBD proto, "Simple replies", "Structured reply types".
  */
+import { isSmall } from '../arena.ts';
 import type { Device } from '../device.ts';
 import { packExtents, WIRE_EXTENT_SIZE } from './extents.ts';
 import { CMD_FLAG_REQ_ONE, CMD_READ, NBD_EIO } from './protocol.ts';
@@ -16,7 +17,9 @@ export class Answers {
   readonly #view: DataView;
   readonly #structured: boolean;
   #open = 0;
-  #heldBytes = 0;
+  #burst = 0;
+  #heldSmallBytes = 0;
+  #heldLargeBytes = 0;
 
   /**
    * @param structured structured replies were negotiated
@@ -35,15 +38,31 @@ export class Answers {
     return this.#open;
   }
 
+  /** Requests that came since there was none open. */
+  get burst(): number {
+    return this.#burst;
+  }
+
   /** Bytes of the arena that they hold, whether read into, sent from or written to. */
   get heldBytes(): number {
-    return this.#heldBytes;
+    return this.#heldSmallBytes + this.#heldLargeBytes;
+  }
+
+  /** The part of them in small buffers. */
+  get heldSmallBytes(): number {
+    return this.#heldSmallBytes;
+  }
+
+  /** The part of them in large buffers. */
+  get heldLargeBytes(): number {
+    return this.#heldLargeBytes;
   }
 
   /** A slot for a new request, without a buffer; the caller saw that `open` leaves one. */
   begin(): number {
     const slot = this.table.take();
     this.table.address[slot] = 0;
+    this.#burst = this.#open === 0 ? 1 : this.#burst + 1;
     this.#open++;
     return slot;
   }
@@ -52,7 +71,7 @@ export class Answers {
   hold(slot: number, address: number, bufferBytes: number): void {
     this.table.address[slot] = address;
     this.table.bufferBytes[slot] = bufferBytes;
-    this.#heldBytes += bufferBytes;
+    this.#holds(bufferBytes, 1);
   }
 
   /** Gives back the buffer of a request, if it has one. */
@@ -61,7 +80,7 @@ export class Answers {
     if (address === 0) return;
     const bufferBytes = this.table.bufferBytes[slot] ?? 0;
     this.table.address[slot] = 0;
-    this.#heldBytes -= bufferBytes;
+    this.#holds(bufferBytes, -1);
     this.#device.arena.release(address, bufferBytes);
   }
 
@@ -112,12 +131,18 @@ export class Answers {
     const bufferBytes = this.table.bufferBytes[slot] ?? 0;
     const address = this.table.address[slot] ?? 0;
     const copied = this.sender.replies.data(address, lengthBytes, bufferBytes);
-    if (copied) this.#heldBytes -= bufferBytes;
+    if (copied) this.#holds(bufferBytes, -1);
     this.table.give(slot);
   }
 
-  readonly #settled = (replies: number, heldBytes: number): void => {
+  #holds(bufferBytes: number, sign: 1 | -1): void {
+    if (isSmall(bufferBytes)) this.#heldSmallBytes += sign * bufferBytes;
+    else this.#heldLargeBytes += sign * bufferBytes;
+  }
+
+  readonly #settled = (replies: number, smallBytes: number, largeBytes: number): void => {
     this.#open -= replies;
-    this.#heldBytes -= heldBytes;
+    this.#heldSmallBytes -= smallBytes;
+    this.#heldLargeBytes -= largeBytes;
   };
 }

@@ -24,6 +24,7 @@
 import type { Device } from '../device.ts';
 import { Answers } from './answers.ts';
 import { ArenaShare } from './arena-share.ts';
+import { MAX_POLLED_BURST } from './busy-poll.ts';
 import { Dispatch } from './dispatch.ts';
 import { GATHER_BYTES, MAX_DRAINED_BYTES, MAX_REQUESTS } from './limits.ts';
 import { bufferBytesOf } from './operations.ts';
@@ -104,6 +105,13 @@ export class Connection implements SocketOwner, Attended {
     this.#staging.preset(parts.early);
   }
 
+  /** Every request of a small burst is answered, its reply with the kernel, and more is welcome. */
+  get idle(): boolean {
+    const { open, burst } = this.#answers;
+    if (open > 0 || burst > MAX_POLLED_BURST) return false;
+    return this.#state === STATE_HEADER && this.#wantsBytes();
+  }
+
   /** In the line for a buffer of the arena. */
   get waiting(): boolean {
     return this.#share.waiting;
@@ -113,6 +121,11 @@ export class Connection implements SocketOwner, Attended {
   get stalling(): boolean {
     const { heldBytes, sender } = this.#answers;
     return this.#state === STATE_PAYLOAD || (sender.blocked && heldBytes > 0);
+  }
+
+  /** Bytes of the arena that it holds. */
+  get heldBytes(): number {
+    return this.#answers.heldBytes;
   }
 
   /** Bytes that moved in either direction so far. */
@@ -279,7 +292,8 @@ export class Connection implements SocketOwner, Attended {
     const slot = this.#slot;
     const { table } = this.#answers;
     const bytes = bufferBytesOf(table.type[slot] ?? 0, table.length[slot] ?? 0);
-    const address = this.#share.take(bytes, this.#answers.heldBytes);
+    const { heldSmallBytes, heldLargeBytes } = this.#answers;
+    const address = this.#share.take(bytes, heldSmallBytes, heldLargeBytes);
     if (address === 0) return false;
     this.#answers.hold(slot, address, bytes);
     this.#payloadAt = address;

@@ -27,8 +27,10 @@ export const MAX_REQUESTS = 256;
 export const MAX_PAYLOAD_BYTES = MAX_TRANSFER_BYTES;
 /** A WRITE of more than the largest payload is read away up to this, and drops the client above. */
 export const MAX_DRAINED_BYTES = 2 * MAX_PAYLOAD_BYTES;
-/** One connection holds at most this part of the arena, or one request. */
-export const ARENA_SHARE = 4;
+/** One connection holds at most this part of the arena's space for large buffers, or one. */
+export const LARGE_SHARE = 4;
+/** The same for small ones: so many clients that take no replies leave room for others. */
+export const SMALL_SHARE = 100;
 /** CACHE reads in pieces of this size. */
 export const CACHE_PIECE_BYTES = 262_144;
 
@@ -43,9 +45,12 @@ export const GATHER_BYTES = 32_768;
 
 /** How often clients that hold memory are looked at while others wait for it. */
 export const STALL_CHECK_MS = 1000;
-/** A client that holds memory others wait for has this long to move STALL_BYTES. */
+/**
+ * A client that holds memory while others wait has this long to move STALL_BYTES or this part of
+ * what it holds, whichever is more: about 64 KiB a second, and 20 s for the largest WRITE.
+ */
 export const STALL_MS = 5000;
-/** See STALL_MS: about 64 KiB a second. */
 export const STALL_BYTES = 327_680;
+export const STALL_PART = 4;
 /** How long `close()` waits for clients to take their replies. */
 export const CLOSE_TIMEOUT_MS = 5000;

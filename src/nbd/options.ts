@@ -21,6 +21,13 @@ export interface NbdServerOptions {
   readonly maxClients?: number | undefined;
   /** Time for negotiation, and for waiting for a turn; default 10000. */
   readonly handshakeTimeoutMs?: number | undefined;
+  /**
+   * Microseconds for which the thread looks for the next request of the only client, instead of
+   * sleeping, when it has answered the last one; at most 1000. Shortens the round trip of clients
+   * that send one request at a time, and takes the time from everything else on this thread. Needs
+   * koffi and a second CPU. Default 0: never.
+   */
+  readonly busyPollMicros?: number | undefined;
   /** Aborting closes the server as `close` does. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -38,12 +45,16 @@ export interface ServerSettings {
   readonly readOnly: boolean;
   readonly maxClients: number;
   readonly handshakeTimeoutMs: number;
+  readonly busyPollMicros: number;
 }
 
 /** What fits into sockaddr_un with its final NUL (unix(7)). */
 const MAX_SOCKET_PATH_BYTES = 107;
 /** The largest delay that a timer takes. */
 const MAX_TIMEOUT_MS = 2 ** 31 - 1;
+
+/** Longer polls win nothing over sleeping. */
+const MAX_BUSY_POLL_MICROS = 1000;
 
 /** Fills in defaults. Throws ERR_SLUICE_INVALID_ARGUMENT for what makes no sense. */
 export function checkOptions(options: NbdServerOptions): ServerSettings {
@@ -58,6 +69,12 @@ export function checkOptions(options: NbdServerOptions): ServerSettings {
       options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS,
       1,
       MAX_TIMEOUT_MS,
+    ),
+    busyPollMicros: checkNumber(
+      'busyPollMicros',
+      options.busyPollMicros ?? 0,
+      0,
+      MAX_BUSY_POLL_MICROS,
     ),
   };
 }

@@ -12,6 +12,7 @@
  */
 import type { Socket } from 'node:net';
 import type { Device } from '../device.ts';
+import { busyPoll } from './busy-poll.ts';
 import { Connection } from './connection.ts';
 import {
   type ExportInfo,
@@ -30,6 +31,9 @@ export interface PeerHost {
   readonly turn: Turn;
   readonly info: ExportInfo;
   readonly handshakeTimeoutMs: number;
+  readonly busyPollMicros: number;
+  /** Clients in transmission. */
+  readonly clients: number;
   /** Takes a client slot; false: `admitted` will be called when one is free. */
   admit(peer: Peer): boolean;
   /** Transmission begins. */
@@ -62,13 +66,18 @@ export class Peer implements SocketOwner {
     this.#host = host;
     this.#handshake = new Handshake(host.info);
     this.#timer = setTimeout(() => this.destroy(), host.handshakeTimeoutMs);
-    this.#socket = new ByteSocket(accepted, this);
+    this.#socket = new ByteSocket(accepted, this, busyPoll(host.busyPollMicros));
     this.#send(this.#handshake.takeReplies());
   }
 
   /** The connection in transmission. */
   get connection(): Connection | undefined {
     return this.#connection;
+  }
+
+  /** Polling for one client would keep another one waiting. */
+  get idle(): boolean {
+    return this.#connection?.idle === true && this.#host.clients === 1;
   }
 
   /** A client slot is free: goes on where it was parked. */

@@ -9,7 +9,7 @@
  *     before.
  * P2  There is always room for the headers of all requests of the connection.
  */
-import type { Arena } from '../arena.ts';
+import { type Arena, isSmall } from '../arena.ts';
 import { GATHER_BYTES, MAX_REQUESTS, REPLY_BUFFER_BYTES } from './limits.ts';
 import {
   CHUNK_SIZE,
@@ -44,7 +44,8 @@ export class Replies {
   /** What the arena was asked for, to release it. */
   readonly #gatherBuffer = new Uint32Array(MAX_REQUESTS);
   #count = 0;
-  #heldBytes = 0;
+  #heldSmallBytes = 0;
+  #heldLargeBytes = 0;
 
   constructor(memory: Uint8Array, arena: Arena) {
     this.#memory = memory;
@@ -56,9 +57,14 @@ export class Replies {
     return this.#count;
   }
 
-  /** Bytes of the arena that are held until `clear`. */
-  get heldBytes(): number {
-    return this.#heldBytes;
+  /** Bytes of small buffers that are held until `clear`. */
+  get heldSmallBytes(): number {
+    return this.#heldSmallBytes;
+  }
+
+  /** Bytes of large buffers that are held until `clear`. */
+  get heldLargeBytes(): number {
+    return this.#heldLargeBytes;
   }
 
   /** Bytes to send. */
@@ -123,7 +129,8 @@ export class Replies {
     this.#gatherLength[index] = lengthBytes;
     this.#gatherBuffer[index] = bufferBytes;
     this.#gatheredBytes += lengthBytes;
-    this.#heldBytes += bufferBytes;
+    if (isSmall(bufferBytes)) this.#heldSmallBytes += bufferBytes;
+    else this.#heldLargeBytes += bufferBytes;
     return false;
   }
 
@@ -164,7 +171,8 @@ export class Replies {
     this.#gathers = 0;
     this.#gatheredBytes = 0;
     this.#count = 0;
-    this.#heldBytes = 0;
+    this.#heldSmallBytes = 0;
+    this.#heldLargeBytes = 0;
   }
 
   /** The header of the only chunk of a reply; returns where its payload starts. */

@@ -16,8 +16,8 @@ import type { ByteSocket } from './socket.ts';
 
 /** Who is told about replies that are done. */
 export interface ReplyOwner {
-  /** `replies` were sent or given up, and `heldBytes` of the arena released. */
-  settled(replies: number, heldBytes: number): void;
+  /** `replies` were sent or given up, and these bytes of the arena's buffers released. */
+  settled(replies: number, smallBytes: number, largeBytes: number): void;
   /** The socket takes replies again. */
   writable(): void;
 }
@@ -100,8 +100,8 @@ export class Sender {
   }
 
   #settle(replies: Replies): void {
-    const { count, heldBytes } = replies;
+    const { count, heldSmallBytes, heldLargeBytes } = replies;
     replies.clear();
-    this.#owner.settled(count, heldBytes);
+    this.#owner.settled(count, heldSmallBytes, heldLargeBytes);
   }
 }

@@ -71,7 +71,7 @@ export interface NbdServer extends AsyncDisposable {
 /** TCP: a peer that is gone is noticed. */
 const KEEP_ALIVE_DELAY_MS = 60_000;
 /** Enough for the largest request that clients of old make without asking. */
-const SMALLEST_ARENA_BYTES = 1_048_576;
+const SMALLEST_LARGE_BYTES = 1_048_576;
 /** NBD proto, "Size constraints": what clients assume when nobody says. */
 const PREFERRED_BLOCK_BYTES = 4096;
 
@@ -83,11 +83,11 @@ const PREFERRED_BLOCK_BYTES = 4096;
 export async function serveNbd(device: Device, options: NbdServerOptions = {}): Promise<NbdServer> {
   const settings = checkOptions(options);
   const { signal } = options;
-  if (device.arena.largestBytes < SMALLEST_ARENA_BYTES) {
+  if (device.arena.largestBytes < SMALLEST_LARGE_BYTES) {
     throw new SluiceError(
       'ERR_SLUICE_INVALID_ARGUMENT',
-      `serving needs transfer buffers of ${SMALLEST_ARENA_BYTES} bytes or more in all, ` +
-        `not ${device.arena.largestBytes}`,
+      `serving needs bufferBytes of ${2 * SMALLEST_LARGE_BYTES} or more, ` +
+        `not ${2 * device.arena.largestBytes}`,
     );
   }
   signal?.throwIfAborted();
@@ -105,6 +105,7 @@ class DeviceServer extends EventEmitter<NbdServerEvents> implements NbdServer, P
   readonly turn: Turn;
   readonly info: ExportInfo;
   readonly handshakeTimeoutMs: number;
+  readonly busyPollMicros: number;
   readonly closed: Promise<void>;
   readonly #settings: ServerSettings;
   readonly #listener: Server;
@@ -137,6 +138,7 @@ class DeviceServer extends EventEmitter<NbdServerEvents> implements NbdServer, P
       maxPayloadBytes: Math.min(MAX_PAYLOAD_BYTES, device.arena.largestBytes),
     };
     this.handshakeTimeoutMs = settings.handshakeTimeoutMs;
+    this.busyPollMicros = settings.busyPollMicros;
     this.closed = new Promise((resolve) => (this.#resolveClosed = resolve));
     this.#settings = settings;
     this.#watch = new StallWatch(device.arena);

@@ -10,6 +10,7 @@
 import { writeSync, writevSync } from 'node:fs';
 import { Socket } from 'node:net';
 import type { SocketConstructorOpts } from 'node:net';
+import { type BusyPoll, MAX_POLL_MS, MAX_POLL_ROUNDS } from './busy-poll.ts';
 
 /** Who owns a socket. Nothing is called after `closed`. */
 export interface SocketOwner {
@@ -20,6 +21,8 @@ export interface SocketOwner {
    * @returns false to stop reading until `resume`
    */
   received(lengthBytes: number): boolean;
+  /** Everything is answered, and nobody else waits for this thread: it may poll for more. */
+  readonly idle: boolean;
   /** The peer will send nothing more. */
   ended(): void;
   /** The socket is gone; `written` callbacks that are still due will not come. */
@@ -55,12 +58,15 @@ export class ByteSocket {
   readonly #socket: Socket;
   /** The handle whose descriptor is written to; undefined: only socket.write() works. */
   readonly #handle: StreamHandle | undefined;
+  /** undefined: libuv alone reads. */
+  readonly #poll: BusyPoll | undefined;
   /** Bytes that came while nobody wanted them; the fallback only. */
   #unread: Uint8Array | undefined;
 
   /** Takes over a socket that was accepted with `pauseOnConnect`. */
-  constructor(accepted: Socket, owner: SocketOwner) {
+  constructor(accepted: Socket, owner: SocketOwner, poll?: BusyPoll) {
     this.#owner = owner;
+    this.#poll = poll;
     const handle = handleOf(accepted);
     this.#handle = handle !== undefined && handle.fd >= 0 ? handle : undefined;
     this.#socket = handle === undefined ? accepted : this.#rewrap(accepted, handle);
@@ -146,10 +152,30 @@ export class ByteSocket {
       allowHalfOpen: true,
       onread: {
         buffer: () => this.#owner.target(),
-        callback: (lengthBytes) => this.#owner.received(lengthBytes),
+        callback: (lengthBytes) => this.#received(handle, lengthBytes),
       },
     };
     return new Socket(options);
+  }
+
+  /**
+   * Hands over what libuv read, and what comes while polling. Node asks for a new target after
+   * this, so libuv never reads into one that the poll has used.
+   */
+  #received(handle: StreamHandle, lengthBytes: number): boolean {
+    const owner = this.#owner;
+    const poll = this.#poll;
+    let wanted = owner.received(lengthBytes);
+    if (poll === undefined || !wanted) return wanted;
+    const deadlineMs = performance.now() + MAX_POLL_MS;
+    for (let round = 0; round < MAX_POLL_ROUNDS && wanted && owner.idle; round++) {
+      // A destroyed socket's number may be another file's by now.
+      if (this.#socket.destroyed || performance.now() >= deadlineMs) break;
+      const polled = poll.wait(handle.fd, owner.target());
+      if (polled === 0) break;
+      wanted = owner.received(polled);
+    }
+    return wanted;
   }
 
   #listenForData(): void {

@@ -3,7 +3,7 @@
  * WRITE nor read their replies. While nobody waits, a slow client harms nobody and is left alone.
  */
 import type { Arena } from '../arena.ts';
-import { STALL_BYTES, STALL_CHECK_MS, STALL_MS } from './limits.ts';
+import { STALL_BYTES, STALL_CHECK_MS, STALL_MS, STALL_PART } from './limits.ts';
 
 /** What is watched of a connection. */
 export interface Watched {
@@ -13,6 +13,8 @@ export interface Watched {
   readonly stalling: boolean;
   /** Bytes that moved in either direction so far. */
   readonly movedBytes: number;
+  /** Bytes of the arena that it holds. */
+  readonly heldBytes: number;
 }
 
 /** How long a connection has been watched, and where it was then. */
@@ -50,7 +52,8 @@ export class StallWatch<T extends Watched> {
   #advance(connection: T): Mark {
     const mark = this.#marks.get(connection);
     const moved = mark === undefined ? 0 : connection.movedBytes - mark.movedBytes;
-    if (mark === undefined || moved >= STALL_BYTES) {
+    const enough = Math.max(STALL_BYTES, connection.heldBytes / STALL_PART);
+    if (mark === undefined || moved >= enough) {
       return { checks: 0, movedBytes: connection.movedBytes };
     }
     mark.checks += 1;

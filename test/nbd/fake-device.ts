@@ -46,6 +46,7 @@ export interface FakeDeviceOptions {
   readonly sizeBytes?: number;
   readonly readOnly?: boolean;
   readonly blockSizeBytes?: number;
+  /** Room for large buffers; there is as much for small ones. */
   readonly arenaBytes?: number;
   readonly mode?: CompletionMode;
   /** Requests held at once. */
@@ -53,6 +54,9 @@ export interface FakeDeviceOptions {
   /** Without storage reads are zeroes and writes are forgotten. */
   readonly storage?: boolean;
 }
+
+/** The longest small buffer. */
+const SMALL_BYTES = 32_768;
 
 export class FakeDevice implements Device {
   readonly bytes: Uint8Array;
@@ -70,7 +74,6 @@ export class FakeDevice implements Device {
   /** The largest number of requests that were held at once. */
   peak = 0;
   readonly #slots: number;
-  readonly #arenaBytes: number;
   #pending: Pending[] = [];
   readonly #ready: Pending[] = [];
   #waiters: (() => void)[] = [];
@@ -78,9 +81,9 @@ export class FakeDevice implements Device {
   #scheduled = false;
 
   constructor(options: FakeDeviceOptions = {}) {
-    this.#arenaBytes = options.arenaBytes ?? 64 * 2 ** 20;
-    this.bytes = new Uint8Array(PAGE_SIZE + this.#arenaBytes);
-    this.arena = new Arena(PAGE_SIZE, this.#arenaBytes);
+    const largeBytes = options.arenaBytes ?? 64 * 2 ** 20;
+    this.bytes = new Uint8Array(PAGE_SIZE + 2 * largeBytes);
+    this.arena = new Arena(PAGE_SIZE, 2 * largeBytes);
     this.sizeBytes = options.sizeBytes ?? 2 ** 20;
     this.readOnly = options.readOnly ?? false;
     this.blockSizeBytes = options.blockSizeBytes ?? 1;
@@ -96,9 +99,17 @@ export class FakeDevice implements Device {
 
   /** True when every buffer of the arena was given back. */
   get arenaIsWhole(): boolean {
-    const address = this.arena.allocate(this.#arenaBytes);
-    if (address !== 0) this.arena.release(address, this.#arenaBytes);
-    return address !== 0;
+    const { arena } = this;
+    const taken: [address: number, lengthBytes: number][] = [];
+    const take = (lengthBytes: number): boolean => {
+      const address = arena.allocate(lengthBytes);
+      if (address !== 0) taken.push([address, lengthBytes]);
+      return address !== 0;
+    };
+    let whole = take(arena.largestBytes);
+    for (let at = 0; at < arena.smallBytes; at += SMALL_BYTES) whole = take(SMALL_BYTES) && whole;
+    for (const [address, lengthBytes] of taken) arena.release(address, lengthBytes);
+    return whole;
   }
 
   /** Operations of the log. */

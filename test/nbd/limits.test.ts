@@ -162,11 +162,37 @@ describe('back-pressure', () => {
     holder.send(request({ type: WRITE, length: 4 * MIB }), Buffer.alloc(1000));
     await settle();
     await using waiter = await serving.go();
-    waiter.send(request({ type: READ, length: 512 }));
+    waiter.send(request({ type: READ, length: MIB }));
     await settle();
     expect(serving.device.log).toEqual([]);
     holder.destroy();
-    expect((await waiter.reply(512)).error).toBe(0);
+    expect((await waiter.reply(MIB)).error).toBe(0);
+  });
+
+  it('clients that sit on all large buffers keep nobody from small ones', async () => {
+    await using serving = await serveFake({ arenaBytes: 4 * MIB, sizeBytes: 4 * MIB });
+    const sitters = await Promise.all(Array.from({ length: 24 }, () => serving.go()));
+    for (const sitter of sitters) sitter.send(request({ type: WRITE, length: 4 * MIB }));
+    await settle();
+    await using honest = await serving.go();
+    for (let read = 0; read < 50; read++) {
+      expect((await honest.ask({ type: READ, length: 32_768 })).error).toBe(0);
+    }
+    expect(serving.device.arena.contended).toBe(true);
+    for (const sitter of sitters) sitter.destroy();
+  });
+
+  it('clients that take no replies of small reads leave room for others', async () => {
+    await using serving = await serveFake({ arenaBytes: 4 * MIB, sizeBytes: 4 * MIB });
+    const deaf = await Promise.all(Array.from({ length: 50 }, () => serving.go()));
+    for (const client of deaf) {
+      client.socket.pause();
+      for (let read = 0; read < 200; read++) client.send(request({ type: READ, length: 30_000 }));
+    }
+    await settle();
+    await using honest = await serving.go();
+    expect((await honest.ask({ type: READ, length: 4096 })).error).toBe(0);
+    for (const client of deaf) client.destroy();
   });
 
   it('what a client asked for that waits for memory is executed though it leaves', async () => {
@@ -175,7 +201,7 @@ describe('back-pressure', () => {
     holder.send(request({ type: WRITE, length: 4 * MIB }), Buffer.alloc(1000));
     await settle();
     await using waiter = await serving.go();
-    waiter.send(request({ type: READ, length: 512 }));
+    waiter.send(request({ type: READ, length: MIB }));
     await until(() => serving.device.arena.contended);
     waiter.destroy();
     await settle();
@@ -196,7 +222,7 @@ describe.concurrent('clients that take their time', () => {
     await settle();
     await using waiter = await serving.go();
     const began = performance.now();
-    expect((await waiter.ask({ type: READ, length: 512 })).error).toBe(0);
+    expect((await waiter.ask({ type: READ, length: MIB })).error).toBe(0);
     expect(performance.now() - began).toBeGreaterThan(STALL_MS - STALL_CHECK_MS);
     expect(await holder.rest()).toHaveLength(0);
     expect(serving.device.ops()).toEqual([OP_READ]);

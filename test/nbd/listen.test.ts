@@ -86,7 +86,7 @@ describe('options', () => {
 
   it('an arena below a megabyte: refused', async () => {
     const device = new FakeDevice({ arenaBytes: 2 ** 19 });
-    await expect(serveNbd(device, { socket: path })).rejects.toThrow('1048576');
+    await expect(serveNbd(device, { socket: path })).rejects.toThrow('2097152');
   });
 });
 

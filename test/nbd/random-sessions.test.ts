@@ -50,7 +50,7 @@ describe('random sessions', () => {
     const device = new EngineDevice(backend, {
       noFlush: false,
       wce: seed !== 3,
-      arenaBytes: 2 ** (20 + next(4)),
+      arenaBytes: 2 ** (21 + next(4)),
       mergeBytes: 2 ** 17,
     });
     await using serving = await serveOn(device);

@@ -9,18 +9,19 @@ interface Connection extends Watched {
   waiting: boolean;
   stalling: boolean;
   movedBytes: number;
+  heldBytes: number;
 }
 
 function connection(over: Partial<Connection> = {}): Connection {
-  return { waiting: false, stalling: false, movedBytes: 0, ...over };
+  return { waiting: false, stalling: false, movedBytes: 0, heldBytes: 4096, ...over };
 }
 
 /** A watch over an arena that somebody waits for. */
 function contendedWatch(): { watch: StallWatch<Connection>; relieve: () => void } {
-  const arena = new Arena(PAGE_SIZE, PAGE_SIZE);
-  const address = arena.allocate(1);
+  const arena = new Arena(PAGE_SIZE, 65_536);
+  const address = arena.allocate(arena.smallBytes);
   arena.whenFree(1, () => undefined);
-  return { watch: new StallWatch(arena), relieve: () => arena.release(address, 1) };
+  return { watch: new StallWatch(arena), relieve: () => arena.release(address, arena.smallBytes) };
 }
 
 /** Those to drop after so many checks. */
@@ -46,6 +47,18 @@ describe('the stall watch', () => {
       expect(watch.check([holder])).toEqual([]);
       holder.movedBytes += STALL_BYTES / CHECKS;
     }
+  });
+
+  it('asks for more of who holds more', () => {
+    const { watch } = contendedWatch();
+    const holder = connection({ stalling: true, heldBytes: 2 ** 25 });
+    let checks = 0;
+    while (watch.check([holder]).length === 0) {
+      holder.movedBytes += STALL_BYTES;
+      checks += 1;
+      expect(checks).toBeLessThanOrEqual(CHECKS);
+    }
+    expect(checks).toBe(CHECKS);
   });
 
   it('does not spare who moves a byte now and then', () => {
