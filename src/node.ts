@@ -45,6 +45,7 @@ const MAGICS: readonly (readonly [format: string, magic: string])[] = [
   ['vhd', 'conectix'],
   ['qed', 'QED\0'],
   ['luks', 'LUKS\xba\xbe'],
+  ['vdi', '<<< '],
 ];
 const MAGIC_BYTES = 8;
 

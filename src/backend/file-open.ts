@@ -70,6 +70,7 @@ export async function openDescriptors(path: string, mode: OpenMode): Promise<Des
   const isInMemory = await isInMemoryFile(path, named);
   if (mode.direct) refuseWithoutDirect(path, isInMemory);
   const isBlockDevice = named.isBlockDevice();
+  if (isBlockDevice && mode.writable) await refuseReadOnlyDevice(path, named);
   const flags = flagsFor(mode, isBlockDevice);
   const plain = await openOne(path, mode, flags, named);
   const stable = await openStable(path, mode, flags, named).catch(async (error: unknown) => {
@@ -150,8 +151,7 @@ export async function sizeOf(fd: number, path: string, native: Native | null): P
   if (found.isFile()) return found.size;
   if (native !== null) return blockDeviceSize(fd, path, native);
   try {
-    const device = `${majorOf(found.rdev)}:${minorOf(found.rdev)}`;
-    return 512 * Number(await readWholeFile(`/sys/dev/block/${device}/size`, 'latin1'));
+    return 512 * Number(await readDeviceFile(found, 'size'));
   } catch (cause) {
     const reason = 'the size of the device cannot be found; install the optional package koffi';
     throw refuse('ERR_SLUICE_OPEN', path, reason, cause);
@@ -168,6 +168,17 @@ function blockDeviceSize(fd: number, path: string, native: Native): number {
   }
   const reason = `the device does not tell its size (BLKGETSIZE64: errno ${native.errno()})`;
   throw refuse('ERR_SLUICE_OPEN', path, reason);
+}
+
+/** The kernel opens a read-only device for writing and fails the writes; nobody wants that. */
+async function refuseReadOnlyDevice(path: string, found: Stats): Promise<void> {
+  if ((await readDeviceFile(found, 'ro').catch(() => '0')).trim() !== '1') return;
+  throw refuse('ERR_SLUICE_READ_ONLY', path, 'the device is read-only; open it read-only');
+}
+
+/** A file of the device's folder in sysfs. */
+function readDeviceFile({ rdev }: Stats, name: string): Promise<string> {
+  return readWholeFile(`/sys/dev/block/${majorOf(rdev)}:${minorOf(rdev)}/${name}`, 'latin1');
 }
 
 // dev_t as glibc packs it (sys/sysmacros.h); the parts above 32 bits are not in use.

@@ -47,6 +47,15 @@ describe('a block device', () => {
     if (path === '') context.skip('needs root and losetup with a free loop device');
   });
 
+  it('that is read-only is refused to a writer and open to a reader', async () => {
+    const readOnly = loopDevice(scratchFile(folder, pattern(MIB)), '--read-only') ?? '';
+    await expect(open(readOnly, { writable: true }, true)).rejects.toMatchObject({
+      code: 'ERR_SLUICE_READ_ONLY',
+    });
+    const { driver } = await open(readOnly, {}, true);
+    expectSame(await driver.read(0, 512), pattern(MIB).subarray(0, 512));
+  });
+
   it.for([
     ['page cache', false, true],
     ['page cache without koffi', false, false],
