@@ -1,7 +1,10 @@
 // From a fresh clone to a built package: dependencies when they are missing or older than the
 // lock file, then the build. Nothing is done twice. Output goes to stderr.
+//
+//   node scripts/prepare.mjs [ARGS FOR build.mjs]
 
 import { spawnSync } from 'node:child_process';
+import { pathToFileURL } from 'node:url';
 import { isFresh, ROOT } from './paths.mjs';
 
 /** Written by npm at the end of an installation. */
@@ -16,10 +19,17 @@ function run(program, args) {
   return spawnSync(program, args, { cwd: ROOT, stdio: ['ignore', 2, 2] }).status === 0;
 }
 
-/** Dependencies and build; false when one of them failed, which has said why. */
-export function prepare() {
+/**
+ * Dependencies and build; false when one of them failed, which has said why.
+ * @param {string[]} args for build.mjs
+ */
+export function prepare(args = []) {
   const installed =
     isFresh([INSTALLED_LOCK], ['package-lock.json']) ||
     run('npm', ['ci', '--include=dev', '--include=optional']);
-  return installed && run(process.execPath, ['scripts/build.mjs']);
+  return installed && run(process.execPath, ['scripts/build.mjs', ...args]);
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
+  process.exitCode = prepare(process.argv.slice(2)) ? 0 : 1;
 }

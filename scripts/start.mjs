@@ -1,15 +1,17 @@
 // npm start: serves a disk from a fresh clone.
 //
 //   npm start                  serves data/disk.img (1 GiB, sparse, made when there is none)
-//   npm start -- ARGS          sluice serve ARGS
+//   npm start -- ARGS          sluice serve ARGS; the same disk unless ARGS name an image
 //
-// The socket is data/sluice.sock unless ARGS name a socket or a port. package.json says `exec`, or
-// a signal sent to npm would end at the shell in between.
+// The socket is data/sluice.sock unless ARGS name a socket, a port or an address. The cache mode of
+// the default disk is none unless ARGS name one. package.json says `exec`, or a signal sent to npm
+// would end at the shell in between.
 
 import { spawn } from 'node:child_process';
-import { closeSync, existsSync, ftruncateSync, mkdirSync, openSync } from 'node:fs';
+import { closeSync, existsSync, ftruncateSync, mkdirSync, openSync, statfsSync } from 'node:fs';
 import { constants } from 'node:os';
 import { join, relative } from 'node:path';
+import { parseArgs } from 'node:util';
 import { ROOT } from './paths.mjs';
 import { prepare } from './prepare.mjs';
 
@@ -17,6 +19,24 @@ const DATA_FOLDER = join(ROOT, 'data');
 const DEFAULT_IMAGE = join(DATA_FOLDER, 'disk.img');
 const DEFAULT_SOCKET = join(DATA_FOLDER, 'sluice.sock');
 const DEFAULT_SIZE_BYTES = 2 ** 30;
+/** f_type of tmpfs and ramfs, which have no O_DIRECT. */
+const MEMORY_FILE_SYSTEMS = [0x01021994, 0x858458f6];
+
+const text = /** @type {const} */ ({ type: 'string' });
+/** The options of sluice serve that take a value: what else has no dash is the image. */
+const VALUED = {
+  format: { ...text, short: 'f' },
+  cache: text,
+  discard: text,
+  socket: { ...text, short: 'k' },
+  port: { ...text, short: 'p' },
+  bind: { ...text, short: 'b' },
+  'export-name': { ...text, short: 'x' },
+  description: { ...text, short: 'D' },
+  shared: { ...text, short: 'e' },
+  'busy-poll': text,
+  'pid-file': text,
+};
 
 // npm runs scripts in the root of the package; paths are meant where the user stands.
 const underNpm = process.env['npm_lifecycle_event'] === 'start';
@@ -33,17 +53,31 @@ function makeDefaultImage() {
 }
 
 /**
- * The command line for sluice.
+ * The command line for sluice. What is wrong with `args` is for sluice to say.
  * @param {string[]} args
  */
 function commandLine(args) {
-  const listens = args.some((arg) => /^(-[kp]|--socket(=|$)|--port(=|$))/.test(arg));
-  if (listens) return ['serve', '-t', ...args];
+  const { values, positionals } = parseArgs({
+    args,
+    options: { ...VALUED, help: { type: 'boolean', short: 'h' } },
+    allowPositionals: true,
+    strict: false,
+  });
+  if (values.help !== undefined) return ['serve', ...args];
+  const command = ['serve', '-t'];
   mkdirSync(DATA_FOLDER, { recursive: true });
-  const command = ['serve', '-t', '-k', shorten(DEFAULT_SOCKET)];
-  if (args.length > 0) return [...command, ...args];
+  const listens = [values.socket, values.port, values.bind].some((value) => value !== undefined);
+  if (!listens) command.push('-k', shorten(DEFAULT_SOCKET));
+  if (positionals.length > 0) return [...command, ...args];
   makeDefaultImage();
-  return [...command, '--cache', 'none', shorten(DEFAULT_IMAGE)];
+  if (values.cache === undefined) command.push('--cache', 'none');
+  return [...command, shorten(DEFAULT_IMAGE), ...args];
+}
+
+/** The default disk bypasses the page cache, which a file system in memory cannot do. */
+function explainDirect() {
+  if (!MEMORY_FILE_SYSTEMS.includes(statfsSync(DATA_FOLDER).type)) return;
+  process.stderr.write('Try: npm start -- --cache writeback\n');
 }
 
 /** @param {string[]} args */
@@ -61,7 +95,10 @@ function serve(args) {
       sent = true;
     });
   }
+  // The terminal tells its size to its own session only.
+  process.on('SIGWINCH', () => server.kill('SIGWINCH'));
   server.on('exit', (code, signal) => {
+    if (code === 1 && args.length === 0) explainDirect();
     process.exitCode = code ?? 128 + constants.signals[signal ?? 'SIGKILL'];
     process.exit();
   });

@@ -1,6 +1,7 @@
 /**
  * `sluice`: the engine and the disk, without any I/O of their own. Runs in browsers.
  */
+export type * from './webassembly.ts';
 export { createEngine, Engine, type EngineOptions } from './engine.ts';
 export { Disk } from './disk.ts';
 export type {

@@ -2,6 +2,7 @@
  * `sluice/testing`: a disk in memory that records, waits, fails on cue and knows what a power cut
  * would leave. For tests of programs that use a disk, and of this one.
  */
+export type * from './webassembly.ts';
 export {
   MemoryBackend,
   type MemoryBackendOptions,

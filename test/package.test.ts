@@ -102,6 +102,19 @@ describe('the installed package', { timeout: PROGRAM_TIMEOUT_MS }, () => {
     expect(await evaluate('module', code)).toEqual(['function', 'function', 'function', true]);
   });
 
+  it('has types for programs without the DOM library', async () => {
+    const code = `
+      import { openDisk, serveNbd } from 'sluice/node';
+      import { Disk } from 'sluice';
+      import { MemoryBackend } from 'sluice/testing';
+      export const disks: Disk[] = [
+        await openDisk('disk.img'),
+        new Disk(new MemoryBackend({ sizeBytes: 512 })),
+      ];
+      export const servers = disks.map((disk) => serveNbd(disk));`;
+    expect(await typeErrors(code)).toBe('');
+  });
+
   it('is required from CommonJS', async () => {
     const code = `
       const { openDisk, serveNbd } = require('sluice/node');
@@ -125,6 +138,22 @@ describe('the installed package', { timeout: PROGRAM_TIMEOUT_MS }, () => {
     expect(stdout.trim()).toContain(packageJson.version);
   });
 });
+
+/** What tsc says of a module that uses the package, with every declaration checked. */
+async function typeErrors(code: string): Promise<string> {
+  const file = join(folder, 'consumer.mts');
+  writeFileSync(file, code);
+  const tsc = join(ROOT, 'node_modules/typescript/bin/tsc');
+  const types = ['--types', 'node', '--typeRoots', join(ROOT, 'node_modules/@types')];
+  const libraries = ['--lib', 'es2022,esnext.disposable', '--skipLibCheck', 'false'];
+  const options = ['--strict', '--module', 'nodenext', '--target', 'es2022', '--noEmit'];
+  const args = [tsc, ...options, ...libraries, ...types, '--pretty', 'false', file];
+  // tsc exits with 2 when it finds an error, and what it prints is the error's stdout.
+  return run(process.execPath, args, { cwd: folder }).then(
+    ({ stdout }) => stdout,
+    ({ stdout }: { stdout: string }) => stdout,
+  );
+}
 
 /** The files behind an entry of `exports`: a path, or one for each condition. */
 function filesOf(entry: string | Record<string, string>): string[] {

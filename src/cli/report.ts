@@ -5,6 +5,7 @@ const WORDS: readonly (readonly [library: string, commandLine: string])[] = [
   ["pass format: 'raw' (-f raw)", 'pass -f raw'],
   ["lock: 'none'", '--no-lock'],
   ['open it read-only', 'open it read-only (-r)'],
+  ['use a page-cache mode (writeback, writethrough)', 'pass --cache writeback'],
 ];
 
 /** `message (CODE)` for each thing that went wrong, one line each. */
@@ -15,7 +16,9 @@ export function reportLines(error: unknown): string[] {
   if (earlier !== undefined) return [...reportLines(earlier), ...reportLines(later)];
   if (code === undefined) return [oneLine(error.stack ?? String(error))];
   const message = WORDS.reduce((text, [from, to]) => text.replace(from, to), error.message);
-  return [`${message.replace(/\s+/g, ' ')} (${code})`];
+  // One code is enough: the words before it say what the system's own code says.
+  const words = message.replace(/\s+/g, ' ').replace(/ \(E[A-Z0-9]+\)$/, '');
+  return [`${words} (${code})`];
 }
 
 /** What an error may have: a code, or as a SuppressedError two errors. */

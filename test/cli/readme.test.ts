@@ -7,8 +7,11 @@ import { CACHE_MODES, DEFAULT_CACHE_MODE } from '../../src/cache-mode.ts';
 import { ERROR_CODES } from '../../src/errors.ts';
 import {
   CLOSE_TIMEOUT_MS,
+  HANDSHAKE_GRACE_MS,
   HANDSHAKE_TIMEOUT_MS,
   MAX_HANDSHAKES,
+  MAX_HANDSHAKES_IN_A_BURST,
+  MAX_PARKED,
   MAX_PAYLOAD_BYTES,
   MAX_REQUESTS,
 } from '../../src/nbd/limits.ts';
@@ -91,14 +94,17 @@ describe('the README', () => {
     expect(text).toContain(`| requests of one connection in flight | ${MAX_REQUESTS} |`);
     expect(text).toContain(`${MAX_PAYLOAD_BYTES / 2 ** 20} MiB`);
     expect(text).toContain(`clients | ${HANDSHAKE_TIMEOUT_MS / 1000} s |`);
-    expect(text).toContain(`at once | ${MAX_HANDSHAKES}, a newcomer`);
+    expect(text).toContain(`in negotiation at once | ${MAX_HANDSHAKES} |`);
+    expect(text).toContain(`if that has had ${HANDSHAKE_GRACE_MS / 1000} s`);
+    expect(text).toContain(`when\n${MAX_HANDSHAKES_IN_A_BURST} do, in any case`);
+    expect(text).toContain(`clients at once | ${MAX_PARKED}; a newcomer is dropped |`);
     expect(text).toContain(`waited for | ${CLOSE_TIMEOUT_MS / 1000} s |`);
   });
 
   it('names commands that exist', async () => {
     const manifest = await readFile(join(ROOT, 'package.json'), 'utf8');
     const { scripts } = JSON.parse(manifest) as { scripts: Record<string, string> };
-    const named = [...README.matchAll(/npm (?:run )?(start|test|bench|build)\b/g)];
+    const named = [...README.matchAll(/npm (?:run )?(start|test|bench:nbd|bench|build)\b/g)];
     const missing = named.map(([, name]) => name!).filter((name) => scripts[name] === undefined);
     expect(missing).toEqual([]);
   });

@@ -214,7 +214,7 @@ describe('sluice serve refuses', () => {
 
   it('an image that does not exist', async () => {
     const text = await refusal(['-k', socket, folder.file('none.img')]);
-    expect(text).toMatch(/no such file.*\(ERR_SLUICE_OPEN\)$/);
+    expect(text).toMatch(/no such file; create it first \(ERR_SLUICE_OPEN\)$/);
     expect(await exists(socket)).toBe(false);
   });
 
@@ -282,7 +282,18 @@ describe('sluice serve refuses', () => {
 
   it('a socket in a folder that does not exist', async () => {
     const path = join(folder.path, 'none', 'a.sock');
-    expect(await refusal(['-k', path, image])).toMatch(/^cannot listen on .*\(E[A-Z]+\)$/);
+    expect(await refusal(['-k', path, image])).toMatch(
+      /^cannot listen on ".*none\/a\.sock": no such folder; create it, .*\(ENOENT\)$/,
+    );
+  });
+
+  it('a socket where a file is, and leaves the file alone', async () => {
+    const file = folder.file('file');
+    await writeFile(file, 'precious');
+    expect(await refusal(['-k', file, image])).toMatch(
+      /^cannot listen on ".*file": a file that is not a socket is in the way; .*\(EEXIST\)$/,
+    );
+    expect(await readFile(file, 'utf8')).toBe('precious');
   });
 
   it('a socket path that is too long', async () => {
@@ -310,7 +321,7 @@ describe('sluice serve refuses', () => {
     await using folder = shm;
     const image = await folder.image('disk.img', MEGABYTE);
     const text = await refusal(['--cache', 'none', '-k', socket, image]);
-    expect(text).toMatch(/\(ERR_SLUICE_DIRECT_UNSUPPORTED\)$/);
+    expect(text).toMatch(/; pass --cache writeback or .*\(ERR_SLUICE_DIRECT_UNSUPPORTED\)$/);
   });
 });
 
