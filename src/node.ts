@@ -52,9 +52,9 @@ const MAGIC_BYTES = 8;
 /**
  * Opens an image or a block device as a disk.
  *
- * The disk lives on the calling thread: page-cache reads and writes run on it (a write can wait there
- * when the host throttles dirty pages); syncs, O_DIRECT, O_DSYNC, fallocate and reads that miss the
- * page cache run on libuv's pool.
+ * The disk lives on the calling thread: page-cache reads and writes run on it (a write can wait
+ * there when the host throttles dirty pages); syncs, O_DIRECT, O_DSYNC, fallocate and reads that
+ * miss the page cache run on libuv's pool.
  * @throws SluiceError ERR_SLUICE_OPEN, ERR_SLUICE_LOCKED, ERR_SLUICE_DIRECT_UNSUPPORTED and others;
  *   the table is in the README
  */
