@@ -1,5 +1,6 @@
 /** The shapes of a disk's calls. */
 import type { CacheAxes, CacheModeName } from './cache-mode.ts';
+import type { Tracer } from './trace/tracer.ts';
 
 /** Byte offsets and lengths: a number up to 2^53-1, or a bigint of the same range. */
 export type ByteCount = number | bigint;
@@ -46,6 +47,8 @@ export interface DiskOptions {
   readonly bufferBytes?: number | undefined;
   /** Largest merged transfer in bytes; default 1 MiB. */
   readonly mergeBytes?: number | undefined;
+  /** Is told of every request and completion; closed with the disk. */
+  readonly tracer?: Tracer | undefined;
   /** A build of the engine; default: the inlined release build. */
   readonly module?: WebAssembly.Module | undefined;
 }

@@ -40,6 +40,7 @@ import { EngineDevice } from './engine-device.ts';
 import { SluiceError } from './errors.ts';
 import { type Ask, PromisedRequests } from './promised-requests.ts';
 import { type DiskStats, readStats } from './stats.ts';
+import type { Tracer } from './trace/tracer.ts';
 
 const DEFAULT_BUFFER_BYTES = 64 * 1024 * 1024;
 const SMALLEST_BUFFER_BYTES = 64 * 1024;
@@ -62,6 +63,7 @@ export class Disk implements AsyncDisposable {
   readonly cache: CacheAxes;
 
   readonly #backend: Backend;
+  readonly #tracer: Tracer | undefined;
   readonly #requests: PromisedRequests;
   readonly #faces = new Set<Face>();
   #closing: Promise<void> | undefined;
@@ -80,8 +82,10 @@ export class Disk implements AsyncDisposable {
         0,
         MAX_TRANSFER_BYTES,
       ),
+      tracer: options.tracer,
       ...(options.module === undefined ? {} : { module: options.module }),
     });
+    this.#tracer = options.tracer;
     this.#requests = new PromisedRequests(this.device);
     this.size = backend.sizeBytes;
     this.readOnly = backend.readOnly;
@@ -229,7 +233,7 @@ export class Disk implements AsyncDisposable {
     await this.#requests.drained();
     await this.device.drained();
     const flush = this.readOnly ? [] : await Promise.allSettled([this.#ask(FLUSH)]);
-    const files = await Promise.allSettled([this.#backend.close()]);
+    const files = await Promise.allSettled([this.#backend.close(), this.#tracer?.close()]);
     const failed = [...faces, ...flush, ...files].find((step) => step.status === 'rejected');
     if (failed !== undefined) throw failed.reason;
   }

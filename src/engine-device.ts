@@ -12,6 +12,7 @@ import type { Backend } from './backend/backend.ts';
 import type { CompletionTarget, Device } from './device.ts';
 import { type CommandRecord, type CompletionRecord, createEngine, type Engine } from './engine.ts';
 import { execute } from './executor.ts';
+import type { Tracer } from './trace/tracer.ts';
 
 /** How a device is set up over a backend. */
 export interface DeviceOptions {
@@ -25,6 +26,8 @@ export interface DeviceOptions {
   readonly mergeBytes: number;
   /** A build of the engine; default: the inlined release build. */
   readonly module?: WebAssembly.Module;
+  /** Is told of every request. */
+  readonly tracer?: Tracer | undefined;
 }
 
 /** Runs `callback` after the callbacks of this turn of the event loop. */
@@ -43,6 +46,7 @@ export class EngineDevice implements Device {
   readonly blockSizeBytes: number;
 
   readonly #backend: Backend;
+  readonly #tracer: Tracer | undefined;
   readonly #command: CommandRecord;
   readonly #completion: CompletionRecord;
   /** Who gets the completion of a tag, and which token it asked for. */
@@ -65,6 +69,7 @@ export class EngineDevice implements Device {
     const pages = Math.ceil((REGION_PAGES_BYTES + options.arenaBytes) / WASM_PAGE_SIZE);
     const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
     this.#backend = backend;
+    this.#tracer = options.tracer;
     this.bytes = new Uint8Array(memory.buffer);
     this.arena = new Arena(REGION_PAGES_BYTES, options.arenaBytes);
     this.sizeBytes = backend.sizeBytes;
@@ -84,6 +89,7 @@ export class EngineDevice implements Device {
       noFlush: options.noFlush,
       wce: options.wce,
     });
+    this.#tracer?.opened(this.sizeBytes, this.blockSizeBytes, this.readOnly);
     backend.attach(memory, (id, errno, value) => this.#answered(id, errno, value));
   }
 
@@ -101,6 +107,7 @@ export class EngineDevice implements Device {
     if (tag === undefined) return false;
     this.#targets[tag] = target;
     this.#tokens[tag] = token;
+    this.#tracer?.submitted(tag, op, flags, offset, length);
     this.engine.submit(tag, op, flags, offset, length, segments, data);
     return true;
   }
@@ -153,6 +160,7 @@ export class EngineDevice implements Device {
       const { tag, status, value, errno } = this.#completion;
       const target = this.#targets[tag];
       const token = this.#tokens[tag] ?? 0;
+      this.#tracer?.completed(tag, status, errno);
       this.#targets[tag] = undefined;
       this.#freeTags.push(tag);
       any = true;

@@ -14,6 +14,7 @@ export type {
 } from './disk-types.ts';
 export type { DiskStats } from './stats.ts';
 export type { Backend, Done } from './backend/backend.ts';
+export type { Tracer } from './trace/tracer.ts';
 export {
   CACHE_MODES,
   type CacheAxes,

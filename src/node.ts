@@ -10,6 +10,7 @@ import { type NbdServer, type NbdServerOptions, serveNbd as serveDevice } from '
 
 export * from './index.ts';
 export type { NbdServer, NbdServerOptions } from './nbd/server.ts';
+export { FileTrace } from './trace/file-trace.ts';
 
 /** Image formats that can be opened. */
 export type ImageFormat = 'raw';

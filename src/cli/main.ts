@@ -30,7 +30,7 @@ async function run(argv: readonly string[], terminal: Terminal): Promise<number>
     await makeProgram(terminal).parseAsync(argv);
     return 0;
   } catch (error) {
-    // commander has said what was wrong, or has shown the help.
+    // commander or a forked server has said what was wrong, or the help was shown.
     if (error instanceof CommanderError) return error.exitCode;
     for (const line of reportLines(error)) terminal.error(line);
     return 1;

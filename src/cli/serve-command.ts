@@ -1,6 +1,7 @@
 /** `sluice serve`: its options, in the letters and words of qemu-nbd. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { CACHE_MODES, type CacheModeName, DEFAULT_CACHE_MODE } from '../cache-mode.ts';
+import { forkServer, isForked } from './fork.ts';
 import { serve } from './serve.ts';
 import type { Terminal } from './terminal.ts';
 
@@ -50,7 +51,9 @@ export interface ServeOptions {
   /** 0: off. */
   readonly busyPoll: number;
   readonly persistent?: true;
+  readonly fork?: true;
   readonly pidFile?: string;
+  readonly trace?: string;
 }
 
 /** Adds the command to the program. */
@@ -67,8 +70,11 @@ export function addServe(program: Command, terminal: Terminal): void {
     .addHelpText('after', NOTES)
     .action((image: string, options: ServeOptions) => {
       const [, second] = command.args;
-      if (second === undefined) return serve(image, options, terminal);
-      return command.error(`too many arguments: one image is served, and '${second}' is another`);
+      if (second !== undefined) {
+        command.error(`too many arguments: one image is served, and '${second}' is another`);
+      }
+      if (options.fork === true && !isForked()) return forkServer(terminal);
+      return serve(image, options, terminal);
     });
   for (const option of [...imageOptions(), ...networkOptions()]) command.addOption(option);
 }
@@ -111,6 +117,8 @@ function networkOptions(): Option[] {
       .argParser((text) => wholeNumber(text, 1000))
       .default(DEFAULT_BUSY_POLL_MICROS),
     new Option('-t, --persistent', 'go on when the last client has gone'),
+    new Option('--trace <file>', 'record requests and completions, one JSON object a line'),
+    new Option('--fork', 'return when clients can connect, and serve in the background'),
     new Option('--pid-file <path>', 'write the process id to a file when ready').argParser(
       notEmpty,
     ),

@@ -10,8 +10,9 @@
  * V3 The exit code is 0 only if the last flush and all closes were good.
  * V4 The pid file goes last: when it is gone, the image is free.
  */
-import { type Disk, type ImageFormat, type NbdServer, openDisk } from '../node.ts';
+import { type Disk, FileTrace, type ImageFormat, type NbdServer, openDisk } from '../node.ts';
 import { type Sample, statusTexts, summaryText } from './activity.ts';
+import { followCommand, releaseCommand } from './fork.ts';
 import { showHints } from './hints.ts';
 import { listen } from './listen.ts';
 import { PidFile } from './pid-file.ts';
@@ -27,6 +28,7 @@ export async function serve(
   options: ServeOptions,
   terminal: Terminal,
 ): Promise<void> {
+  followCommand();
   let summary: string;
   try {
     summary = await serveImage(image, options, terminal);
@@ -49,6 +51,7 @@ async function serveImage(
   const stop = stopRequested(() => terminal.error('gave up: the last flush was not finished'));
   server.once('refused', (error) => terminal.warn(`a connection was refused: ${error.message}`));
   showHints(terminal, disk, server.uri, options);
+  releaseCommand();
   const start = sampleOf(disk);
   const drawing = drawStatus(disk, server, terminal);
   await (options.persistent === true ? stop : Promise.race([stop, lastClientGone(server)]));
@@ -58,15 +61,22 @@ async function serveImage(
   return summaryText(start, sampleOf(disk));
 }
 
-function openImage(image: string, options: ServeOptions): Promise<Disk> {
-  return openDisk(image, {
-    // openDisk says which formats there are.
-    format: options.format as ImageFormat | undefined,
-    cache: options.cache,
-    writable: options.readOnly !== true,
-    lock: options.lock ? 'auto' : 'none',
-    discard: options.discard,
-  });
+async function openImage(image: string, options: ServeOptions): Promise<Disk> {
+  const tracer = options.trace === undefined ? undefined : new FileTrace(options.trace);
+  try {
+    return await openDisk(image, {
+      // openDisk says which formats there are.
+      format: options.format as ImageFormat | undefined,
+      cache: options.cache,
+      writable: options.readOnly !== true,
+      lock: options.lock ? 'auto' : 'none',
+      discard: options.discard,
+      tracer,
+    });
+  } catch (error) {
+    await tracer?.close();
+    throw error;
+  }
 }
 
 function lastClientGone(server: NbdServer): Promise<void> {

@@ -1,7 +1,8 @@
 /** The signals that end a server: the first one asks it to stop, a second one does not wait. */
 import { exitAtOnce } from './exit.ts';
 
-const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+/** What asks a server to stop. */
+export const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 /** 128 + SIGINT, as a shell reports it. */
 const EXIT_INTERRUPTED = 130;
 
