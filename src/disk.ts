@@ -338,9 +338,8 @@ function kindOf(flags: number): DiskExtent['kind'] {
 }
 
 function checkBufferBytes(bytes: number): number {
-  if (bytes >= SMALLEST_BUFFER_BYTES && bytes <= 2 ** 30 && Number.isInteger(Math.log2(bytes))) {
-    return bytes;
-  }
+  const isInRange = bytes >= SMALLEST_BUFFER_BYTES && bytes <= 2 ** 30;
+  if (typeof bytes === 'number' && isInRange && Number.isInteger(Math.log2(bytes))) return bytes;
   throw new SluiceError(
     'ERR_SLUICE_INVALID_ARGUMENT',
     `bufferBytes must be a power of two from ${SMALLEST_BUFFER_BYTES} to 1073741824, not ${bytes}`,

@@ -282,6 +282,8 @@ describe('arguments', () => {
       { mergeBytes: Number.NaN },
       { bufferBytes: 100_000 },
       { bufferBytes: 2 ** 31 },
+      { bufferBytes: '65536' },
+      { bufferBytes: 65_536n },
     ];
     for (const options of bad) {
       const make = () => setUp(options as DiskOptions);

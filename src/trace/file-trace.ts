@@ -12,7 +12,7 @@
  * Lines are collected and written together; what a killed process had not written is lost. A trace
  * that cannot be written ends there, and `close` says so; the disk goes on.
  */
-import { closeSync, openSync, statSync, writeSync } from 'node:fs';
+import { closeSync, openSync, writeSync } from 'node:fs';
 import {
   OP_BLOCK_STATUS,
   OP_DISCARD,
@@ -68,13 +68,13 @@ export class FileTrace implements Tracer {
   #failure: unknown;
 
   /**
-   * Creates the file, or opens a pipe or a terminal. What exists is never overwritten: it may be
-   * the image.
+   * Creates the file. What exists is never overwritten: it may be the image; nor is a pipe opened,
+   * whose reader could stop the disk.
    * @throws SluiceError ERR_SLUICE_OPEN
    */
   constructor(path: string) {
     this.#path = path;
-    this.#fd = createOrOpen(path);
+    this.#fd = create(path);
     this.#timer = setInterval(() => this.#write(), WRITE_EVERY_MS).unref();
   }
 
@@ -138,11 +138,9 @@ export class FileTrace implements Tracer {
   }
 }
 
-function createOrOpen(path: string): number {
+function create(path: string): number {
   try {
-    const found = statSync(path, { throwIfNoEntry: false });
-    const isStream = found?.isFIFO() === true || found?.isCharacterDevice() === true;
-    return openSync(path, isStream ? 'a' : 'wx', 0o600);
+    return openSync(path, 'wx', 0o600);
   } catch (cause) {
     const { code } = cause as NodeJS.ErrnoException;
     const reason = code === 'EEXIST' ? 'it exists; choose another name' : String(code);

@@ -1,10 +1,26 @@
+import type * as fileSystem from 'node:fs';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
 import { MemoryBackend } from '../../src/backend/memory.ts';
 import { Disk } from '../../src/disk.ts';
 import { FileTrace } from '../../src/trace/file-trace.ts';
+
+/** Whether the file system has no space left. */
+const full = vi.hoisted(() => ({ is: false }));
+
+vi.mock('node:fs', async (importOriginal) => {
+  const fs = await importOriginal<typeof fileSystem>();
+  const writeSync = (fd: number, bytes: Uint8Array, offset: number): number => {
+    if (full.is) throw Object.assign(new Error('ENOSPC: no space left'), { code: 'ENOSPC' });
+    return fs.writeSync(fd, bytes, offset);
+  };
+  return { ...fs, writeSync };
+});
+afterEach(() => {
+  full.is = false;
+});
 
 const folder = mkdtempSync(join(tmpdir(), 'sluice-trace-'));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -63,14 +79,16 @@ describe('a trace', () => {
     const create = () => new FileTrace(path);
     expect(create).toThrow(expect.objectContaining({ code: 'ERR_SLUICE_OPEN' }));
     expect(readFileSync(path, 'utf8')).toBe('precious');
+    expect(() => new FileTrace('/dev/null')).toThrow('it exists');
   });
 
   it('that cannot be created or written is an error, and never of the disk', async () => {
     const create = () => new FileTrace(join(folder, 'none', 'x'));
     expect(create).toThrow(expect.objectContaining({ code: 'ERR_SLUICE_OPEN' }));
     const disk = new Disk(new MemoryBackend({ sizeBytes: 512 }), {
-      tracer: new FileTrace('/dev/full'),
+      tracer: new FileTrace(join(folder, 'full.jsonl')),
     });
+    full.is = true;
     await disk.write(0, new Uint8Array(512));
     await disk.flush();
     await expect(disk.close()).rejects.toMatchObject({ code: 'ERR_SLUICE_IO' });
