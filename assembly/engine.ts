@@ -2,12 +2,20 @@
 // engines, lives in somebody else's memory, and is copied whole by copying its region.
 
 import {
+  COMMAND_HEAD,
+  COMMAND_TAIL,
+  COMPLETION_HEAD,
+  COMPLETION_TAIL,
   CONFIG_BLOCK_SIZE,
   CONFIG_CAPACITY,
   CONFIG_DEPTH,
   CONFIG_FLAGS,
   CONFIG_MERGE_BYTES,
   ENGINE_STATE,
+  REQUEST_HEAD,
+  REQUEST_TAIL,
+  RESULT_HEAD,
+  RESULT_TAIL,
   STATE_LATCHED,
   STATE_WCE,
 } from '../src/abi/region.ts';
@@ -54,6 +62,14 @@ if (offsetof<Engine>('blockSize') != CONFIG_BLOCK_SIZE) ERROR('Engine.blockSize'
 if (offsetof<Engine>('flags') != CONFIG_FLAGS) ERROR('Engine.flags');
 if (offsetof<Engine>('depth') != CONFIG_DEPTH) ERROR('Engine.depth');
 if (offsetof<Engine>('mergeBytes') != CONFIG_MERGE_BYTES) ERROR('Engine.mergeBytes');
+if (offsetof<Engine>('requestHead') != REQUEST_HEAD) ERROR('Engine.requestHead');
+if (offsetof<Engine>('requestTail') != REQUEST_TAIL) ERROR('Engine.requestTail');
+if (offsetof<Engine>('commandHead') != COMMAND_HEAD) ERROR('Engine.commandHead');
+if (offsetof<Engine>('commandTail') != COMMAND_TAIL) ERROR('Engine.commandTail');
+if (offsetof<Engine>('resultHead') != RESULT_HEAD) ERROR('Engine.resultHead');
+if (offsetof<Engine>('resultTail') != RESULT_TAIL) ERROR('Engine.resultTail');
+if (offsetof<Engine>('completionHead') != COMPLETION_HEAD) ERROR('Engine.completionHead');
+if (offsetof<Engine>('completionTail') != COMPLETION_TAIL) ERROR('Engine.completionTail');
 if (offsetof<Engine>('wce') != STATE_WCE) ERROR('Engine.wce');
 if (offsetof<Engine>('latched') != STATE_LATCHED) ERROR('Engine.latched');
 if (offsetof<Engine>() > <usize>ENGINE_STATE) ERROR('Engine');

@@ -1,6 +1,6 @@
 // The exports, in the order of a request's life.
 
-import { COMMAND_SLOTS } from '../src/abi/limits.ts';
+import { CAPACITY_BITS, COMMAND_SLOTS } from '../src/abi/limits.ts';
 import { CONFIG_WCE, REQUEST_HEAD, ENGINE_STATE, REGION_SIZE } from '../src/abi/region.ts';
 import { initCommands } from './command/slot.ts';
 import { Engine } from './engine.ts';
@@ -22,7 +22,7 @@ export function regionSize(): u32 {
  */
 export function init(base: usize): u32 {
   const engine = changetype<Engine>(base);
-  if ((base & 63) != 0 || engine.capacity >= 1 << 53) return 0;
+  if ((base & 63) != 0 || engine.capacity >= (<u64>1) << (<u64>CAPACITY_BITS)) return 0;
   if (popcnt(engine.blockSize) != 1 || engine.blockSize > 1 << 20) return 0;
   if (engine.depth == 0 || engine.depth > <u32>COMMAND_SLOTS) return 0;
   memory.fill(base + REQUEST_HEAD, 0, ENGINE_STATE - REQUEST_HEAD);
