@@ -6,17 +6,25 @@ import {
   COMMAND_TAIL,
   COMPLETION_HEAD,
   COMPLETION_TAIL,
+  CONFIG_BATCH,
   CONFIG_BLOCK_SIZE,
   CONFIG_CAPACITY,
+  CONFIG_CHUNK_BYTES,
   CONFIG_DEPTH,
+  CONFIG_FILES,
   CONFIG_FLAGS,
+  CONFIG_FLUSH_WAIT,
   CONFIG_MERGE_BYTES,
+  CONFIG_READ_EXPIRY,
+  CONFIG_WRITE_EXPIRY,
+  CONFIG_WRITES_STARVED,
   ENGINE_STATE,
   REQUEST_HEAD,
   REQUEST_TAIL,
   RESULT_HEAD,
   RESULT_TAIL,
   STATE_LATCHED,
+  STATE_WAIT,
   STATE_WCE,
 } from '../src/abi/region.ts';
 
@@ -35,9 +43,15 @@ export class Engine {
   flags: u32;
   depth: u32;
   mergeBytes: u32;
-  private reserved0: u64;
-  private reserved1: v128;
-  private reserved2: v128;
+  files: u32;
+  chunkBytes: u32;
+  readExpiry: u32;
+  writeExpiry: u32;
+  batch: u32;
+  writesStarved: u32;
+  flushWait: u32;
+  private reserved0: u32;
+  private reserved1: u64;
   // 64: ring positions
   requestHead: u32;
   requestTail: u32;
@@ -50,6 +64,25 @@ export class Engine {
   // 96: state that the host may read
   wce: u32;
   latched: u32;
+  wait: u32;
+  private reserved2: u32;
+  /** Time of this call in microseconds. */
+  now: u64;
+
+  /** True when the configuration has `flag` (CONFIG_*). */
+  has(flag: u32): bool {
+    return (this.flags & flag) != 0;
+  }
+}
+
+/** The largest number that is no longer exact in an f64. */
+const TIME_END: f64 = 9007199254740992.0;
+
+/** Sets the clock to `now` microseconds; time never goes back. */
+export function setClock(engine: usize, now: f64): void {
+  const state = changetype<Engine>(engine);
+  const time: u64 = now >= 0.0 && now < TIME_END ? <u64>now : 0;
+  if (time > state.now) state.now = time;
 }
 
 /** Adds `amount` to the counter at `counter` (a COUNT_* offset of src/abi/region.ts). */
@@ -62,6 +95,13 @@ if (offsetof<Engine>('blockSize') != CONFIG_BLOCK_SIZE) ERROR('Engine.blockSize'
 if (offsetof<Engine>('flags') != CONFIG_FLAGS) ERROR('Engine.flags');
 if (offsetof<Engine>('depth') != CONFIG_DEPTH) ERROR('Engine.depth');
 if (offsetof<Engine>('mergeBytes') != CONFIG_MERGE_BYTES) ERROR('Engine.mergeBytes');
+if (offsetof<Engine>('files') != CONFIG_FILES) ERROR('Engine.files');
+if (offsetof<Engine>('chunkBytes') != CONFIG_CHUNK_BYTES) ERROR('Engine.chunkBytes');
+if (offsetof<Engine>('readExpiry') != CONFIG_READ_EXPIRY) ERROR('Engine.readExpiry');
+if (offsetof<Engine>('writeExpiry') != CONFIG_WRITE_EXPIRY) ERROR('Engine.writeExpiry');
+if (offsetof<Engine>('batch') != CONFIG_BATCH) ERROR('Engine.batch');
+if (offsetof<Engine>('writesStarved') != CONFIG_WRITES_STARVED) ERROR('Engine.writesStarved');
+if (offsetof<Engine>('flushWait') != CONFIG_FLUSH_WAIT) ERROR('Engine.flushWait');
 if (offsetof<Engine>('requestHead') != REQUEST_HEAD) ERROR('Engine.requestHead');
 if (offsetof<Engine>('requestTail') != REQUEST_TAIL) ERROR('Engine.requestTail');
 if (offsetof<Engine>('commandHead') != COMMAND_HEAD) ERROR('Engine.commandHead');
@@ -72,4 +112,5 @@ if (offsetof<Engine>('completionHead') != COMPLETION_HEAD) ERROR('Engine.complet
 if (offsetof<Engine>('completionTail') != COMPLETION_TAIL) ERROR('Engine.completionTail');
 if (offsetof<Engine>('wce') != STATE_WCE) ERROR('Engine.wce');
 if (offsetof<Engine>('latched') != STATE_LATCHED) ERROR('Engine.latched');
+if (offsetof<Engine>('wait') != STATE_WAIT) ERROR('Engine.wait');
 if (offsetof<Engine>() > <usize>ENGINE_STATE) ERROR('Engine');

@@ -1,7 +1,7 @@
 // Map of the private part of the region: X = Y + Y_SIZE, checked below. What the host sees is in
 // src/abi/region.ts.
 
-import { COMMAND_SLOTS, MERGE_SEGMENTS, REQUEST_SLOTS } from '../src/abi/limits.ts';
+import { COMMAND_SLOTS, FILES, MERGE_SEGMENTS, QUEUES, REQUEST_SLOTS } from '../src/abi/limits.ts';
 import {
   COMMAND_RING,
   COMPLETION_RING,
@@ -21,11 +21,15 @@ export const HAZARD_STATE: usize = SLOT_POOL + 64;
 export const ELEVATOR_STATE: usize = HAZARD_STATE + 64;
 export const FLUSH_STATE: usize = ELEVATOR_STATE + 64;
 export const STABILITY_STATE: usize = FLUSH_STATE + 64;
-export const COMMAND_STATE: usize = STABILITY_STATE + 64;
-export const EXTENT: usize = COMMAND_STATE + 64;
+export const BARRIER_STATE: usize = STABILITY_STATE + 64;
+export const RESET_STATE: usize = BARRIER_STATE + 64;
+export const DEADLINE_STATE: usize = RESET_STATE + 64;
+export const COMMAND_STATE: usize = DEADLINE_STATE + 64;
+export const FLIGHT_STATE: usize = COMMAND_STATE + 64;
+export const EXTENT: usize = FLIGHT_STATE + 64;
 
 // Tables.
-export const SLOT_SIZE: usize = 104;
+export const SLOT_SIZE: usize = 128;
 export const SLOTS: usize = ENGINE_TABLES;
 export const WRITE_STARTS: usize = SLOTS + <usize>REQUEST_SLOTS * SLOT_SIZE;
 export const WRITE_ENDS: usize = WRITE_STARTS + REQUEST_SLOTS * 8;
@@ -36,10 +40,18 @@ export const READ_OWNERS: usize = READ_ENDS + REQUEST_SLOTS * 8;
 export const BLOCKED: usize = READ_OWNERS + REQUEST_SLOTS * 4;
 export const KEYS: usize = BLOCKED + REQUEST_SLOTS * 4;
 export const SORT_SCRATCH: usize = KEYS + REQUEST_SLOTS * 8;
-export const RUN_SIZE: usize = 16;
+export const RUN_SIZE: usize = 32;
 export const RUNS: usize = SORT_SCRATCH + REQUEST_SLOTS * 8 + 4096;
+export const DOMAIN_SIZE: usize = 32;
+export const DOMAINS: usize = RUNS + <usize>REQUEST_SLOTS * RUN_SIZE;
+export const QUEUE_SIZE: usize = 8;
+export const QUEUE_TABLE: usize = DOMAINS + <usize>FILES * DOMAIN_SIZE;
+export const FLIGHT_SIZE: usize = 64;
+/** As many as commands, and one that waits for its first command. */
+export const FLIGHT_SLOTS: u32 = <u32>COMMAND_SLOTS + 1;
+export const FLIGHTS: usize = QUEUE_TABLE + <usize>QUEUES * QUEUE_SIZE;
 export const COMMAND_SLOT_SIZE: usize = 16;
-export const COMMANDS: usize = RUNS + <usize>REQUEST_SLOTS * RUN_SIZE;
+export const COMMANDS: usize = FLIGHTS + <usize>FLIGHT_SLOTS * FLIGHT_SIZE;
 export const SEGMENTS: usize = COMMANDS + <usize>COMMAND_SLOTS * COMMAND_SLOT_SIZE;
 export const TABLES_END: usize = SEGMENTS + COMMAND_SLOTS * MERGE_SEGMENTS * SEGMENT_SIZE;
 

@@ -1,5 +1,6 @@
 /** The shapes of a disk's calls. */
 import type { CacheAxes, CacheModeName } from './cache-mode.ts';
+import type { SchedulingOptions } from './engine.ts';
 import type { Tracer } from './trace/tracer.ts';
 
 /** Byte offsets and lengths: a number up to 2^53-1, or a bigint of the same range. */
@@ -15,6 +16,11 @@ export interface RequestOptions {
 export interface WriteOptions extends RequestOptions {
   /** Force unit access: stable before the promise resolves, in every mode but unsafe. */
   readonly fua?: boolean | undefined;
+  /**
+   * A fence: what was asked before completes first, what is asked later starts after. On disks
+   * that were opened with `barrier`.
+   */
+  readonly barrier?: boolean | undefined;
 }
 
 /** Options of writeZeroes. */
@@ -40,7 +46,7 @@ export interface DiskExtent {
 }
 
 /** How a disk is made over a backend. */
-export interface DiskOptions {
+export interface DiskOptions extends SchedulingOptions {
   /** A cache mode or a point on its axes; default `unspecified`, which is writeback. */
   readonly cache?: CacheModeName | CacheAxes | undefined;
   /** Memory for transfer buffers in bytes, a power of two; default 64 MiB, touched as needed. */

@@ -13,18 +13,20 @@ import {
   EXTENT_TABLE_ENTRIES,
   EXTENT_ZERO,
   OP_BLOCK_STATUS,
+  OP_CLEAR_LATCH,
   OP_DISCARD,
   OP_FLUSH,
   OP_READ,
   OP_SET_WCE,
   OP_WRITE,
   OP_WRITE_ZEROES,
+  REQUEST_BARRIER,
   REQUEST_FAST_ZERO,
   REQUEST_FUA,
   REQUEST_MAY_UNMAP,
 } from './abi/request.ts';
 import { MAX_TRANSFER_BYTES } from './abi/limits.ts';
-import { toBytes, toNumber, toSwitch, toWhole } from './arguments.ts';
+import { invalid, toBytes, toNumber, toSwitch, toWhole } from './arguments.ts';
 import type { Backend } from './backend/backend.ts';
 import { type CacheAxes, type CacheMode, resolveCacheMode } from './cache-mode.ts';
 import type {
@@ -39,6 +41,7 @@ import type {
 import { EngineDevice } from './engine-device.ts';
 import { SluiceError } from './errors.ts';
 import { type Ask, PromisedRequests } from './promised-requests.ts';
+import { checkScheduling } from './scheduling-options.ts';
 import { type DiskStats, readStats } from './stats.ts';
 import type { Tracer } from './trace/tracer.ts';
 
@@ -62,17 +65,25 @@ export class Disk implements AsyncDisposable {
   /** The axes in force. */
   readonly cache: CacheAxes;
 
-  readonly #backend: Backend;
+  readonly #backends: readonly Backend[];
+  readonly #hasBarriers: boolean;
   readonly #tracer: Tracer | undefined;
   readonly #requests: PromisedRequests;
   readonly #faces = new Set<Face>();
   #closing: Promise<void> | undefined;
 
-  /** Takes over `backend`; it is closed with the disk. */
-  constructor(backend: Backend, options: DiskOptions = {}) {
+  /**
+   * Takes over what it is made of; that is closed with the disk. Several backends are one disk,
+   * striped over them in chunks of `chunkBytes`.
+   */
+  constructor(backends: Backend | readonly [Backend, ...Backend[]], options: DiskOptions = {}) {
     const { name, axes } = resolveCacheMode(options.cache);
-    this.#backend = backend;
-    this.device = new EngineDevice(backend, {
+    const files = toList(backends);
+    checkScheduling(options, files);
+    this.#backends = files;
+    this.#hasBarriers = (options.barrier ?? 'off') !== 'off';
+    this.device = new EngineDevice(files, {
+      ...options,
       noFlush: axes.noFlush,
       wce: axes.wce,
       arenaBytes: checkBufferBytes(options.bufferBytes ?? DEFAULT_BUFFER_BYTES),
@@ -82,13 +93,11 @@ export class Disk implements AsyncDisposable {
         0,
         MAX_TRANSFER_BYTES,
       ),
-      tracer: options.tracer,
-      ...(options.module === undefined ? {} : { module: options.module }),
     });
     this.#tracer = options.tracer;
     this.#requests = new PromisedRequests(this.device);
-    this.size = backend.sizeBytes;
-    this.readOnly = backend.readOnly;
+    this.size = this.device.sizeBytes;
+    this.readOnly = this.device.readOnly;
     this.cacheMode = name;
     this.cache = axes;
   }
@@ -108,6 +117,21 @@ export class Disk implements AsyncDisposable {
       // A failed sync is latched in the engine; any other failure is not one of durability.
       if (!this.device.engine.latched && this.#closing === undefined) throw error;
     });
+  }
+
+  /** True once a sync has failed: no flush succeeds any more, until `clearLatch`. */
+  get latched(): boolean {
+    return this.device.engine.latched;
+  }
+
+  /**
+   * Takes syncs for true again after one has failed. For operators who have seen to the storage:
+   * whatever was not stable before this resolves may be lost, also when a later flush succeeds,
+   * and is theirs to check and to write again. Nothing else opens the latch but opening anew.
+   */
+  async clearLatch(): Promise<void> {
+    this.#checkOpen();
+    await this.#ask({ ...FLUSH, op: OP_CLEAR_LATCH, operation: 'clear latch' });
   }
 
   /** Turns the write cache on or off; off resolves after a flush. */
@@ -148,7 +172,7 @@ export class Disk implements AsyncDisposable {
   async write(offset: ByteCount, bytes: Uint8Array, options: WriteOptions = {}): Promise<void> {
     const start = toNumber(offset, 'offset');
     const source = toBytes(bytes, 'bytes');
-    const flags = toSwitch(options.fua, 'fua') ? REQUEST_FUA : 0;
+    const flags = this.#writeFlags(options);
     this.#checkRange('write', start, source.length);
     await this.#inPieces(source.length, (at, size) =>
       this.#ask({
@@ -175,7 +199,7 @@ export class Disk implements AsyncDisposable {
     options: WriteZeroesOptions = {},
   ): Promise<void> {
     const flags =
-      (toSwitch(options.fua, 'fua') ? REQUEST_FUA : 0) |
+      this.#writeFlags(options) |
       (toSwitch(options.mayUnmap, 'mayUnmap') ? REQUEST_MAY_UNMAP : 0) |
       (toSwitch(options.fast, 'fast') ? REQUEST_FAST_ZERO : 0);
     await this.#rangeRequest(OP_WRITE_ZEROES, flags, offset, length, 'write zeroes', options);
@@ -183,7 +207,7 @@ export class Disk implements AsyncDisposable {
 
   /** Gives a range back to the host: its contents become undefined. */
   async discard(offset: ByteCount, length: ByteCount, options: WriteOptions = {}): Promise<void> {
-    const flags = toSwitch(options.fua, 'fua') ? REQUEST_FUA : 0;
+    const flags = this.#writeFlags(options);
     await this.#rangeRequest(OP_DISCARD, flags, offset, length, 'discard', options);
   }
 
@@ -233,9 +257,20 @@ export class Disk implements AsyncDisposable {
     await this.#requests.drained();
     await this.device.drained();
     const flush = this.readOnly ? [] : await Promise.allSettled([this.#ask(FLUSH)]);
-    const files = await Promise.allSettled([this.#backend.close(), this.#tracer?.close()]);
+    const files = await Promise.allSettled([
+      ...this.#backends.map((backend) => backend.close()),
+      this.#tracer?.close(),
+    ]);
     const failed = [...faces, ...flush, ...files].find((step) => step.status === 'rejected');
     if (failed !== undefined) throw failed.reason;
+  }
+
+  #writeFlags(options: WriteOptions): number {
+    const barrier = toSwitch(options.barrier, 'barrier');
+    if (barrier && !this.#hasBarriers) {
+      throw invalid("this disk takes no barriers; open it with barrier: 'order' or 'durable'");
+    }
+    return (toSwitch(options.fua, 'fua') ? REQUEST_FUA : 0) | (barrier ? REQUEST_BARRIER : 0);
   }
 
   async #rangeRequest(
@@ -332,6 +367,12 @@ function transfer(
   return { op, flags, offset, length, segments: 1, bufferBytes: length, signal };
 }
 
+function toList(
+  backends: Backend | readonly [Backend, ...Backend[]],
+): readonly [Backend, ...Backend[]] {
+  return 'attach' in backends ? [backends] : backends;
+}
+
 function kindOf(flags: number): DiskExtent['kind'] {
   if ((flags & EXTENT_HOLE) !== 0) return 'hole';
   return (flags & EXTENT_ZERO) !== 0 ? 'zero' : 'data';
@@ -340,8 +381,7 @@ function kindOf(flags: number): DiskExtent['kind'] {
 function checkBufferBytes(bytes: number): number {
   const isInRange = bytes >= SMALLEST_BUFFER_BYTES && bytes <= 2 ** 30;
   if (typeof bytes === 'number' && isInRange && Number.isInteger(Math.log2(bytes))) return bytes;
-  throw new SluiceError(
-    'ERR_SLUICE_INVALID_ARGUMENT',
+  throw invalid(
     `bufferBytes must be a power of two from ${SMALLEST_BUFFER_BYTES} to 1073741824, not ${bytes}`,
   );
 }

@@ -1,21 +1,27 @@
 /**
- * The device: an engine, an arena and a backend in one memory, on the calling thread.
+ * The device: an engine, an arena and backends in one memory, on the calling thread.
  *
- * `kick` alternates between the engine and the backend until neither has anything to do. Answers
+ * `kick` alternates between the engine and the backends until neither has anything to do. Answers
  * that come later from the event loop are taken one batch at a time: the last one that is awaited
  * at once, others together after the callbacks of the current turn.
  */
-import { REQUEST_SLOTS } from './abi/limits.ts';
+import { COMMAND_SLOTS, REQUEST_SLOTS } from './abi/limits.ts';
 import { REGION_SIZE } from './abi/region.ts';
 import { Arena, PAGE_SIZE } from './arena.ts';
-import type { Backend } from './backend/backend.ts';
+import type { Backend, Done } from './backend/backend.ts';
 import type { CompletionTarget, Device } from './device.ts';
-import { type CommandRecord, type CompletionRecord, createEngine, type Engine } from './engine.ts';
+import {
+  type CommandRecord,
+  type CompletionRecord,
+  createEngine,
+  type Engine,
+  type SchedulingOptions,
+} from './engine.ts';
 import { execute } from './executor.ts';
 import type { Tracer } from './trace/tracer.ts';
 
-/** How a device is set up over a backend. */
-export interface DeviceOptions {
+/** How a device is set up over its backends. */
+export interface DeviceOptions extends SchedulingOptions {
   /** Flushes and stable writes are acknowledged without a sync. */
   readonly noFlush: boolean;
   /** Writes start in the volatile class. */
@@ -25,7 +31,7 @@ export interface DeviceOptions {
   /** Largest merged transfer in bytes. */
   readonly mergeBytes: number;
   /** A build of the engine; default: the inlined release build. */
-  readonly module?: WebAssembly.Module;
+  readonly module?: WebAssembly.Module | undefined;
   /** Is told of every request. */
   readonly tracer?: Tracer | undefined;
 }
@@ -33,6 +39,10 @@ export interface DeviceOptions {
 /** Runs `callback` after the callbacks of this turn of the event loop. */
 const later: (callback: () => void) => void =
   typeof setImmediate === 'function' ? setImmediate : (callback) => setTimeout(callback, 0);
+
+/** Longer waits than this sleep; shorter ones go round the event loop, as timers are too coarse. */
+const SHORTEST_SLEEP_MICROS = 2000;
+const MICROS_PER_MS = 1000;
 
 const REGION_PAGES_BYTES = Math.ceil(REGION_SIZE / PAGE_SIZE) * PAGE_SIZE;
 const WASM_PAGE_SIZE = 65536;
@@ -45,7 +55,9 @@ export class EngineDevice implements Device {
   readonly readOnly: boolean;
   readonly blockSizeBytes: number;
 
-  readonly #backend: Backend;
+  readonly #backends: readonly Backend[];
+  /** The engine looks at the clock. */
+  readonly #timed: boolean;
   readonly #tracer: Tracer | undefined;
   readonly #command: CommandRecord;
   readonly #completion: CompletionRecord;
@@ -65,32 +77,35 @@ export class EngineDevice implements Device {
     this.kick();
   };
 
-  constructor(backend: Backend, options: DeviceOptions) {
+  /** Several backends make one disk, striped over them in chunks of `options.chunkBytes`. */
+  constructor(backends: readonly [Backend, ...Backend[]], options: DeviceOptions) {
     const pages = Math.ceil((REGION_PAGES_BYTES + options.arenaBytes) / WASM_PAGE_SIZE);
     const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
-    this.#backend = backend;
+    const disk = diskOver(backends, options.chunkBytes ?? 0);
+    this.#backends = backends;
+    this.#timed = (options.elevator ?? 'none') !== 'none' || (options.flushWaitMicros ?? 0) > 0;
     this.#tracer = options.tracer;
     this.bytes = new Uint8Array(memory.buffer);
     this.arena = new Arena(REGION_PAGES_BYTES, options.arenaBytes);
-    this.sizeBytes = backend.sizeBytes;
-    this.readOnly = backend.readOnly;
-    this.blockSizeBytes = backend.blockSizeBytes;
-    this.#command = { id: 0, op: 0, flags: 0, segments: 0, data: 0, offset: 0, length: 0 };
+    this.sizeBytes = disk.sizeBytes;
+    this.readOnly = disk.readOnly;
+    this.blockSizeBytes = disk.blockSizeBytes;
+    this.#command = { id: 0, op: 0, flags: 0, file: 0, segments: 0, data: 0, offset: 0, length: 0 };
     this.#completion = { tag: 0, status: 0, value: 0, errno: 0 };
     for (let tag = REQUEST_SLOTS - 1; tag >= 0; tag--) this.#freeTags.push(tag);
     this.engine = createEngine({
+      ...options,
       memory,
-      ...(options.module === undefined ? {} : { module: options.module }),
-      capacityBytes: backend.sizeBytes,
-      blockSizeBytes: backend.blockSizeBytes,
-      depth: backend.depth,
-      mergeBytes: options.mergeBytes,
-      readOnly: backend.readOnly,
-      noFlush: options.noFlush,
-      wce: options.wce,
+      capacityBytes: disk.sizeBytes,
+      blockSizeBytes: disk.blockSizeBytes,
+      depth: disk.depth,
+      readOnly: disk.readOnly,
+      fua: disk.fua,
+      files: backends.length,
     });
     this.#tracer?.opened(this.sizeBytes, this.blockSizeBytes, this.readOnly);
-    backend.attach(memory, (id, errno, value) => this.#answered(id, errno, value));
+    const done: Done = (id, errno, value) => this.#answered(id, errno, value);
+    for (const backend of backends) backend.attach(memory, done);
   }
 
   submit(
@@ -121,13 +136,14 @@ export class EngineDevice implements Device {
     try {
       do {
         this.#again = false;
-        this.engine.pump();
+        this.engine.pump(this.#timed ? performance.now() * MICROS_PER_MS : 0);
         this.#executeCommands();
         this.#deliverCompletions();
       } while (this.#again);
     } finally {
       this.#kicking = false;
     }
+    if (this.#timed) this.#kickAfter(this.engine.waitMicros);
     if (this.#idle && this.#idleWaiters.length > 0) this.#wake('idle');
   }
 
@@ -149,7 +165,7 @@ export class EngineDevice implements Device {
     const { engine } = this;
     while (engine.takeCommand(this.#command)) {
       this.#inFlight += 1;
-      execute(this.#backend, this.#command);
+      execute(this.#backends, this.#command);
     }
   }
 
@@ -181,9 +197,38 @@ export class EngineDevice implements Device {
     this.#inFlight -= 1;
     if (this.#kicking) this.#again = true;
     else if (this.#inFlight === 0) this.kick();
-    else if (!this.#scheduled) {
-      this.#scheduled = true;
-      later(this.#scheduledKick);
-    }
+    else this.#kickAfter(0);
   }
+
+  /** Kicks again after a while; Infinity: not for that reason. */
+  #kickAfter(waitMicros: number): void {
+    if (this.#scheduled || waitMicros === Infinity) return;
+    this.#scheduled = true;
+    if (waitMicros < SHORTEST_SLEEP_MICROS) later(this.#scheduledKick);
+    else setTimeout(this.#scheduledKick, Math.floor(waitMicros / MICROS_PER_MS));
+  }
+}
+
+/** What the backends are together. */
+interface Together {
+  readonly sizeBytes: number;
+  readonly readOnly: boolean;
+  readonly blockSizeBytes: number;
+  readonly depth: number;
+  readonly fua: boolean;
+}
+
+/** Files of a striped disk have one size; what is no whole chunk at their ends is not used. */
+function diskOver(backends: readonly Backend[], chunkBytes: number): Together {
+  const smallest = Math.min(...backends.map(({ sizeBytes }) => sizeBytes));
+  const isStriped = backends.length > 1;
+  const wholeChunks = isStriped ? smallest - (smallest % chunkBytes) : smallest;
+  const depth = backends.reduce((sum, backend) => sum + backend.depth, 0);
+  return {
+    sizeBytes: wholeChunks * backends.length,
+    readOnly: backends.some(({ readOnly }) => readOnly),
+    blockSizeBytes: Math.max(...backends.map(({ blockSizeBytes }) => blockSizeBytes)),
+    depth: Math.min(depth, COMMAND_SLOTS),
+    fua: backends.every(({ fua = true }) => fua),
+  };
 }

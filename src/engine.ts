@@ -5,6 +5,7 @@
 import { instantiateSync } from '@assemblyscript/loader';
 import {
   COMMAND_DATA,
+  COMMAND_FILE,
   COMMAND_FLAGS,
   COMMAND_ID,
   COMMAND_LENGTH,
@@ -18,30 +19,7 @@ import {
   RESULT_VALUE,
 } from './abi/command.ts';
 import { RING_ENTRIES } from './abi/limits.ts';
-import {
-  COMMAND_HEAD,
-  COMMAND_RING,
-  COMMAND_TAIL,
-  COMPLETION_HEAD,
-  COMPLETION_RING,
-  COMPLETION_TAIL,
-  CONFIG_BLOCK_SIZE,
-  CONFIG_CAPACITY,
-  CONFIG_DEPTH,
-  CONFIG_FLAGS,
-  CONFIG_MERGE_BYTES,
-  CONFIG_NO_FLUSH,
-  CONFIG_READ_ONLY,
-  CONFIG_WCE,
-  REGION_SIZE,
-  REQUEST_HEAD,
-  REQUEST_RING,
-  REQUEST_TAIL,
-  RESULT_RING,
-  RESULT_TAIL,
-  STATE_LATCHED,
-  STATE_WCE,
-} from './abi/region.ts';
+import * as region from './abi/region.ts';
 import {
   COMPLETION_ERRNO,
   COMPLETION_SIZE,
@@ -53,6 +31,7 @@ import {
   REQUEST_LENGTH,
   REQUEST_OFFSET,
   REQUEST_OP,
+  REQUEST_QUEUE,
   REQUEST_SEGMENTS,
   REQUEST_SIZE,
   REQUEST_TAG,
@@ -64,17 +43,31 @@ import { ENGINE_WASM_BASE64 } from './engine-wasm.ts';
 export type EngineExports = {
   regionSize(): number;
   init(base: number): number;
-  pump(base: number): number;
+  pump(base: number, now: number): number;
 };
 
+/** How requests are ordered and made stable. */
+export interface SchedulingOptions {
+  /** Whether barriers are taken, and what they promise. Default 'off'. */
+  readonly barrier?: BarrierPromise | undefined;
+  /** A barrier fails when a request since the last one has failed. Default false. */
+  readonly barrierFailsAfterError?: boolean | undefined;
+  /** Order in which runs go when the host takes fewer. Default 'none'. */
+  readonly elevator?: Elevator | undefined;
+  /** Microseconds that a sync may wait for companions after a shared one. Default 0. */
+  readonly flushWaitMicros?: number | undefined;
+  /** Several files: bytes in one file before the next one's turn, a power of two. */
+  readonly chunkBytes?: number | undefined;
+}
+
 /** What an engine is made for. */
-export interface EngineOptions {
-  /** The memory to live in; it must hold REGION_SIZE bytes from `base` on and never grow. */
+export interface EngineOptions extends SchedulingOptions {
+  /** The memory to live in; it must hold region.REGION_SIZE bytes from `base` on and never grow. */
   readonly memory: WebAssembly.Memory;
   /** Start of the region, on a 64-byte boundary. Default 0. */
   readonly base?: number;
   /** A build of the engine; default: the release build that is inlined in the package. */
-  readonly module?: WebAssembly.Module;
+  readonly module?: WebAssembly.Module | undefined;
   readonly capacityBytes: number;
   /** Granule of hazards, a power of two. */
   readonly blockSizeBytes: number;
@@ -86,13 +79,42 @@ export interface EngineOptions {
   readonly noFlush: boolean;
   /** Writes start in the volatile class. */
   readonly wce: boolean;
+  /** The host can write stably at once (COMMAND_STABLE). Default true. */
+  readonly fua?: boolean;
+  /** Host files over which the disk is striped. Default 1. */
+  readonly files?: number;
 }
+
+/** `order`: a fence between requests; `durable`: and stable, with what came before it. */
+export type BarrierPromise = 'off' | 'order' | 'durable';
+
+/** `none`: oldest first. `deadline`: sweeps by place, with deadlines. */
+export type Elevator = 'none' | 'deadline' | DeadlineOptions;
+
+/** The deadline elevator in numbers; the defaults are Linux's. */
+export interface DeadlineOptions {
+  /** A read that has waited this long must not be passed over. Default 500 ms. */
+  readonly readExpiryMs?: number;
+  /** The same for writes. Default 5 s. */
+  readonly writeExpiryMs?: number;
+  /** Runs of one direction in a row, at least 1. Default 16. */
+  readonly batch?: number;
+  /** Batches of reads that may go before waiting writes, at least 1. Default 2. */
+  readonly writesStarved?: number;
+}
+
+const DEFAULT_READ_EXPIRY_MS = 500;
+const DEFAULT_WRITE_EXPIRY_MS = 5000;
+const DEFAULT_BATCH = 16;
+const DEFAULT_WRITES_STARVED = 2;
+const MICROS_PER_MS = 1000;
 
 /** A command as `takeCommand` fills it; reused by the caller. */
 export interface CommandRecord {
   id: number;
   op: number;
   flags: number;
+  file: number;
   segments: number;
   data: number;
   offset: number;
@@ -139,29 +161,29 @@ export class Engine {
   /** Use `createEngine`. */
   constructor(exports: EngineExports, options: EngineOptions) {
     const { memory, base = 0 } = options;
-    if (base + REGION_SIZE > memory.buffer.byteLength) {
-      throw new RangeError(`an engine at ${base} needs ${REGION_SIZE} bytes of memory`);
+    if (base + region.REGION_SIZE > memory.buffer.byteLength) {
+      throw new RangeError(`an engine at ${base} needs ${region.REGION_SIZE} bytes of memory`);
     }
     this.#exports = exports;
     this.#base = base;
-    this.#words = new Uint32Array(memory.buffer, base, REGION_SIZE / 4);
-    this.#view = new DataView(memory.buffer, base, REGION_SIZE);
+    this.#words = new Uint32Array(memory.buffer, base, region.REGION_SIZE / 4);
+    this.#view = new DataView(memory.buffer, base, region.REGION_SIZE);
     this.#configure(options);
   }
 
   /** True while completed writes need a flush to be stable. */
   get wce(): boolean {
-    return this.#load(STATE_WCE) !== 0;
+    return this.#load(region.STATE_WCE) !== 0;
   }
 
   /** True once a sync has failed: no flush succeeds any more. */
   get latched(): boolean {
-    return this.#load(STATE_LATCHED) !== 0;
+    return this.#load(region.STATE_LATCHED) !== 0;
   }
 
   /** Requests that the engine has not taken yet. */
   get requestsWaiting(): number {
-    return (this.#load(REQUEST_TAIL) - this.#load(REQUEST_HEAD)) >>> 0;
+    return (this.#load(region.REQUEST_TAIL) - this.#load(region.REQUEST_HEAD)) >>> 0;
   }
 
   /** A counter (COUNT_* of abi/region.ts). */
@@ -178,85 +200,104 @@ export class Engine {
     length: number,
     segments: number,
     data: number,
+    queue = 0,
   ): void {
     const words = this.#words;
-    const tail = this.#load(REQUEST_TAIL);
-    const at = (REQUEST_RING + (tail & RING_MASK) * REQUEST_SIZE) >>> 2;
+    const tail = this.#load(region.REQUEST_TAIL);
+    const at = (region.REQUEST_RING + (tail & RING_MASK) * REQUEST_SIZE) >>> 2;
     words[at + REQUEST_TAG / 4] = tag;
-    words[at + REQUEST_OP / 4] = op | (flags << ((REQUEST_FLAGS - REQUEST_OP) * 8));
+    words[at + REQUEST_OP / 4] =
+      op |
+      (flags << ((REQUEST_FLAGS - REQUEST_OP) * 8)) |
+      (queue << ((REQUEST_QUEUE - REQUEST_OP) * 8));
     words[at + REQUEST_SEGMENTS / 4] = segments;
     words[at + REQUEST_DATA / 4] = data;
     words[at + REQUEST_OFFSET / 4] = offset;
     words[at + REQUEST_OFFSET / 4 + 1] = offset / HIGH_WORD;
     words[at + REQUEST_LENGTH / 4] = length;
     words[at + REQUEST_LENGTH / 4 + 1] = length / HIGH_WORD;
-    words[REQUEST_TAIL >>> 2] = tail + 1;
+    words[region.REQUEST_TAIL >>> 2] = tail + 1;
   }
 
   /** Appends the answer to a command. */
   result(id: number, errno: number, value: number): void {
     const words = this.#words;
-    const tail = this.#load(RESULT_TAIL);
-    const at = (RESULT_RING + (tail & RING_MASK) * RESULT_SIZE) >>> 2;
+    const tail = this.#load(region.RESULT_TAIL);
+    const at = (region.RESULT_RING + (tail & RING_MASK) * RESULT_SIZE) >>> 2;
     words[at + RESULT_ID / 4] = id;
     words[at + RESULT_ERRNO / 4] = errno;
     words[at + RESULT_VALUE / 4] = value;
-    words[RESULT_TAIL >>> 2] = tail + 1;
+    words[region.RESULT_TAIL >>> 2] = tail + 1;
   }
 
-  /** Runs the engine over what is in its input rings; returns the commands that wait. */
-  pump(): number {
-    return this.#exports.pump(this.#base);
+  /**
+   * Runs the engine over what is in its input rings; returns the commands that wait.
+   * @param nowMicros time since any moment; only deadlines and companion waits look at it
+   */
+  pump(nowMicros: number): number {
+    return this.#exports.pump(this.#base, nowMicros);
+  }
+
+  /** Microseconds after which to pump again though nothing has happened; Infinity: never. */
+  get waitMicros(): number {
+    const wait = this.#load(region.STATE_WAIT);
+    return wait === region.STATE_WAIT_NEVER ? Infinity : wait;
   }
 
   /** Takes the next command into `command`; false when there is none. */
   takeCommand(command: CommandRecord): boolean {
     const words = this.#words;
-    const head = this.#load(COMMAND_HEAD);
-    if (head === this.#load(COMMAND_TAIL)) return false;
-    const at = (COMMAND_RING + (head & RING_MASK) * COMMAND_SIZE) >>> 2;
+    const head = this.#load(region.COMMAND_HEAD);
+    if (head === this.#load(region.COMMAND_TAIL)) return false;
+    const at = (region.COMMAND_RING + (head & RING_MASK) * COMMAND_SIZE) >>> 2;
     const opAndFlags = words[at + COMMAND_OP / 4] ?? 0;
     command.id = words[at + COMMAND_ID / 4] ?? 0;
     command.op = opAndFlags & 0xff;
     command.flags = (opAndFlags >>> ((COMMAND_FLAGS - COMMAND_OP) * 8)) & 0xff;
+    command.file = (opAndFlags >>> ((COMMAND_FILE - COMMAND_OP) * 8)) & 0xffff;
     command.segments = words[at + COMMAND_SEGMENTS / 4] ?? 0;
     command.data = words[at + COMMAND_DATA / 4] ?? 0;
     command.offset = this.#pair(at + COMMAND_OFFSET / 4);
     command.length = this.#pair(at + COMMAND_LENGTH / 4);
-    words[COMMAND_HEAD >>> 2] = head + 1;
+    words[region.COMMAND_HEAD >>> 2] = head + 1;
     return true;
   }
 
   /** Takes the next completion into `completion`; false when there is none. */
   takeCompletion(completion: CompletionRecord): boolean {
     const words = this.#words;
-    const head = this.#load(COMPLETION_HEAD);
-    if (head === this.#load(COMPLETION_TAIL)) return false;
-    const at = (COMPLETION_RING + (head & RING_MASK) * COMPLETION_SIZE) >>> 2;
+    const head = this.#load(region.COMPLETION_HEAD);
+    if (head === this.#load(region.COMPLETION_TAIL)) return false;
+    const at = (region.COMPLETION_RING + (head & RING_MASK) * COMPLETION_SIZE) >>> 2;
     completion.tag = words[at + COMPLETION_TAG / 4] ?? 0;
     completion.status = words[at + COMPLETION_STATUS / 4] ?? 0;
     completion.value = words[at + COMPLETION_VALUE / 4] ?? 0;
     completion.errno = words[at + COMPLETION_ERRNO / 4] ?? 0;
-    words[COMPLETION_HEAD >>> 2] = head + 1;
+    words[region.COMPLETION_HEAD >>> 2] = head + 1;
     return true;
   }
 
   #configure(options: EngineOptions): void {
     const view = this.#view;
-    const flags =
-      (options.readOnly ? CONFIG_READ_ONLY : 0) |
-      (options.noFlush ? CONFIG_NO_FLUSH : 0) |
-      (options.wce ? CONFIG_WCE : 0);
-    view.setBigUint64(CONFIG_CAPACITY, BigInt(options.capacityBytes), true);
-    view.setUint32(CONFIG_BLOCK_SIZE, options.blockSizeBytes, true);
-    view.setUint32(CONFIG_FLAGS, flags, true);
-    view.setUint32(CONFIG_DEPTH, options.depth, true);
-    view.setUint32(CONFIG_MERGE_BYTES, options.mergeBytes, true);
+    const elevator = options.elevator ?? 'none';
+    const deadline = typeof elevator === 'string' ? {} : elevator;
+    const word = (at: number, value: number): void => view.setUint32(at, value, true);
+    view.setBigUint64(region.CONFIG_CAPACITY, BigInt(options.capacityBytes), true);
+    word(region.CONFIG_BLOCK_SIZE, options.blockSizeBytes);
+    word(region.CONFIG_FLAGS, flagsOf(options));
+    word(region.CONFIG_DEPTH, options.depth);
+    word(region.CONFIG_MERGE_BYTES, options.mergeBytes);
+    word(region.CONFIG_FILES, options.files ?? 1);
+    word(region.CONFIG_CHUNK_BYTES, options.chunkBytes ?? 0);
+    const readExpiryMs = deadline.readExpiryMs ?? DEFAULT_READ_EXPIRY_MS;
+    const writeExpiryMs = deadline.writeExpiryMs ?? DEFAULT_WRITE_EXPIRY_MS;
+    word(region.CONFIG_READ_EXPIRY, readExpiryMs * MICROS_PER_MS);
+    word(region.CONFIG_WRITE_EXPIRY, writeExpiryMs * MICROS_PER_MS);
+    word(region.CONFIG_BATCH, deadline.batch ?? DEFAULT_BATCH);
+    word(region.CONFIG_WRITES_STARVED, deadline.writesStarved ?? DEFAULT_WRITES_STARVED);
+    word(region.CONFIG_FLUSH_WAIT, options.flushWaitMicros ?? 0);
     if (this.#exports.init(this.#base) !== 1) {
-      throw new RangeError(
-        `the engine refuses capacity ${options.capacityBytes}, block size ` +
-          `${options.blockSizeBytes}, depth ${options.depth} at ${this.#base}`,
-      );
+      throw new RangeError(`the engine refuses ${JSON.stringify(options)} at ${this.#base}`);
     }
   }
 
@@ -267,4 +308,19 @@ export class Engine {
   #pair(at: number): number {
     return (this.#words[at] ?? 0) + (this.#words[at + 1] ?? 0) * HIGH_WORD;
   }
+}
+
+function flagsOf(options: EngineOptions): number {
+  const { barrier = 'off', elevator = 'none' } = options;
+  const flags: readonly (readonly [boolean, number])[] = [
+    [options.readOnly, region.CONFIG_READ_ONLY],
+    [options.noFlush, region.CONFIG_NO_FLUSH],
+    [options.wce, region.CONFIG_WCE],
+    [options.fua ?? true, region.CONFIG_FUA],
+    [elevator !== 'none', region.CONFIG_DEADLINE],
+    [barrier !== 'off', region.CONFIG_BARRIER],
+    [barrier === 'durable', region.CONFIG_BARRIER_DURABLE],
+    [options.barrierFailsAfterError ?? false, region.CONFIG_BARRIER_FAILS],
+  ];
+  return flags.reduce((word, [on, flag]) => (on ? word | flag : word), 0);
 }

@@ -1,4 +1,4 @@
-/** Runs command records on a backend. */
+/** Runs command records on backends. */
 import {
   COMMAND_BLOCK_STATUS,
   COMMAND_DISCARD,
@@ -13,8 +13,10 @@ import {
 import type { Backend } from './backend/backend.ts';
 import type { CommandRecord } from './engine.ts';
 
-/** Hands one command to the backend; the backend answers through its `done`. */
-export function execute(backend: Backend, command: CommandRecord): void {
+/** Hands one command to the backend of its file, which answers through its `done`. */
+export function execute(backends: readonly Backend[], command: CommandRecord): void {
+  const backend = backends[command.file];
+  if (backend === undefined) throw new Error(`the engine named file ${command.file} of none`);
   const { id, flags, offset, length, segments, data } = command;
   switch (command.op) {
     case COMMAND_READ:

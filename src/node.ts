@@ -2,7 +2,8 @@
  * `sluice/node`: disks in files and on block devices, and the servers that share them.
  */
 import { type FileBackend, type FileBackendOptions, openFileBackend } from './backend/file.ts';
-import { resolveCacheMode } from './cache-mode.ts';
+import { invalid } from './arguments.ts';
+import { type CacheAxes, resolveCacheMode } from './cache-mode.ts';
 import { Disk } from './disk.ts';
 import type { DiskOptions } from './disk-types.ts';
 import { SluiceError } from './errors.ts';
@@ -51,7 +52,8 @@ const MAGICS: readonly (readonly [format: string, magic: string])[] = [
 const MAGIC_BYTES = 8;
 
 /**
- * Opens an image or a block device as a disk.
+ * Opens an image or a block device as a disk; or several, all of one size, as one disk that is
+ * striped over them in chunks of `chunkBytes`.
  *
  * The disk lives on the calling thread: page-cache reads and writes run on it (a write can wait
  * there when the host throttles dirty pages); syncs, O_DIRECT, O_DSYNC, fallocate and reads that
@@ -59,15 +61,18 @@ const MAGIC_BYTES = 8;
  * @throws SluiceError ERR_SLUICE_OPEN, ERR_SLUICE_LOCKED, ERR_SLUICE_DIRECT_UNSUPPORTED and others;
  *   the table is in the README
  */
-export async function openDisk(path: string, options: OpenOptions = {}): Promise<Disk> {
+export async function openDisk(
+  path: string | readonly string[],
+  options: OpenOptions = {},
+): Promise<Disk> {
   const { axes } = resolveCacheMode(options.cache);
-  if (options.format !== undefined) checkFormat(path, options.format);
+  const paths = typeof path === 'string' ? [path] : path;
+  if (options.format !== undefined) checkFormat(paths, options.format);
   options.signal?.throwIfAborted();
-  const backend = await openFileBackend(path, backendOptions(options, axes.direct, axes.noFlush));
-  const disk = await overBackend(backend, options);
+  const disk = await overFiles(paths, options, axes);
   try {
     options.signal?.throwIfAborted();
-    if (options.format === undefined) await refuseOtherFormats(path, disk);
+    if (options.format === undefined) await refuseOtherFormats(paths, disk);
     return disk;
   } catch (error) {
     await disk.close();
@@ -101,26 +106,37 @@ function backendOptions(
   };
 }
 
-async function overBackend(backend: FileBackend, options: OpenOptions): Promise<Disk> {
+async function overFiles(
+  paths: readonly string[],
+  options: OpenOptions,
+  { direct, noFlush }: CacheAxes,
+): Promise<Disk> {
+  const backends: FileBackend[] = [];
   try {
-    return new Disk(backend, options);
+    for (const path of paths) {
+      backends.push(await openFileBackend(path, backendOptions(options, direct, noFlush)));
+    }
+    const [first, ...rest] = backends;
+    if (first === undefined) throw invalid('a disk has at least one file');
+    return new Disk([first, ...rest], options);
   } catch (error) {
-    await backend.close();
+    await Promise.all(backends.map((backend) => backend.close()));
     throw error;
   }
 }
 
-function checkFormat(path: string, format: string): void {
+function checkFormat(paths: readonly string[], format: string): void {
   if (format === 'raw') return;
   throw new SluiceError(
     'ERR_SLUICE_UNSUPPORTED',
-    `cannot open '${path}' as ${format}: this release opens raw images only`,
-    { operation: 'open', path },
+    `cannot open '${paths[0]}' as ${format}: this release opens raw images only`,
+    { operation: 'open', ...(paths[0] === undefined ? {} : { path: paths[0] }) },
   );
 }
 
 /** Refuses to take an image of another format for raw by accident. */
-async function refuseOtherFormats(path: string, disk: Disk): Promise<void> {
+async function refuseOtherFormats(paths: readonly string[], disk: Disk): Promise<void> {
+  const path = paths.join("', '");
   const start = await disk.read(0, Math.min(MAGIC_BYTES, disk.size));
   const text = String.fromCharCode(...start);
   const found = MAGICS.find(([, magic]) => text.startsWith(magic));

@@ -1,10 +1,14 @@
 /** Counters of a disk, as a plain object. */
 import {
+  COUNT_ABORTED,
+  COUNT_BARRIER_FLUSHES,
+  COUNT_BARRIERS,
   COUNT_BLOCK_STATUSES,
   COUNT_BYTES_READ,
   COUNT_BYTES_WRITTEN,
   COUNT_COMMANDS,
   COUNT_DISCARDS,
+  COUNT_EXPIRED,
   COUNT_FLUSHES,
   COUNT_FLUSHES_COALESCED,
   COUNT_FLUSHES_ELIDED,
@@ -14,7 +18,9 @@ import {
   COUNT_READS,
   COUNT_REFUSED,
   COUNT_REISSUED,
+  COUNT_SUPERSEDED,
   COUNT_SYNCS,
+  COUNT_SYNCS_DELAYED,
   COUNT_SYNCS_FAILED,
   COUNT_WRITE_ZEROES,
   COUNT_WRITES,
@@ -40,6 +46,10 @@ export interface DiskStats {
   readonly commands: number;
   /** Requests that rode in another one's command. */
   readonly merged: number;
+  /** Queued writes that were never sent, because a later one covers them. */
+  readonly superseded: number;
+  /** Runs that the deadline elevator chose because their time was up. */
+  readonly expired: number;
   /** Requests that waited for an earlier overlapping one. */
   readonly ordered: number;
   /** Parts of failed merged commands that were sent again, alone. */
@@ -51,9 +61,18 @@ export interface DiskStats {
     /** Answered, like group commits, by a sync that served another one as well. */
     readonly coalesced: number;
   };
+  readonly barriers: {
+    readonly received: number;
+    /** Those that had something to flush before their own I/O. */
+    readonly flushed: number;
+  };
+  /** Requests that the reset of a queue ended. */
+  readonly aborted: number;
   /** Syncs handed to the host (fdatasync). */
   readonly syncs: number;
   readonly syncsFailed: number;
+  /** Syncs that waited for companions. */
+  readonly syncsDelayed: number;
   /** Stable writes that shared a sync instead of using the O_DSYNC descriptor. */
   readonly groupCommits: number;
 }
@@ -74,6 +93,8 @@ export function readStats(engine: Engine): DiskStats {
     bytesWritten: engine.counter(COUNT_BYTES_WRITTEN),
     commands: engine.counter(COUNT_COMMANDS),
     merged: engine.counter(COUNT_MERGED),
+    superseded: engine.counter(COUNT_SUPERSEDED),
+    expired: engine.counter(COUNT_EXPIRED),
     ordered: engine.counter(COUNT_ORDERED),
     reissued: engine.counter(COUNT_REISSUED),
     flushes: {
@@ -81,8 +102,14 @@ export function readStats(engine: Engine): DiskStats {
       elided: engine.counter(COUNT_FLUSHES_ELIDED),
       coalesced: engine.counter(COUNT_FLUSHES_COALESCED),
     },
+    barriers: {
+      received: engine.counter(COUNT_BARRIERS),
+      flushed: engine.counter(COUNT_BARRIER_FLUSHES),
+    },
+    aborted: engine.counter(COUNT_ABORTED),
     syncs: engine.counter(COUNT_SYNCS),
     syncsFailed: engine.counter(COUNT_SYNCS_FAILED),
+    syncsDelayed: engine.counter(COUNT_SYNCS_DELAYED),
     groupCommits: engine.counter(COUNT_GROUP_COMMITS),
   };
 }

@@ -1,4 +1,4 @@
-// The command slot: which requests ride in which command at the host.
+// The command slot: which flight a command at the host belongs to.
 //
 // C1  An id is free, or names exactly one command at the host; a result for anything else is a
 //     bug of the host.
@@ -8,17 +8,14 @@ import { Engine, NONE } from '../engine.ts';
 import { COMMAND_SLOT_SIZE, COMMAND_STATE, COMMANDS } from '../memory.ts';
 import { VERIFY, verify } from '../verify.ts';
 
-/** The id of the sync; data commands have ids below it. */
-export const SYNC_ID: u32 = COMMAND_SLOTS;
-
 @unmanaged
 export class CommandSlot {
-  /** First request of the chain that rides in it, or NONE while the id is free. */
-  head: u32;
+  /** Its flight, or NONE while the id is free. */
+  flight: u32;
   /** Next free id. */
   next: u32;
-  /** 1: a write that is stable when the host answers (O_DSYNC). */
-  stable: u32;
+  /** The host file that it goes to. */
+  file: u32;
 
   static at(engine: usize, id: u32): CommandSlot {
     if (VERIFY) verify(id < <u32>COMMAND_SLOTS);
@@ -43,7 +40,7 @@ export function initCommands(engine: usize): void {
   const pool = CommandPool.of(engine);
   for (let id: u32 = 0; id < <u32>COMMAND_SLOTS; id++) {
     const command = CommandSlot.at(engine, id);
-    command.head = NONE;
+    command.flight = NONE;
     command.next = id + 1 < <u32>COMMAND_SLOTS ? id + 1 : NONE;
   }
   pool.freeHead = 0;
@@ -57,28 +54,28 @@ export function commandRoom(engine: usize): u32 {
   return inFlight < depth ? depth - inFlight : 0;
 }
 
-/** Takes a free id for the chain that starts at `head`. The caller has seen room. */
-export function openCommand(engine: usize, head: u32): u32 {
+/** Takes a free id for a command of `flight` to `file`. The caller has seen room. */
+export function openCommand(engine: usize, flight: u32, file: u32): u32 {
   const pool = CommandPool.of(engine);
   const id = pool.freeHead;
   const command = CommandSlot.at(engine, id);
-  if (VERIFY) verify(command.head == NONE);
+  if (VERIFY) verify(command.flight == NONE);
   pool.freeHead = command.next;
   pool.inFlight += 1;
-  command.head = head;
-  command.stable = 0;
+  command.flight = flight;
+  command.file = file;
   return id;
 }
 
-/** Frees an id; returns the chain that rode in it. */
+/** Frees an id; returns the flight that it belonged to. */
 export function closeCommand(engine: usize, id: u32): u32 {
   const pool = CommandPool.of(engine);
   const command = CommandSlot.at(engine, id);
-  const head = command.head;
-  if (VERIFY) verify(head != NONE); // C1
-  command.head = NONE;
+  const flight = command.flight;
+  if (VERIFY) verify(flight != NONE); // C1
+  command.flight = NONE;
   command.next = pool.freeHead;
   pool.freeHead = id;
   pool.inFlight -= 1;
-  return head;
+  return flight;
 }

@@ -11,6 +11,7 @@ import {
 } from '../../src/abi/request.ts';
 import { Engine } from '../engine.ts';
 import { VERIFY, verify } from '../verify.ts';
+import { leaveQueue } from './reset.ts';
 import { closeSlot, Slot } from './slot.ts';
 
 /** Writes the completion of a finished request and frees its slot. */
@@ -24,6 +25,7 @@ export function publish(engine: usize, index: u32): void {
   store<u32>(record, slot.status, COMPLETION_STATUS);
   store<u32>(record, slot.value, COMPLETION_VALUE);
   store<u32>(record, slot.errno, COMPLETION_ERRNO);
+  leaveQueue(engine, index);
   closeSlot(engine, index);
   state.completionTail = tail + 1;
 }

@@ -1,19 +1,30 @@
 // The request record: one slot for each request that the engine holds.
 //
-//   FREE -> take.ts ──▶ OPEN ─▶ hazard.ts: blocked until earlier overlaps are done
-//                        │  └─▶ elevator.ts: ready to be sorted, merged, sent
-//                        │  └─▶ flush.ts: waiting for a sync
-//                        └─▶ finish() ─▶ done list ─▶ complete.ts publishes ─▶ FREE
+//   FREE ─ take.ts ─▶ ALONE ─▶ BLOCKED     hazard.ts: until earlier overlaps are done
+//                       │  └─▶ READY       elevator.ts: to be sorted, merged, sent
+//                       │  └─▶ SENT        flight.ts: at the host
+//                       │  └─▶ WAITING     flush.ts: for a sync
+//                       │  └─▶ SUPERSEDED  supersede.ts: rides with a later write
+//                       └─ finish() ─▶ DONE ─ complete.ts publishes ─▶ FREE
 //
-// S1  A slot is in exactly one place: the free list, the blocked list, the elevator, a command's
-//     chain, the sync list or the done list; `next` belongs to the list it is in.
+// S1  A slot is in exactly one place, which its field `place` names; `next` belongs to the list of
+//     that place. ALONE are a barrier that stands and a reset that waits.
 // S2  A completion is published exactly once for each request taken, by the done list.
 
 import { REQUEST_SLOTS } from '../../src/abi/limits.ts';
 import { STATUS_OK } from '../../src/abi/request.ts';
-import { NONE } from '../engine.ts';
+import { Engine, NONE } from '../engine.ts';
 import { SLOT_POOL, SLOT_SIZE, SLOTS } from '../memory.ts';
 import { VERIFY, verify } from '../verify.ts';
+
+export const PLACE_FREE: u8 = 0;
+export const PLACE_ALONE: u8 = 1;
+export const PLACE_BLOCKED: u8 = 2;
+export const PLACE_READY: u8 = 3;
+export const PLACE_SENT: u8 = 4;
+export const PLACE_WAITING: u8 = 5;
+export const PLACE_SUPERSEDED: u8 = 6;
+export const PLACE_DONE: u8 = 7;
 
 @unmanaged
 export class Slot {
@@ -38,17 +49,24 @@ export class Slot {
   sequence: u64;
   /** Generation that must be stable before this completes (flush.ts). */
   need: u64;
+  /** Time when it was taken, in microseconds. */
+  arrival: u64;
   /** Index in the hazard arrays, or NONE. */
   position: u32;
   status: u32;
   errno: u32;
   value: u32;
+  /** First of the writes that this one has taken over (supersede.ts), or NONE. */
+  superseded: u32;
+  queue: u16;
+  /** Where it is (S1). */
+  place: u8;
   /** 1: must be stable before it completes. */
   stable: u8;
   /** 1: rode in a merged command that failed; is sent again alone. */
   alone: u8;
-  /** 1: in use. */
-  open: u8;
+  /** 1: a barrier whose first flush is not done. */
+  preFlush: u8;
 
   /** The slot of an index. */
   static at(engine: usize, index: u32): Slot {
@@ -80,7 +98,7 @@ export function initSlots(engine: usize): void {
   for (let i: u32 = 0; i < <u32>REQUEST_SLOTS; i++) {
     const slot = Slot.at(engine, i);
     slot.next = i + 1 < <u32>REQUEST_SLOTS ? i + 1 : NONE;
-    slot.open = 0;
+    slot.place = PLACE_FREE;
   }
   pool.freeHead = 0;
   pool.doneHead = NONE;
@@ -95,19 +113,22 @@ export function openSlot(engine: usize): u32 {
   const index = pool.freeHead;
   if (index == NONE) return NONE;
   const slot = Slot.at(engine, index);
-  if (VERIFY) verify(slot.open == 0);
+  if (VERIFY) verify(slot.place == PLACE_FREE);
   pool.freeHead = slot.next;
   pool.open += 1;
   slot.next = NONE;
-  slot.open = 1;
+  slot.place = PLACE_ALONE;
   slot.sequence = ++pool.sequence;
+  slot.arrival = changetype<Engine>(engine).now;
   slot.blockers = 0;
   slot.position = NONE;
   slot.status = STATUS_OK;
   slot.errno = 0;
   slot.value = 0;
+  slot.superseded = NONE;
   slot.alone = 0;
   slot.stable = 0;
+  slot.preFlush = 0;
   return index;
 }
 
@@ -115,8 +136,8 @@ export function openSlot(engine: usize): u32 {
 export function closeSlot(engine: usize, index: u32): void {
   const pool = SlotPool.of(engine);
   const slot = Slot.at(engine, index);
-  if (VERIFY) verify(slot.open == 1);
-  slot.open = 0;
+  if (VERIFY) verify(slot.place != PLACE_FREE);
+  slot.place = PLACE_FREE;
   slot.next = pool.freeHead;
   pool.freeHead = index;
   pool.open -= 1;
@@ -126,9 +147,10 @@ export function closeSlot(engine: usize, index: u32): void {
 export function finish(engine: usize, index: u32, status: u32, errno: u32): void {
   const pool = SlotPool.of(engine);
   const slot = Slot.at(engine, index);
-  if (VERIFY) verify(slot.open == 1);
+  if (VERIFY) verify(slot.place != PLACE_FREE && slot.place != PLACE_DONE);
   slot.status = status;
   slot.errno = errno;
+  slot.place = PLACE_DONE;
   slot.next = NONE;
   if (pool.doneTail == NONE) pool.doneHead = index;
   else Slot.at(engine, pool.doneTail).next = index;

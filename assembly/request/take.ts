@@ -3,12 +3,14 @@
 //
 // T1  A request is taken only while a slot is free and its completion will find room in the ring;
 //     what is not taken stays in the ring. Nothing grows.
+//     Nothing is taken while a barrier stands either (barrier.ts, B1).
 // T2  No offset, length, flag or operation that fails a check reaches a later stage, and no address
 //     outside the memory: a segment table lies inside it, so does every segment, and their lengths
 //     add up to the request's.
 
-import { MAX_TRANSFER_BYTES, RING_ENTRIES } from '../../src/abi/limits.ts';
+import { MAX_TRANSFER_BYTES, QUEUES, RING_ENTRIES } from '../../src/abi/limits.ts';
 import {
+  CONFIG_BARRIER,
   CONFIG_READ_ONLY,
   COUNT_BLOCK_STATUSES,
   COUNT_BYTES_READ,
@@ -24,12 +26,16 @@ import {
   EXTENT_SIZE,
   EXTENT_TABLE_ENTRIES,
   OP_BLOCK_STATUS,
+  OP_CLEAR_LATCH,
   OP_DISCARD,
   OP_FLUSH,
   OP_READ,
+  OP_RESET,
+  OP_RESET_QUEUE,
   OP_SET_WCE,
   OP_WRITE,
   OP_WRITE_ZEROES,
+  REQUEST_BARRIER,
   REQUEST_DATA,
   REQUEST_FAST_ZERO,
   REQUEST_FLAGS,
@@ -38,6 +44,7 @@ import {
   REQUEST_MAY_UNMAP,
   REQUEST_OFFSET,
   REQUEST_OP,
+  REQUEST_QUEUE,
   REQUEST_SEGMENTS,
   REQUEST_SIZE,
   REQUEST_TAG,
@@ -55,24 +62,33 @@ import { openSlot, Slot, SlotPool } from './slot.ts';
 /** Largest segment table of a request: what one preadv or pwritev takes (IOV_MAX). */
 const SEGMENTS_MAX: u32 = 1024;
 
+/** T1: true when a request waits, a slot is free, and its completion will find room. */
+export function canTake(engine: usize): bool {
+  const state = changetype<Engine>(engine);
+  const pool = SlotPool.of(engine);
+  const waiting = state.completionTail - state.completionHead;
+  return (
+    state.requestHead != state.requestTail &&
+    pool.freeHead != NONE &&
+    waiting + pool.open < <u32>RING_ENTRIES
+  );
+}
+
 /**
  * Takes the next request into a slot. Its status is STATUS_OK, or why it is refused.
  * Returns the slot, or NONE when the ring is empty or the engine is full (T1).
  */
 export function takeRequest(engine: usize): u32 {
+  if (!canTake(engine)) return NONE;
   const state = changetype<Engine>(engine);
   const head = state.requestHead;
-  if (head == state.requestTail) return NONE;
-  const waiting = state.completionTail - state.completionHead;
-  if (waiting + SlotPool.of(engine).open >= <u32>RING_ENTRIES) return NONE;
   const index = openSlot(engine);
-  if (index == NONE) return NONE;
-
   const slot = Slot.at(engine, index);
   const record = engine + REQUEST_RING + (<usize>head % RING_ENTRIES) * REQUEST_SIZE;
   slot.tag = load<u32>(record, REQUEST_TAG);
   slot.op = <i32>load<u8>(record, REQUEST_OP);
   slot.flags = <i32>load<u8>(record, REQUEST_FLAGS);
+  slot.queue = load<u16>(record, REQUEST_QUEUE);
   slot.segments = load<u32>(record, REQUEST_SEGMENTS);
   slot.data = load<u32>(record, REQUEST_DATA);
   slot.offset = load<u64>(record, REQUEST_OFFSET);
@@ -85,6 +101,11 @@ export function takeRequest(engine: usize): u32 {
   return index;
 }
 
+/** True for what ends a queue or all of them. */
+export function isReset(op: i32): bool {
+  return op == OP_RESET_QUEUE || op == OP_RESET;
+}
+
 /** True for what changes the disk. */
 export function isWriteClass(op: i32): bool {
   return op == OP_WRITE || op == OP_WRITE_ZEROES || op == OP_DISCARD;
@@ -93,9 +114,10 @@ export function isWriteClass(op: i32): bool {
 /** STATUS_OK, or the first rule that the request breaks (T2). */
 function check(state: Engine, slot: Slot): u32 {
   const op = slot.op;
-  if (op > OP_SET_WCE || (slot.flags & ~flagsOf(op)) != 0) return STATUS_INVALID;
-  if (op == OP_FLUSH) return STATUS_OK;
+  if (op > OP_CLEAR_LATCH || slot.queue >= <u16>QUEUES) return STATUS_INVALID;
+  if ((slot.flags & ~flagsOf(state, op)) != 0) return STATUS_INVALID;
   if (op == OP_SET_WCE) return slot.length <= 1 ? STATUS_OK : STATUS_INVALID;
+  if (op >= OP_FLUSH) return STATUS_OK;
   if (isWriteClass(op) && (state.flags & CONFIG_READ_ONLY) != 0) return STATUS_READ_ONLY;
   if (slot.length > state.capacity) return STATUS_OUT_OF_RANGE;
   if (slot.offset > state.capacity - slot.length) return STATUS_OUT_OF_RANGE;
@@ -129,10 +151,20 @@ function inMemory(address: u32, length: u64): bool {
 }
 
 /** The flags that an operation takes. */
-function flagsOf(op: i32): i32 {
-  if (op == OP_WRITE || op == OP_DISCARD) return REQUEST_FUA;
-  if (op == OP_WRITE_ZEROES) return REQUEST_FUA | REQUEST_MAY_UNMAP | REQUEST_FAST_ZERO;
-  return 0;
+function flagsOf(state: Engine, op: i32): i32 {
+  const barrier: i32 = state.has(CONFIG_BARRIER) ? REQUEST_BARRIER : 0;
+  switch (op) {
+    case OP_READ:
+    case OP_FLUSH:
+      return barrier;
+    case OP_WRITE:
+    case OP_DISCARD:
+      return barrier | REQUEST_FUA;
+    case OP_WRITE_ZEROES:
+      return barrier | REQUEST_FUA | REQUEST_MAY_UNMAP | REQUEST_FAST_ZERO;
+    default:
+      return 0;
+  }
 }
 
 function tally(engine: usize, slot: Slot): void {

@@ -1,18 +1,24 @@
 // The elevator: what may go to the host now, sorted by place and cut into runs of neighbours.
 //
 // E1  Only requests without conflicts are here (hazard.ts, H2), so any order is right.
-// E2  Requests join a run when they are of one kind, one ends where the next begins, and the run
-//     stays within the byte and segment limits. A stable write never joins a volatile one. Zeroes
+// E2  Requests join a run, at its back or its front, when they are of one kind, one ends where the
+//     next begins, and the run stays within the byte and segment limits. A stable write never joins a volatile one. Zeroes
 //     and discards of both classes do: only a sync makes them stable (flush.ts, F8).
 // E3  When the host takes fewer commands than there are runs, the run with the oldest request goes
-//     first: nothing starves, and what waits goes on merging with what arrives.
+//     first, or the one that the deadline elevator picks (deadline.ts): nothing starves, and what
+//     waits goes on merging with what arrives. A flush is not here: merges pass it on both sides.
 //
 // A request stands here as a sort key; the slot in its low bits makes keys distinct:
 //
 //     63    60 59  56 55                         12 11           0
 //    |   0    | kind | first sector                | slot         |
 
-import { MERGE_SEGMENTS, REQUEST_SLOTS, SECTOR_SIZE } from '../../src/abi/limits.ts';
+import {
+  MERGE_RANGE_BYTES,
+  MERGE_SEGMENTS,
+  REQUEST_SLOTS,
+  SECTOR_SIZE,
+} from '../../src/abi/limits.ts';
 import {
   OP_BLOCK_STATUS,
   OP_DISCARD,
@@ -23,7 +29,7 @@ import {
 } from '../../src/abi/request.ts';
 import { Engine, NONE } from '../engine.ts';
 import { ELEVATOR_STATE, KEYS, RUN_SIZE, RUNS, SORT_SCRATCH } from '../memory.ts';
-import { Slot } from '../request/slot.ts';
+import { PLACE_ALONE, PLACE_READY, Slot } from '../request/slot.ts';
 import { sortKeys } from '../simd/sort.ts';
 import { VERIFY, verify } from '../verify.ts';
 
@@ -59,15 +65,28 @@ class Elevator {
 
 /** A run: its requests are chained by `next`, in ascending order. */
 @unmanaged
-class Run {
-  /** First request, or NONE once taken. */
+export class Run {
+  /** First request. */
   head: u32;
+  /** Requests, or 0 once the run is taken. */
   parts: u32;
-  /** Oldest sequence of its requests (E3). */
+  bytes: u64;
+  /** Oldest sequence of its requests (E3), and when that one was taken. */
   oldest: u64;
+  arrival: u64;
 
   static at(engine: usize, index: u32): Run {
     return changetype<Run>(engine + RUNS + <usize>index * RUN_SIZE);
+  }
+
+  /** First byte. */
+  offset(engine: usize): u64 {
+    return Slot.at(engine, this.head).offset;
+  }
+
+  /** True for reads and block status. */
+  reads(engine: usize): bool {
+    return Slot.at(engine, this.head).kind <= KIND_BLOCK_STATUS;
   }
 }
 
@@ -90,6 +109,18 @@ export function enqueue(engine: usize, index: u32): void {
   if (VERIFY) verify(elevator.waiting < <u32>REQUEST_SLOTS);
   store<u64>(engine + KEYS + ((<usize>elevator.waiting) << 3), key);
   elevator.waiting += 1;
+  slot.place = PLACE_READY;
+}
+
+/** Takes a request out of the elevator. */
+export function withdrawReady(engine: usize, index: u32): void {
+  const elevator = Elevator.of(engine);
+  const keys = engine + KEYS;
+  let at: u32 = 0;
+  while (slotOf(keys, at) != index) at += 1;
+  elevator.waiting -= 1;
+  store<u64>(keys + ((<usize>at) << 3), load<u64>(keys + ((<usize>elevator.waiting) << 3)));
+  Slot.at(engine, index).place = PLACE_ALONE;
 }
 
 /** Sorts what waits and cuts it into runs; returns how many there are. */
@@ -106,21 +137,28 @@ export function collectRuns(engine: usize): u32 {
   return elevator.runs;
 }
 
-/** Takes run `order` in place order; for when all of them go. Returns its first request. */
-export function takeRunInPlace(engine: usize, order: u32): u32 {
-  return take(engine, Run.at(engine, order));
+/** Runs that `collectRuns` found. */
+export function runsFound(engine: usize): u32 {
+  return Elevator.of(engine).found;
 }
 
-/** Takes the run that holds the oldest request (E3). Returns its first request. */
-export function takeOldestRun(engine: usize): u32 {
+/** The run that holds the oldest request (E3). The caller has seen that one waits. */
+export function oldestRun(engine: usize): Run {
   const found = Elevator.of(engine).found;
-  let oldest = Run.at(engine, 0);
-  for (let i: u32 = 1; i < found; i++) {
+  let oldest = changetype<Run>(0);
+  for (let i: u32 = 0; i < found; i++) {
     const run = Run.at(engine, i);
-    if (run.head == NONE) continue;
-    if (oldest.head == NONE || run.oldest < oldest.oldest) oldest = run;
+    if (run.parts == 0) continue;
+    if (changetype<usize>(oldest) == 0 || run.oldest < oldest.oldest) oldest = run;
   }
-  return take(engine, oldest);
+  return oldest;
+}
+
+/** Takes a run; its requests leave the elevator. */
+export function takeRun(engine: usize, run: Run): void {
+  if (VERIFY) verify(run.parts != 0);
+  run.parts = 0;
+  Elevator.of(engine).runs -= 1;
 }
 
 /** Puts the requests of runs that were not taken back to wait, in order. */
@@ -129,27 +167,12 @@ export function keepRest(engine: usize): void {
   elevator.waiting = 0;
   for (let i: u32 = 0; elevator.runs != 0 && i < elevator.found; i++) {
     const run = Run.at(engine, i);
-    if (run.head == NONE) continue;
+    if (run.parts == 0) continue;
     elevator.runs -= 1;
     for (let index = run.head; index != NONE; index = Slot.at(engine, index).next) {
       enqueue(engine, index);
     }
   }
-}
-
-/** Requests in the chain that starts at `head`. */
-export function chainLength(engine: usize, head: u32): u32 {
-  let parts: u32 = 0;
-  for (let index = head; index != NONE; index = Slot.at(engine, index).next) parts += 1;
-  return parts;
-}
-
-function take(engine: usize, run: Run): u32 {
-  const head = run.head;
-  if (VERIFY) verify(head != NONE);
-  run.head = NONE;
-  Elevator.of(engine).runs -= 1;
-  return head;
 }
 
 /** Makes a run of the keys from `at` on; returns how many it took. */
@@ -160,19 +183,23 @@ function cutRun(engine: usize, elevator: Elevator, at: u32): u32 {
   const run = Run.at(engine, elevator.runs);
   run.head = head;
   run.parts = 1;
+  run.bytes = last.length;
   run.oldest = last.sequence;
-  let bytes = last.length;
+  run.arrival = last.arrival;
   let segments = last.segments;
   for (let next = at + 1; next < elevator.waiting; next++) {
     const index = slotOf(keys, next);
     const slot = Slot.at(engine, index);
-    if (!joins(engine, last, slot, bytes, segments)) break;
+    if (!joins(engine, last, slot, run.bytes, segments)) break;
     last.next = index;
     last = slot;
-    bytes += slot.length;
     segments += slot.segments;
+    run.bytes += slot.length;
     run.parts += 1;
-    if (slot.sequence < run.oldest) run.oldest = slot.sequence;
+    if (slot.sequence < run.oldest) {
+      run.oldest = slot.sequence;
+      run.arrival = slot.arrival;
+    }
   }
   last.next = NONE;
   elevator.runs += 1;
@@ -183,7 +210,7 @@ function cutRun(engine: usize, elevator: Elevator, at: u32): u32 {
 function joins(engine: usize, last: Slot, slot: Slot, bytes: u64, segments: u32): bool {
   if (slot.kind != last.kind || slot.offset != last.offset + last.length) return false;
   if ((slot.alone | last.alone) != 0 || slot.kind == KIND_BLOCK_STATUS) return false;
-  if (slot.kind >= KIND_WRITE_ZEROES) return true;
+  if (slot.kind >= KIND_WRITE_ZEROES) return bytes + slot.length <= <u64>MERGE_RANGE_BYTES;
   return (
     bytes + slot.length <= <u64>changetype<Engine>(engine).mergeBytes &&
     segments + slot.segments <= <u32>MERGE_SEGMENTS

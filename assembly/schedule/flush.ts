@@ -4,23 +4,30 @@
 // F1  Need at submission: a flush owes exactly the volatile writes that completed before it was
 //     taken: need = completed.
 // F2  Cover at dispatch: a sync proves nothing about a write that completed after the sync was
-//     handed to the host: cover = completed at that moment, never at its end.
-// F3  Elision: with stable >= need nothing that the flush owes is volatile; it is done at once.
-// F4  One sync runs at a time; when it succeeds, stable rises to its cover and every waiter with
-//     need <= stable is done. Those that came too late share the next one.
+//     handed to the host. Such a write is late: it stays unproven when the sync succeeds.
+// F3  Elision: when no file has an unproven write with a generation up to need, nothing that the
+//     flush owes is volatile; it is done at once.
+// F4  Each host file is a stability domain: one sync of it runs at a time, and starts only when
+//     somebody waits for an unproven write in it. A waiter is done when no file has an unproven
+//     write up to its need. Those that came too late share the next sync.
 // F5  Bump before publish: the generation rises when the host's answer to a volatile write is
 //     taken, failed or not, before its completion can be seen.
-// F6  Latch: a failed sync leaves stable where it is, fails whoever waits, and fails all flushes
+// F6  Latch: a failed sync leaves its writes unproven, fails whoever waits, and fails all flushes
 //     after it: the kernel may have dropped the pages and would report success next time.
 // F7  A disk starts dirty: what an earlier process wrote through this disk and acknowledged, but
 //     never flushed, belongs to the first flush.
 // F8  A stable write that did not go to the O_DSYNC descriptor, a stable zeroing and a stable
-//     discard are done when a sync covers them, exactly like a flush that was taken at the moment
+//     discard are done when syncs cover them, exactly like a flush that was taken at the moment
 //     the host answered (group commit).
+// F9  When the latch is opened by hand every file is dirty again, as at first, also while a sync of
+//     it runs. The opening is a barrier: what raced with the failed sync has completed before.
+// F10 Companions: when the last sync served several, the next one may wait until as many wait
+//     again, for a bounded time since the first of them came. A delay is never unsafe.
 //
 //      taken ──F3──▶ done
-//        └──▶ waiting ──dispatchSync──▶ [one sync runs] ──syncDone──▶ done (F4) or failed (F6)
+//        └──▶ waiting ──startSync──▶ [one sync a file runs] ──endSync──▶ done (F4) or failed (F6)
 
+import { FILES } from '../../src/abi/limits.ts';
 import {
   CONFIG_NO_FLUSH,
   COUNT_FLUSHES,
@@ -28,6 +35,7 @@ import {
   COUNT_FLUSHES_ELIDED,
   COUNT_GROUP_COMMITS,
   COUNT_SYNCS,
+  COUNT_SYNCS_DELAYED,
   COUNT_SYNCS_FAILED,
 } from '../../src/abi/region.ts';
 import {
@@ -37,117 +45,227 @@ import {
   STATUS_OK,
 } from '../../src/abi/request.ts';
 import { count, Engine, NONE } from '../engine.ts';
-import { FLUSH_STATE } from '../memory.ts';
-import { finish, Slot } from '../request/slot.ts';
+import { DOMAIN_SIZE, DOMAINS, FLUSH_STATE } from '../memory.ts';
+import { finish, PLACE_ALONE, PLACE_WAITING, Slot } from '../request/slot.ts';
 import { VERIFY, verify } from '../verify.ts';
 
-/** State of one stability domain (one file or device). */
+/** No generation: nothing is unproven, nothing is late. */
+const NEVER: u64 = u64.MAX_VALUE;
+
+/** What is common to all files. */
 @unmanaged
-class Domain {
-  /** Generation: volatile writes that have completed. */
+class Flushes {
+  /** Generation: answers to volatile writes, of all files. */
   completed: u64;
-  /** Highest generation known to be on stable storage. */
-  stable: u64;
-  /** What the running sync will prove. */
-  cover: u64;
-  /** 1 while a sync is at the host. */
-  running: u32;
-  /** Who waits for a sync, first come first. */
+  /** Who waits for syncs, first come first; needs never fall along the line. */
   head: u32;
   tail: u32;
+  waiting: u32;
+  /** How many the sync that ended last has served. */
+  served: u32;
+  /** When the line began to form, in microseconds. */
+  since: u64;
+  /** 1: a sync could have started and waits for companions (F10). */
+  delayed: u32;
 
-  static of(engine: usize): Domain {
-    return changetype<Domain>(engine + FLUSH_STATE);
+  static of(engine: usize): Flushes {
+    return changetype<Flushes>(engine + FLUSH_STATE);
   }
 }
 
+/** The stability domain of one host file. */
+@unmanaged
+class Domain {
+  /** Generation of the first volatile write that no sync has proven. */
+  unproven: u64;
+  /** Generation of the first that was answered while the running sync was at the host. */
+  late: u64;
+  /** 1 while a sync is at the host. */
+  running: u32;
+
+  static at(engine: usize, file: u32): Domain {
+    return changetype<Domain>(engine + DOMAINS + <usize>file * DOMAIN_SIZE);
+  }
+}
+
+if (offsetof<Domain>() > DOMAIN_SIZE) ERROR('Domain');
+
 export function initFlush(engine: usize): void {
-  const domain = Domain.of(engine);
-  domain.completed = 1; // F7
-  domain.stable = 0;
-  domain.cover = 0;
-  domain.running = 0;
-  domain.head = NONE;
-  domain.tail = NONE;
+  const flushes = Flushes.of(engine);
+  flushes.completed = 1; // F7
+  flushes.head = NONE;
+  flushes.tail = NONE;
+  flushes.waiting = 0;
+  flushes.served = 0;
+  flushes.since = 0;
+  flushes.delayed = 0;
+  for (let file: u32 = 0; file < <u32>FILES; file++) {
+    const domain = Domain.at(engine, file);
+    domain.unproven = 1; // F7
+    domain.late = NEVER;
+    domain.running = 0;
+  }
 }
 
 /** Takes a flush, or a change of the write cache that implies one. */
 export function takeFlush(engine: usize, index: u32): void {
   const state = changetype<Engine>(engine);
-  const domain = Domain.of(engine);
   const slot = Slot.at(engine, index);
   count(engine, COUNT_FLUSHES, 1);
-  slot.need = domain.completed; // F1
-  if ((state.flags & CONFIG_NO_FLUSH) != 0) finish(engine, index, STATUS_OK, 0);
+  slot.need = Flushes.of(engine).completed; // F1
+  if (state.has(CONFIG_NO_FLUSH)) finish(engine, index, STATUS_OK, 0);
   else if (state.latched) finish(engine, index, STATUS_FLUSH_LATCHED, 0);
-  else if (domain.stable >= slot.need) {
+  else if (isProven(engine, slot.need)) {
     count(engine, COUNT_FLUSHES_ELIDED, 1); // F3
     finish(engine, index, STATUS_OK, 0);
-  } else wait(engine, domain, index);
+  } else wait(engine, index);
 }
 
-/** The host has answered a write that is not stable by itself (F5). */
-export function noteVolatileWrite(engine: usize): void {
-  Domain.of(engine).completed += 1;
+/** True while a flush that is taken now would need a sync. */
+export function isDirty(engine: usize): bool {
+  return !isProven(engine, Flushes.of(engine).completed);
 }
 
-/** A stable request whose I/O has succeeded waits for a sync that covers it (F8). */
+/** Lets a request wait until all that has completed is stable. */
+export function awaitFlush(engine: usize, index: u32): void {
+  Slot.at(engine, index).need = Flushes.of(engine).completed;
+  wait(engine, index);
+}
+
+/** The host has answered a write to `file` that is not stable by itself (F5). */
+export function noteVolatileWrite(engine: usize, file: u32): void {
+  const flushes = Flushes.of(engine);
+  flushes.completed += 1;
+  soil(engine, file, flushes.completed);
+}
+
+/** A stable request whose I/O has succeeded waits for the syncs that cover it (F8). */
 export function awaitStable(engine: usize, index: u32): void {
-  const domain = Domain.of(engine);
-  const slot = Slot.at(engine, index);
-  slot.need = domain.completed;
   if (changetype<Engine>(engine).latched) {
     finish(engine, index, STATUS_FLUSH_LATCHED, 0);
     return;
   }
-  if (slot.op == OP_WRITE) count(engine, COUNT_GROUP_COMMITS, 1);
-  wait(engine, domain, index);
+  if (Slot.at(engine, index).op == OP_WRITE) count(engine, COUNT_GROUP_COMMITS, 1);
+  awaitFlush(engine, index);
 }
 
-/** Starts a sync when somebody waits and none runs; true when the caller must emit it. */
-export function startSync(engine: usize): bool {
-  const domain = Domain.of(engine);
-  if (domain.running || domain.head == NONE) return false;
+/** True when somebody waits for a sync of `file` and none runs (F4). */
+export function needsSync(engine: usize, file: u32): bool {
+  const flushes = Flushes.of(engine);
+  const domain = Domain.at(engine, file);
+  if (flushes.tail == NONE || domain.running) return false;
+  return domain.unproven <= Slot.at(engine, flushes.tail).need;
+}
+
+/** F10: microseconds for which a sync that could start is to wait for companions, or 0. */
+export function companionDelay(engine: usize): u32 {
+  const state = changetype<Engine>(engine);
+  const flushes = Flushes.of(engine);
+  if (state.flushWait == 0 || flushes.served <= 1) return 0;
+  if (flushes.waiting >= flushes.served) return 0;
+  const waited = state.now - flushes.since;
+  return waited < <u64>state.flushWait ? state.flushWait - <u32>waited : 0;
+}
+
+/** A sync that could start is put off (F10). */
+export function delaySync(engine: usize): void {
+  Flushes.of(engine).delayed = 1;
+}
+
+/** A sync of `file` is handed to the host (F2). */
+export function startSync(engine: usize, file: u32): void {
+  const flushes = Flushes.of(engine);
+  const domain = Domain.at(engine, file);
   domain.running = 1;
-  domain.cover = domain.completed; // F2
+  domain.late = NEVER;
   count(engine, COUNT_SYNCS, 1);
-  return true;
+  count(engine, COUNT_SYNCS_DELAYED, flushes.delayed);
+  flushes.delayed = 0;
 }
 
-/** The host has answered the sync: F4, or F6 when `errno` is not 0. */
-export function endSync(engine: usize, errno: u32): void {
-  const domain = Domain.of(engine);
+/** The host has answered the sync of `file`: F4, or F6 when `errno` is not 0. */
+export function endSync(engine: usize, file: u32, errno: u32): void {
+  const domain = Domain.at(engine, file);
   if (VERIFY) verify(domain.running == 1);
   domain.running = 0;
   if (errno != 0) {
     changetype<Engine>(engine).latched = 1;
     count(engine, COUNT_SYNCS_FAILED, 1);
-  } else if (domain.cover > domain.stable) domain.stable = domain.cover;
-  settleWaiters(engine, domain, errno);
+  } else domain.unproven = domain.late;
+  settleWaiters(engine, errno);
+}
+
+/** F9. */
+export function clearLatch(engine: usize): void {
+  const state = changetype<Engine>(engine);
+  const flushes = Flushes.of(engine);
+  state.latched = 0;
+  flushes.completed += 1;
+  for (let file: u32 = 0; file < state.files; file++) soil(engine, file, flushes.completed);
+}
+
+/** Takes a request out of the line. */
+export function withdrawWaiter(engine: usize, index: u32): void {
+  const flushes = Flushes.of(engine);
+  let before = NONE;
+  for (let at = flushes.head; at != index; at = Slot.at(engine, at).next) before = at;
+  const slot = Slot.at(engine, index);
+  if (before == NONE) flushes.head = slot.next;
+  else Slot.at(engine, before).next = slot.next;
+  if (flushes.tail == index) flushes.tail = before;
+  flushes.waiting -= 1;
+  slot.place = PLACE_ALONE;
+}
+
+/** Generation `generation` is a volatile write into `file`. */
+function soil(engine: usize, file: u32, generation: u64): void {
+  const domain = Domain.at(engine, file);
+  if (domain.unproven == NEVER) domain.unproven = generation;
+  if (domain.late == NEVER) domain.late = generation;
+}
+
+/** F3, F4: no file has an unproven write with a generation up to `need`. */
+function isProven(engine: usize, need: u64): bool {
+  const files = changetype<Engine>(engine).files;
+  for (let file: u32 = 0; file < files; file++) {
+    if (Domain.at(engine, file).unproven <= need) return false;
+  }
+  return true;
 }
 
 /** Finishes every waiter that the last sync decided and keeps the others in line. */
-function settleWaiters(engine: usize, domain: Domain, errno: u32): void {
-  let index = domain.head;
-  domain.head = NONE;
-  domain.tail = NONE;
-  let served: u64 = 0;
+function settleWaiters(engine: usize, errno: u32): void {
+  const flushes = Flushes.of(engine);
+  const since = flushes.since;
+  let index = flushes.head;
+  flushes.head = NONE;
+  flushes.tail = NONE;
+  flushes.waiting = 0;
+  flushes.served = 0;
   while (index != NONE) {
     const slot = Slot.at(engine, index);
     const next = slot.next;
+    slot.place = PLACE_ALONE;
     if (errno != 0) finish(engine, index, STATUS_IO_ERROR, errno);
-    else if (slot.need <= domain.stable) {
-      served += 1;
+    else if (isProven(engine, slot.need)) {
+      flushes.served += 1;
       finish(engine, index, STATUS_OK, 0);
-    } else wait(engine, domain, index);
+    } else wait(engine, index);
     index = next;
   }
-  if (served > 1) count(engine, COUNT_FLUSHES_COALESCED, served - 1);
+  if (flushes.waiting != 0) flushes.since = since;
+  if (flushes.served > 1) count(engine, COUNT_FLUSHES_COALESCED, flushes.served - 1);
 }
 
-function wait(engine: usize, domain: Domain, index: u32): void {
-  Slot.at(engine, index).next = NONE;
-  if (domain.tail == NONE) domain.head = index;
-  else Slot.at(engine, domain.tail).next = index;
-  domain.tail = index;
+function wait(engine: usize, index: u32): void {
+  const flushes = Flushes.of(engine);
+  const slot = Slot.at(engine, index);
+  if (flushes.waiting == 0) flushes.since = changetype<Engine>(engine).now;
+  if (VERIFY) verify(flushes.tail == NONE || Slot.at(engine, flushes.tail).need <= slot.need);
+  slot.place = PLACE_WAITING;
+  slot.next = NONE;
+  if (flushes.tail == NONE) flushes.head = index;
+  else Slot.at(engine, flushes.tail).next = index;
+  flushes.tail = index;
+  flushes.waiting += 1;
 }

@@ -24,7 +24,7 @@ import {
   WRITE_OWNERS,
   WRITE_STARTS,
 } from '../memory.ts';
-import { Slot } from '../request/slot.ts';
+import { PLACE_ALONE, PLACE_BLOCKED, Slot } from '../request/slot.ts';
 import { countOverlaps } from '../simd/overlap.ts';
 import { VERIFY, verify } from '../verify.ts';
 
@@ -46,28 +46,60 @@ export function initHazards(engine: usize): void {
   hazards.blocked = 0;
 }
 
-/** Enters a request with a range; true when nothing stands in its way (H2). */
-export function enterHazards(engine: usize, index: u32): bool {
-  const hazards = Hazards.of(engine);
+/** Works out what a request with a range covers; returns how many unfinished ones stand in its way. */
+export function measure(engine: usize, index: u32): u32 {
   const slot = Slot.at(engine, index);
   const granule = <u64>changetype<Engine>(engine).blockSize;
   slot.start = slot.offset & ~(granule - 1);
   slot.end = (slot.offset + slot.length + granule - 1) & ~(granule - 1);
-  let blockers = overlaps(engine, WRITE_STARTS, WRITE_ENDS, hazards.writes, slot);
+  return countConflicts(engine, slot);
+}
+
+/** Unfinished requests that a new one conflicts with (H1). */
+export function countConflicts(engine: usize, slot: Slot): u32 {
+  const hazards = Hazards.of(engine);
+  const conflicts = overlaps(engine, WRITE_STARTS, WRITE_ENDS, hazards.writes, slot);
+  if (reads(slot)) return conflicts;
+  return conflicts + overlaps(engine, READ_STARTS, READ_ENDS, hazards.reads, slot);
+}
+
+/** Enters a request that conflicts with `conflicts` others; true when it may go at once (H2). */
+export function enterHazards(engine: usize, index: u32, conflicts: u32): bool {
+  const hazards = Hazards.of(engine);
+  const slot = Slot.at(engine, index);
   if (reads(slot)) {
     append(engine, READ_STARTS, READ_ENDS, READ_OWNERS, hazards.reads, index);
     hazards.reads += 1;
   } else {
-    blockers += overlaps(engine, READ_STARTS, READ_ENDS, hazards.reads, slot);
     append(engine, WRITE_STARTS, WRITE_ENDS, WRITE_OWNERS, hazards.writes, index);
     hazards.writes += 1;
   }
-  slot.blockers = blockers;
-  if (blockers == 0) return true;
+  slot.blockers = conflicts;
+  if (conflicts == 0) return true;
   store<u32>(engine + BLOCKED + ((<usize>hazards.blocked) << 2), index);
   hazards.blocked += 1;
+  slot.place = PLACE_BLOCKED;
   count(engine, COUNT_ORDERED, 1);
   return false;
+}
+
+/** Unfinished requests that write. */
+export function writesOpen(engine: usize): u32 {
+  return Hazards.of(engine).writes;
+}
+
+/** The request in place `at` of those. */
+export function writeAt(engine: usize, at: u32): u32 {
+  return load<u32>(engine + WRITE_OWNERS + ((<usize>at) << 2));
+}
+
+/** True when an unfinished request that came after the write at `index` conflicts with it. */
+export function conflictsAfter(engine: usize, index: u32): bool {
+  const hazards = Hazards.of(engine);
+  return (
+    followed(engine, WRITE_OWNERS, hazards.writes, index) ||
+    followed(engine, READ_OWNERS, hazards.reads, index)
+  );
 }
 
 /** Takes a finished request out of the arrays; returns how many blocked ones this set free. */
@@ -102,11 +134,26 @@ export function takeUnblocked(engine: usize): u32 {
     const place = engine + BLOCKED + ((<usize>i) << 2);
     const index = load<u32>(place);
     if (Slot.at(engine, index).blockers != 0) continue;
-    hazards.blocked -= 1;
-    memory.copy(place, place + 4, (<usize>(hazards.blocked - i)) << 2);
+    unlist(engine, i);
     return index;
   }
   return NONE;
+}
+
+/** Takes a request off the list of the blocked. */
+export function withdrawBlocked(engine: usize, index: u32): void {
+  let at: u32 = 0;
+  while (load<u32>(engine + BLOCKED + ((<usize>at) << 2)) != index) at += 1;
+  unlist(engine, at);
+}
+
+/** Closes the gap that the blocked request in place `at` leaves. */
+function unlist(engine: usize, at: u32): void {
+  const hazards = Hazards.of(engine);
+  const place = engine + BLOCKED + ((<usize>at) << 2);
+  Slot.at(engine, load<u32>(place)).place = PLACE_ALONE;
+  hazards.blocked -= 1;
+  memory.copy(place, place + 4, (<usize>(hazards.blocked - at)) << 2);
 }
 
 function reads(slot: Slot): bool {
@@ -116,6 +163,16 @@ function reads(slot: Slot): bool {
 /** H1. */
 function conflict(a: Slot, b: Slot): bool {
   return a.start < b.end && b.start < a.end && !(reads(a) && reads(b));
+}
+
+/** True when one of `entries` owners came after the request at `index` and conflicts with it. */
+function followed(engine: usize, owners: usize, entries: u32, index: u32): bool {
+  const slot = Slot.at(engine, index);
+  for (let at: u32 = 0; at < entries; at++) {
+    const other = Slot.at(engine, load<u32>(engine + owners + ((<usize>at) << 2)));
+    if (other.sequence > slot.sequence && conflict(slot, other)) return true;
+  }
+  return false;
 }
 
 function overlaps(engine: usize, starts: usize, ends: usize, entries: u32, slot: Slot): u32 {

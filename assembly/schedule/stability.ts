@@ -1,14 +1,14 @@
 // The class of a request, and how a stable write becomes stable.
 //
-// W1  A write-class request is stable when the write cache is off or it carries FUA; with
-//     cache=unsafe nothing is.
+// W1  A write-class request is stable when the write cache is off, when it carries FUA, or when it
+//     is a durable barrier; with cache=unsafe nothing is.
 // W2  The class is fixed when the request is taken.
-// W3  A stable write that is alone goes to the O_DSYNC descriptor. When others are open beside its
+// W3  Where the host offers it, a stable write that is alone goes to the O_DSYNC descriptor. When others are open beside its
 //     run, it is written plainly and shares one sync with them (flush.ts, F8). After a failed sync
 //     no sync is trusted, so it goes to the O_DSYNC descriptor again.
 
-import { CONFIG_NO_FLUSH } from '../../src/abi/region.ts';
-import { OP_WRITE, REQUEST_FUA } from '../../src/abi/request.ts';
+import { CONFIG_BARRIER_DURABLE, CONFIG_FUA, CONFIG_NO_FLUSH } from '../../src/abi/region.ts';
+import { OP_WRITE, REQUEST_BARRIER, REQUEST_FUA } from '../../src/abi/request.ts';
 import { Engine } from '../engine.ts';
 import { STABILITY_STATE } from '../memory.ts';
 import { Slot } from '../request/slot.ts';
@@ -31,8 +31,9 @@ export function initStability(engine: usize): void {
 export function classify(engine: usize, index: u32): void {
   const state = changetype<Engine>(engine);
   const slot = Slot.at(engine, index);
-  if ((state.flags & CONFIG_NO_FLUSH) != 0) return;
-  if (state.wce && (slot.flags & REQUEST_FUA) == 0) return;
+  if (state.has(CONFIG_NO_FLUSH)) return;
+  const asks = state.has(CONFIG_BARRIER_DURABLE) ? REQUEST_FUA | REQUEST_BARRIER : REQUEST_FUA;
+  if (state.wce && (slot.flags & asks) == 0) return;
   slot.stable = 1;
   if (slot.op == OP_WRITE) Stability.of(engine).open += 1;
 }
@@ -43,7 +44,9 @@ export function declassify(engine: usize, index: u32): void {
   if (slot.stable && slot.op == OP_WRITE) Stability.of(engine).open -= 1;
 }
 
-/** W3: true when a run of `parts` stable writes should share a sync with others. */
-export function sharesSync(engine: usize, parts: u32): bool {
-  return !changetype<Engine>(engine).latched && Stability.of(engine).open > parts;
+/** W3: true when a run of `parts` requests goes to the O_DSYNC descriptor. */
+export function goesDirect(engine: usize, first: Slot, parts: u32): bool {
+  const state = changetype<Engine>(engine);
+  if (first.op != OP_WRITE || !first.stable || !state.has(CONFIG_FUA)) return false;
+  return state.latched || Stability.of(engine).open <= parts;
 }

@@ -87,6 +87,7 @@ function wasmEngine({ ops, blocks }: Stream, batch: number): Contender {
     id: 0,
     op: 0,
     flags: 0,
+    file: 0,
     segments: 0,
     data: 0,
     offset: 0,
@@ -95,7 +96,7 @@ function wasmEngine({ ops, blocks }: Stream, batch: number): Contender {
   const completion: CompletionRecord = { tag: 0, status: 0, value: 0, errno: 0 };
   let hash = 0;
   const drain = (): boolean => {
-    engine.pump();
+    engine.pump(0);
     while (engine.takeCompletion(completion)) hash += completion.tag + completion.status;
     let answered = false;
     while (engine.takeCommand(command)) {

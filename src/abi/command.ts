@@ -6,6 +6,8 @@
 //               | id     | errno  | value  |  -   |
 //
 // data and segments as in a request: the address of the bytes, or of a table when segments > 1.
+// file: index of the host file; offsets are the file's. The sync of file f has the id
+// COMMAND_SLOTS + f.
 // A command is executed once and answered by exactly one result; its id is free after that.
 
 export const COMMAND_ID = 0;

@@ -3,8 +3,12 @@
 
 /** Requests the engine holds at once. A power of two, at most 4096 (the sort key has 12 bits). */
 export const REQUEST_SLOTS = 1024;
-/** Data commands the host holds at once; one more id is reserved for the sync. */
+/** Data commands the host holds at once; the ids from here on are the syncs of the files. */
 export const COMMAND_SLOTS = 256;
+/** Host files of one disk, each a stability domain of its own. */
+export const FILES = 8;
+/** Queues that requests come from; a queue can be reset without the others. */
+export const QUEUES = 64;
 /** Entries of a segment table that the engine builds for a merged command. */
 export const MERGE_SEGMENTS = 64;
 /** Entries that each ring can hold; twice the slots, so that a completion always finds room. */
@@ -13,5 +17,7 @@ export const RING_ENTRIES = 2048;
 export const CAPACITY_BITS = 53;
 /** The unit of the sort key and of VIRTIO sectors. */
 export const SECTOR_SIZE = 512;
+/** Longest merged zeroing or discard; a request that is longer goes alone. */
+export const MERGE_RANGE_BYTES = 1073741824;
 /** Largest data transfer of one request, and NBD's customary maximum payload (32 MiB). */
 export const MAX_TRANSFER_BYTES = 33554432;

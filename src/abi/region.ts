@@ -14,12 +14,35 @@ export const CONFIG_FLAGS = 12;
 export const CONFIG_DEPTH = 16;
 /** u32: largest merged transfer in bytes. */
 export const CONFIG_MERGE_BYTES = 20;
+/** u32: host files, 1 to FILES; with several the disk is striped over them. */
+export const CONFIG_FILES = 24;
+/** u32: bytes that lie in one file before the next one's turn; a power of two >= the granule. */
+export const CONFIG_CHUNK_BYTES = 28;
+/** u32, microseconds: CONFIG_DEADLINE: after how long a read, a write must not be passed over. */
+export const CONFIG_READ_EXPIRY = 32;
+export const CONFIG_WRITE_EXPIRY = 36;
+/** u32: CONFIG_DEADLINE: runs of one direction in a row. */
+export const CONFIG_BATCH = 40;
+/** u32: CONFIG_DEADLINE: batches of reads that may go before waiting writes. */
+export const CONFIG_WRITES_STARVED = 44;
+/** u32, microseconds: how long a sync may wait for companions after a shared one; 0: never. */
+export const CONFIG_FLUSH_WAIT = 48;
 
 export const CONFIG_READ_ONLY = 1;
 /** Flushes and stable writes are acknowledged without a sync (cache=unsafe). */
 export const CONFIG_NO_FLUSH = 2;
 /** Writes start in the volatile class (a write cache is shown). */
 export const CONFIG_WCE = 4;
+/** Elevator: sweeps with deadlines; without it the oldest request goes first. */
+export const CONFIG_DEADLINE = 8;
+/** The host can do COMMAND_STABLE; without it a stable write is a write and a sync. */
+export const CONFIG_FUA = 16;
+/** Barriers are taken; without it they are refused. */
+export const CONFIG_BARRIER = 32;
+/** A barrier is stable too: what came before it is stable before it, itself when it completes. */
+export const CONFIG_BARRIER_DURABLE = 64;
+/** A barrier fails when a request since the last one failed. */
+export const CONFIG_BARRIER_FAILS = 128;
 
 // Ring positions.
 export const REQUEST_HEAD = 64;
@@ -36,6 +59,9 @@ export const COMPLETION_TAIL = 92;
 export const STATE_WCE = 96;
 /** u32: 1 once a sync has failed. */
 export const STATE_LATCHED = 100;
+/** u32, microseconds: call again after that long even if nothing happens, or STATE_WAIT_NEVER. */
+export const STATE_WAIT = 104;
+export const STATE_WAIT_NEVER = 4294967295;
 
 // Counters, u64 each.
 export const COUNT_READS = 128;
@@ -67,15 +93,27 @@ export const COUNT_SYNCS_FAILED = 256;
 /** Stable writes made stable by a shared sync instead of a descriptor of their own. */
 export const COUNT_GROUP_COMMITS = 264;
 
+/** Queued writes that a later write covers, and that were never sent. */
+export const COUNT_SUPERSEDED = 272;
+export const COUNT_BARRIERS = 280;
+/** Barriers for which a sync came first; the others found nothing volatile. */
+export const COUNT_BARRIER_FLUSHES = 288;
+/** Requests that a reset ended. */
+export const COUNT_ABORTED = 296;
+/** Syncs that waited for companions. */
+export const COUNT_SYNCS_DELAYED = 304;
+/** Runs that the deadline elevator chose because their time was up. */
+export const COUNT_EXPIRED = 312;
+
 /** Private state of the engine. */
 export const ENGINE_STATE = 512;
 
 // Rings: RING_ENTRIES (2048) records of 32, 32, 16 and 16 bytes.
-export const REQUEST_RING = 1024;
-export const COMMAND_RING = 66560;
-export const RESULT_RING = 132096;
-export const COMPLETION_RING = 164864;
+export const REQUEST_RING = 2048;
+export const COMMAND_RING = 67584;
+export const RESULT_RING = 133120;
+export const COMPLETION_RING = 165888;
 /** Private tables of the engine. */
-export const ENGINE_TABLES = 197632;
+export const ENGINE_TABLES = 198656;
 /** Bytes of the whole region; it must start on a 64-byte boundary. */
 export const REGION_SIZE = 589824;

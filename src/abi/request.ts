@@ -1,7 +1,7 @@
 // The request record (host -> engine) and the completion record (engine -> host), little-endian.
 //
 //   request     0        4    5     6        8             12      16        24         32
-//               | tag    | op |flags|   -    | segments    | data  | offset  | length   |
+//               | tag    | op |flags| queue  | segments    | data  | offset  | length   |
 //   completion  0        4         8         12       16
 //               | tag    | status  | value   | errno  |
 //
@@ -13,6 +13,7 @@
 export const REQUEST_TAG = 0;
 export const REQUEST_OP = 4;
 export const REQUEST_FLAGS = 5;
+export const REQUEST_QUEUE = 6;
 export const REQUEST_SEGMENTS = 8;
 export const REQUEST_DATA = 12;
 export const REQUEST_OFFSET = 16;
@@ -25,7 +26,7 @@ export const COMPLETION_VALUE = 8;
 export const COMPLETION_ERRNO = 12;
 export const COMPLETION_SIZE = 16;
 
-// Operations. Only FLUSH and SET_WCE ignore offset and length; SET_WCE takes 0 or 1 in length.
+// Operations. Those from FLUSH on have no range; SET_WCE takes 0 or 1 in length.
 export const OP_READ = 0;
 export const OP_WRITE = 1;
 export const OP_WRITE_ZEROES = 2;
@@ -33,6 +34,12 @@ export const OP_DISCARD = 3;
 export const OP_BLOCK_STATUS = 4;
 export const OP_FLUSH = 5;
 export const OP_SET_WCE = 6;
+/** Ends the queue of the record: what the host does not hold is aborted, the rest awaited. */
+export const OP_RESET_QUEUE = 7;
+/** The same for all queues; then the write cache is as at first. */
+export const OP_RESET = 8;
+/** Takes syncs for true again after one has failed: somebody has looked at the damage. */
+export const OP_CLEAR_LATCH = 9;
 
 // Flags of a request.
 /** WRITE, WRITE_ZEROES, DISCARD: stable before it completes (spec: stable class). */
@@ -41,6 +48,11 @@ export const REQUEST_FUA = 1;
 export const REQUEST_MAY_UNMAP = 2;
 /** WRITE_ZEROES: fail with UNSUPPORTED rather than write zeroes slowly. */
 export const REQUEST_FAST_ZERO = 4;
+/**
+ * READ, WRITE, WRITE_ZEROES, DISCARD, FLUSH: everything earlier completes first and nothing later
+ * starts before this has completed (VIRTIO_BLK_T_BARRIER). Only where CONFIG_BARRIER offers it.
+ */
+export const REQUEST_BARRIER = 8;
 
 // Status of a completion.
 export const STATUS_OK = 0;
@@ -56,8 +68,10 @@ export const STATUS_OUT_OF_RANGE = 4;
 export const STATUS_INVALID = 5;
 /** The backend cannot do it (FAST_ZERO, DISCARD). */
 export const STATUS_UNSUPPORTED = 6;
-/** A sync failed earlier: nothing can be promised to be stable until the disk is opened anew. */
+/** A sync failed earlier: nothing can be promised to be stable (CLEAR_LATCH, or open anew). */
 export const STATUS_FLUSH_LATCHED = 7;
+/** The request's queue was reset. What it was to write may be there, in part, or not. */
+export const STATUS_ABORTED = 8;
 
 // An entry of a segment table.
 export const SEGMENT_ADDRESS = 0;

@@ -27,6 +27,8 @@ export interface Backend {
   readonly readOnly: boolean;
   /** Commands that make sense in flight at once; the engine queues and merges the rest. */
   readonly depth: number;
+  /** False: `write` with `stable` is never asked for; the engine writes, then syncs. */
+  readonly fua?: boolean;
 
   /** Must be called once before any command: the memory that addresses refer to, and the answer. */
   attach(memory: WebAssembly.Memory, done: Done): void;

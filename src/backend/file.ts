@@ -114,6 +114,7 @@ export class FileBackend implements Backend {
   readonly blockSizeBytes: number;
   readonly readOnly: boolean;
   readonly depth: number;
+  readonly fua: boolean;
   /** Live numbers, for statistics. */
   readonly counters = newCounters();
   /**
@@ -148,6 +149,7 @@ export class FileBackend implements Backend {
     this.readOnly = options.writable !== true;
     this.#direct = options.direct === true;
     this.depth = options.depth ?? defaultDepth(this.#direct);
+    this.fua = files.stable !== undefined;
     this.#path = path;
     this.#files = files;
     this.#native = native;
