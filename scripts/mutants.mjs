@@ -5,22 +5,22 @@
 //
 // Prints a line for each mutant: killed or SURVIVED, by how many tests, the first of them, and how
 // long it took. The exit code is 1 when a mutant survives, or when the text that a mutant replaces
-// no longer stands exactly once in its file: then the list below must follow the engine.
+// no longer stands exactly once in its file: then mutants/ must follow the engine.
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { main as asc } from 'assemblyscript/asc';
-import { MUTANTS } from './mutant-list.mjs';
+import { MUTANTS } from './mutants/list.mjs';
+import { compileWith, mutate } from './mutants/mutant.mjs';
 import { ROOT } from './paths.mjs';
 
 /** A mutant may loop for ever: a test run that takes this long has noticed. */
 const HANG_MS = 180_000;
 
-/** @typedef {import('./mutant-list.mjs').Mutant} Mutant */
+/** @typedef {import('./mutants/mutant.mjs').Mutant} Mutant */
 
 /**
  * @typedef {object} TestRun
@@ -28,45 +28,6 @@ const HANG_MS = 180_000;
  * @property {number} passed
  * @property {boolean} crashed the tests did not get to an end
  */
-
-/**
- * The text of a mutated file.
- * @param {Mutant} mutant
- */
-function mutate({ name, file, edits }) {
-  let source = readFileSync(join(ROOT, file), 'utf8');
-  for (const { find, replace } of edits) {
-    const places = source.split(find).length - 1;
-    if (places !== 1) {
-      throw new Error(`mutant '${name}': ${file} has ${places} places, not 1, like\n${find}`);
-    }
-    source = source.replace(find, () => replace);
-  }
-  return source;
-}
-
-/**
- * Compiles the engine in a scratch copy, with one file replaced.
- * @param {string} scratch
- * @param {{ file: string, source: string } | undefined} change
- */
-async function compile(scratch, change) {
-  for (const folder of ['assembly', 'src/abi']) {
-    rmSync(join(scratch, folder), { recursive: true, force: true });
-    cpSync(join(ROOT, folder), join(scratch, folder), { recursive: true });
-  }
-  if (change !== undefined) writeFileSync(join(scratch, change.file), change.source);
-  cpSync(join(ROOT, 'asconfig.json'), join(scratch, 'asconfig.json'));
-  // The release build, so that the tests kill the mutant and not its own asserts. Unoptimized, it
-  // compiles in half the time.
-  const wasm = join(scratch, 'engine.wasm');
-  const target = ['--baseDir', scratch, '--target', 'release', '--optimizeLevel', '0'];
-  const { error } = await asc([...target, '--outFile', 'engine.wasm', '--textFile', 'engine.wat'], {
-    stderr: process.stderr,
-  });
-  if (error !== null) throw new Error(`a mutant must compile: ${error.message}`);
-  return wasm;
-}
 
 /**
  * Runs the engine tests on a build.
@@ -132,27 +93,27 @@ function witness(name, failed) {
 
 /** @param {readonly Mutant[]} mutants */
 async function run(mutants) {
-  const changes = mutants.map((mutant) => ({ ...mutant, source: mutate(mutant) }));
+  const changes = mutants.map((mutant) => ({ name: mutant.name, sources: mutate(mutant) }));
   const scratch = mkdtempSync(join(tmpdir(), 'sluice-mutants-'));
+  const wasm = join(scratch, 'engine.wasm');
   const report = join(scratch, 'report.json');
   try {
-    const healthy = await runTests(await compile(scratch, undefined), report);
+    writeFileSync(wasm, await compileWith(new Map()));
+    const healthy = await runTests(wasm, report);
     if (healthy.crashed || healthy.failed.length > 0) {
       throw new Error(`the tests must pass on the engine as it is: ${healthy.failed.join('\n')}`);
     }
     console.log(`as it is: ${healthy.passed} tests pass`);
     let survivors = 0;
-    for (const change of changes) {
-      const wasm = await compile(scratch, change);
+    for (const { name, sources } of changes) {
+      writeFileSync(wasm, await compileWith(sources));
       const started = Date.now();
       const { failed, crashed } = await runTests(wasm, report);
       const seconds = ((Date.now() - started) / 1000).toFixed(1);
       const killed = crashed || failed.length > 0;
       if (!killed) survivors += 1;
-      const by = killed
-        ? `killed by ${failed.length}: ${witness(change.name, failed)}`
-        : 'SURVIVED';
-      console.log(`${change.name}: ${by} (${seconds} s)`);
+      const by = killed ? `killed by ${failed.length}: ${witness(name, failed)}` : 'SURVIVED';
+      console.log(`${name}: ${by} (${seconds} s)`);
     }
     console.log(`${changes.length - survivors} killed, ${survivors} survived`);
     return survivors;

@@ -67,10 +67,14 @@ function reasonOf(code: ErrorCode, errno: number, asked: Asked): string {
     case 'ERR_SLUICE_FLUSH_LATCHED':
       return (
         'an earlier sync failed, so no write since the last good flush is known to be stable; ' +
-        'close the disk, check the storage and its contents, then open it anew'
+        'close the disk, check the storage and its contents, then open it anew (or clear the latch)'
       );
+    case 'ERR_SLUICE_IO':
+      return errno === 0
+        ? 'a request since the last barrier failed, and so must this one'
+        : `the host reported ${nameOf(errno)}`;
     default:
-      return errno === 0 ? 'the engine refused the request' : `the host reported ${nameOf(errno)}`;
+      return 'the engine refused the request';
   }
 }
 

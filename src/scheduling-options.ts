@@ -4,7 +4,8 @@ import { invalid, toSwitch, toWhole } from './arguments.ts';
 import type { Backend } from './backend/backend.ts';
 import type { DeadlineOptions, SchedulingOptions } from './engine.ts';
 
-const LARGEST_FLUSH_WAIT_MICROS = 10_000;
+/** Longest time that a sync may wait for companions. */
+export const LARGEST_FLUSH_WAIT_MICROS = 1_000_000;
 /** What fits into the engine's microseconds. */
 const LARGEST_EXPIRY_MS = 4_000_000;
 const LARGEST_COUNT = 0xffff_ffff;

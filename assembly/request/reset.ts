@@ -98,6 +98,7 @@ export function finishResets(engine: usize): bool {
   const resets = Resets.of(engine);
   let any: bool = false;
   let index = resets.head;
+  if (index == NONE) return false;
   resets.head = NONE;
   resets.tail = NONE;
   while (index != NONE) {

@@ -15,7 +15,8 @@
 //       on            no                drain, flush, write, flush   DRAIN_FLUSH
 //
 //     A barrier that is not durable is DRAIN always; so is every barrier when flushes are ignored.
-// B5  Where that is asked for, a barrier fails when a request since the last barrier has failed.
+// B5  Where that is asked for, a barrier fails when a request since the last barrier has failed;
+//     its own failure does not count for the next.
 //
 // Opening the latch is a barrier without I/O (flush.ts, F9).
 
@@ -127,8 +128,7 @@ export function resumes(engine: usize, index: u32): bool {
 export function noteOutcome(engine: usize, index: u32): void {
   const barrier = Barrier.of(engine);
   const status = Slot.at(engine, index).status;
-  if (status == STATUS_IO_ERROR || status == STATUS_NO_SPACE || status == STATUS_FLUSH_LATCHED) {
-    barrier.failed = 1;
-  }
   if (barrier.standing == index) barrier.standing = NONE;
+  else if (status == STATUS_IO_ERROR || status == STATUS_NO_SPACE) barrier.failed = 1;
+  else if (status == STATUS_FLUSH_LATCHED) barrier.failed = 1;
 }

@@ -27,14 +27,14 @@ export interface Backend {
   readonly readOnly: boolean;
   /** Commands that make sense in flight at once; the engine queues and merges the rest. */
   readonly depth: number;
-  /** False: `write` with `stable` is never asked for; the engine writes, then syncs. */
+  /** False: it cannot write stably at once; the engine writes and syncs instead. Default true. */
   readonly fua?: boolean;
 
   /** Must be called once before any command: the memory that addresses refer to, and the answer. */
   attach(memory: WebAssembly.Memory, done: Done): void;
 
   read(id: number, offset: number, length: number, segments: number, data: number): void;
-  /** `stable`: on stable storage before `done` (O_DSYNC, or a write followed by a sync). */
+  /** `stable`: on stable storage before `done` (O_DSYNC). Only where `fua` says so. */
   write(
     id: number,
     offset: number,

@@ -136,8 +136,6 @@ export class FileBackend implements Backend {
   #nowait: boolean;
   /** Cached reads would wait for the disk, and the file does not know RWF_NOWAIT. */
   #readsPooled = false;
-  /** Errno of a sync that failed on behalf of a stable write, 0: none. */
-  #lostSync = 0;
   #closing: Promise<void> | undefined;
   #memory = new EngineMemory(new ArrayBuffer(0));
   #io = createInlineIo(this.#memory, null);
@@ -199,7 +197,8 @@ export class FileBackend implements Backend {
     this.counters.writes++;
     this.counters.bytesWritten += length;
     if (isStable) this.counters.stableWrites++;
-    const refusal = this.#refusalOf(command) || this.#refusalOfWrite();
+    const cannot = isStable && !this.fua ? ERRNO_ENOTSUP : 0;
+    const refusal = this.#refusalOf(command) || this.#refusalOfWrite() || cannot;
     if (refusal !== 0 || length === 0) this.#done(id, refusal, 0);
     else if (!this.#isAligned(command)) this.#bounceWrite(command, isStable);
     else if (this.#isPooledWrite(length, isStable)) this.#writeRest(command, isStable, 0);
@@ -231,8 +230,6 @@ export class FileBackend implements Backend {
   sync(id: number): void {
     if (this.#closing !== undefined) return this.#done(id, EBADF, 0);
     if (this.#noFlush || this.readOnly) return this.#done(id, 0, 0);
-    // The system reported it to a stable write and would call the next sync a success.
-    if (this.#lostSync !== 0) return this.#done(id, this.#lostSync, 0);
     this.counters.syncs++;
     syncData(this.#files.plain, this.#settle(id));
   }
@@ -319,7 +316,7 @@ export class FileBackend implements Backend {
 
   #writeHere(command: DataCommand, isStable: boolean): void {
     const moved = this.#io.write(this.#writeDescriptor(isStable), command);
-    if (moved === command.length) this.#answerWrite(command.id, 0, isStable);
+    if (moved === command.length) this.#done(command.id, 0, 0);
     else if (moved >= 0) this.#writeRest(command, isStable, this.#wholeBlocks(moved));
     else if (isTransient(-moved)) this.#writeRest(command, isStable, 0);
     else this.#done(command.id, -moved, 0);
@@ -328,7 +325,7 @@ export class FileBackend implements Backend {
   #writeRest(command: DataCommand, isStable: boolean, skip: number): void {
     this.counters.offThread++;
     const request = this.#transferOf(this.#writeDescriptor(isStable), command, skip);
-    writePooled(request, (errno) => this.#answerWrite(command.id, errno, isStable));
+    writePooled(request, this.#settle(command.id));
   }
 
   #bounceWrite(command: DataCommand, isStable: boolean): void {
@@ -336,23 +333,11 @@ export class FileBackend implements Backend {
     this.counters.bounced++;
     const views = this.#memory.views(command);
     const request = this.#bounceOf(this.#writeDescriptor(isStable), command);
-    writeBounced(this.#buffers, request, views, (errno) => {
-      this.#answerWrite(command.id, errno, isStable);
-    });
+    writeBounced(this.#buffers, request, views, this.#settle(command.id));
   }
 
   #writeDescriptor(isStable: boolean): number {
     return (isStable ? this.#files.stable : undefined) ?? this.#files.plain;
-  }
-
-  /** Where there is no O_DSYNC descriptor a stable write is stable after a sync. */
-  #answerWrite(id: number, errno: number, isStable: boolean): void {
-    const needsSync = isStable && errno === 0 && this.#files.stable === undefined;
-    if (!needsSync) return this.#done(id, errno, 0);
-    syncData(this.#files.plain, (failure) => {
-      this.#lostSync ||= failure;
-      this.#done(id, failure, 0);
-    });
   }
 
   #wholeBlocks(moved: number): number {

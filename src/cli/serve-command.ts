@@ -3,6 +3,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander';
 import { CACHE_MODES, type CacheModeName, DEFAULT_CACHE_MODE } from '../cache-mode.ts';
 import { forkServer, isForked } from './fork.ts';
 import { serve } from './serve.ts';
+import { LARGEST_FLUSH_WAIT_MICROS } from '../scheduling-options.ts';
 import type { Terminal } from './terminal.ts';
 
 const DEFAULT_PORT = 10809;
@@ -39,6 +40,9 @@ export interface ServeOptions {
   readonly format?: string;
   readonly cache: CacheModeName;
   readonly discard: 'unmap' | 'ignore';
+  readonly elevator: 'none' | 'deadline';
+  /** 0: off. */
+  readonly flushWait: number;
   readonly readOnly?: true;
   readonly lock: boolean;
   readonly socket?: string;
@@ -91,6 +95,12 @@ function imageOptions(): Option[] {
     new Option('--discard <mode>', 'whether TRIM and zeroes may punch holes')
       .choices(['unmap', 'ignore'])
       .default('unmap'),
+    new Option('--elevator <name>', 'order of requests that have to queue for the host')
+      .choices(['none', 'deadline'])
+      .default('none', 'none: oldest first'),
+    new Option('--flush-wait <us>', 'wait for more flushes after one sync has served several')
+      .argParser((text) => wholeNumber(text, LARGEST_FLUSH_WAIT_MICROS))
+      .default(0, '0: off'),
     new Option('-r, --read-only', 'refuse writes'),
     new Option(
       '--no-lock',

@@ -71,6 +71,8 @@ async function openImage(image: string, options: ServeOptions): Promise<Disk> {
       writable: options.readOnly !== true,
       lock: options.lock ? 'auto' : 'none',
       discard: options.discard,
+      elevator: options.elevator,
+      flushWaitMicros: options.flushWait,
       tracer,
     });
   } catch (error) {

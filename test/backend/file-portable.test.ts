@@ -3,7 +3,9 @@
 import type * as fileSystem from 'node:fs';
 import { describe, expect, it, vi } from 'vitest';
 
+import { ERRNO_ENOTSUP } from '../../src/abi/command.ts';
 import { openFileBackend } from '../../src/backend/file.ts';
+import { openDisk } from '../../src/node.ts';
 import { Driver, expectSame, pattern } from './driver.ts';
 import { scratchFile, scratchFolder } from './scratch.ts';
 
@@ -36,27 +38,44 @@ vi.stubEnv('SLUICE_NO_KOFFI', '1');
 const folder = scratchFolder();
 
 describe('without O_DSYNC and O_DIRECT', () => {
-  it('a stable write is synced before it is answered', async () => {
-    const path = scratchFile(folder);
-    const backend = await openFileBackend(path, { writable: true, lock: 'none' });
+  it('no write is stable by itself: the backend says so and refuses to pretend', async () => {
+    const backend = await openFileBackend(scratchFile(folder), { writable: true, lock: 'none' });
     const driver = new Driver(backend);
-    expect(await driver.write(0, pattern(4096))).toBe(0);
+    expect(backend.fua).toBe(false);
+    expect(await driver.write(0, pattern(4096), true)).toBe(ERRNO_ENOTSUP);
     expect(calls.splice(0)).toEqual(['open plainly']);
-    expect(await driver.write(4096, pattern(4096), true)).toBe(0);
-    expect(calls.splice(0)).toEqual(['fdatasync', 'synced']);
-    expectSame(await driver.read(4096, 4096), pattern(4096));
     await backend.close();
   });
 
-  it('a sync that failed for a stable write fails every sync after it', async () => {
-    const backend = await openFileBackend(scratchFile(folder), { writable: true, lock: 'none' });
-    const driver = new Driver(backend);
-    failures.push(Object.assign(new Error('EIO: i/o error, fdatasync'), { errno: -5 }));
-    expect(await driver.write(0, pattern(4096), true)).toBe(5);
+  it('a disk writes and syncs instead, also with the write cache off (durability 2)', async () => {
+    const path = scratchFile(folder);
+    await using disk = await openDisk(path, { format: 'raw', writable: true, lock: 'none' });
     calls.length = 0;
-    expect([await driver.sync(), await driver.sync()]).toEqual([5, 5]);
+    await disk.write(0, pattern(4096));
     expect(calls).toEqual([]);
-    await backend.close();
+    await disk.write(4096, pattern(4096), { fua: true });
+    expect(calls.splice(0)).toEqual(['fdatasync', 'synced']);
+    await disk.setWce(false);
+    await disk.write(8192, pattern(4096));
+    expect(calls.splice(0)).toEqual(['fdatasync', 'synced']);
+    expectSame(await disk.read(8192, 4096), pattern(4096));
+  });
+
+  it('the sync of a stable write that failed is latched (durability 6)', async () => {
+    const disk = await openDisk(scratchFile(folder), {
+      format: 'raw',
+      writable: true,
+      lock: 'none',
+    });
+    failures.push(Object.assign(new Error('EIO: i/o error, fdatasync'), { errno: -5 }));
+    const lost = disk.write(0, pattern(4096), { fua: true });
+    await expect(lost).rejects.toMatchObject({ code: 'ERR_SLUICE_IO' });
+    calls.length = 0;
+    await expect(disk.flush()).rejects.toMatchObject({ code: 'ERR_SLUICE_FLUSH_LATCHED' });
+    const again = disk.write(0, pattern(4096), { fua: true });
+    await expect(again).rejects.toMatchObject({ code: 'ERR_SLUICE_FLUSH_LATCHED' });
+    expect(calls).toEqual([]);
+    await expect(disk.close()).rejects.toMatchObject({ code: 'ERR_SLUICE_FLUSH_LATCHED' });
   });
 
   it('direct mode is refused and not replaced by the page cache', async () => {

@@ -1,0 +1,8 @@
+// All mutants of the engine.
+
+import { FLUSH_MUTANTS } from './flush.mjs';
+import { MERGE_MUTANTS } from './merge.mjs';
+import { ORDER_MUTANTS } from './order.mjs';
+
+/** @type {readonly import('./mutant.mjs').Mutant[]} */
+export const MUTANTS = [...FLUSH_MUTANTS, ...ORDER_MUTANTS, ...MERGE_MUTANTS];
