@@ -7,6 +7,7 @@ import {
   ENGINE_STATE,
   REGION_SIZE,
   REQUEST_HEAD,
+  STATE_WAIT_NEVER,
 } from '../src/abi/region.ts';
 import { initFlights } from './command/flight.ts';
 import { initCommands } from './command/slot.ts';
@@ -35,6 +36,7 @@ export function init(base: usize): u32 {
   if ((base & 63) != 0 || !isWithinLimits(engine)) return 0;
   memory.fill(base + REQUEST_HEAD, 0, ENGINE_STATE - REQUEST_HEAD);
   engine.wce = u32(engine.has(CONFIG_WCE));
+  engine.wait = <u32>STATE_WAIT_NEVER;
   initSlots(base);
   initResets(base);
   initBarrier(base);

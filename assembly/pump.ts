@@ -169,16 +169,14 @@ function admit(engine: usize, index: u32): void {
   if (slot.status != STATUS_OK) finish(engine, index, slot.status, 0);
   else if (isReset(slot.op)) resetQueues(engine, index);
   else if (isResetting(engine, index)) abort(engine, index);
-  else {
-    if (isWriteClass(slot.op)) classify(engine, index);
-    if (isBarrier(slot)) takeBarrier(engine, index);
-    else start(engine, index);
-  }
+  else if (isBarrier(slot)) takeBarrier(engine, index);
+  else start(engine, index);
 }
 
 /** A request that nothing holds back finds its way. */
 function start(engine: usize, index: u32): void {
   const slot = Slot.at(engine, index);
+  if (isWriteClass(slot.op)) classify(engine, index);
   switch (slot.op) {
     case OP_FLUSH:
       takeFlush(engine, index);
@@ -312,7 +310,8 @@ function advance(engine: usize, id: u32): bool {
 /** Starts the syncs that somebody waits for, or says for how long they are put off. */
 function startSyncs(engine: usize): void {
   const state = changetype<Engine>(engine);
-  const delay = companionDelay(engine);
+  // Nobody can join a barrier.
+  const delay = barrierStands(engine) ? 0 : companionDelay(engine);
   state.wait = <u32>STATE_WAIT_NEVER;
   for (let file: u32 = 0; file < state.files; file++) {
     if (!needsSync(engine, file)) continue;

@@ -20,7 +20,7 @@ import {
   RESULT_SIZE,
   RESULT_VALUE,
 } from '../src/abi/command.ts';
-import { COMMAND_SLOTS, RING_ENTRIES } from '../src/abi/limits.ts';
+import { COMMAND_SLOTS, REQUEST_SLOTS, RING_ENTRIES } from '../src/abi/limits.ts';
 import * as region from '../src/abi/region.ts';
 import {
   COMPLETION_ERRNO,
@@ -33,6 +33,7 @@ import {
   REQUEST_LENGTH,
   REQUEST_OFFSET,
   REQUEST_OP,
+  REQUEST_QUEUE,
   REQUEST_SEGMENTS,
   REQUEST_SIZE,
   REQUEST_TAG,
@@ -42,14 +43,14 @@ import {
 } from '../src/abi/request.ts';
 import { type Build, type EngineExports, instantiate } from './support/engine.ts';
 
-/** The id of the sync command (assembly/command/slot.ts). */
+/** The id of the sync of the first file; the others follow (src/abi/limits.ts). */
 export const SYNC_ID = COMMAND_SLOTS;
 /** The region of a test's engine: not at 0, so that a forgotten base is a visible bug. */
 export const ENGINE_BASE = 65536;
 /** Where tests keep transfer buffers: after the region, on a page boundary. */
 export const DATA_BASE = 720896;
 
-/** What an engine is made for. */
+/** What an engine is made for. What may be left out is as in DEFAULTS. */
 export interface EngineConfig {
   readonly capacity: number;
   readonly blockSize: number;
@@ -58,6 +59,45 @@ export interface EngineConfig {
   readonly readOnly: boolean;
   readonly noFlush: boolean;
   readonly wce: boolean;
+  readonly files?: number;
+  readonly chunkBytes?: number;
+  readonly deadline?: boolean;
+  /** Microseconds. */
+  readonly readExpiry?: number;
+  /** Microseconds. */
+  readonly writeExpiry?: number;
+  readonly batch?: number;
+  readonly writesStarved?: number;
+  /** Microseconds. */
+  readonly flushWait?: number;
+  readonly fua?: boolean;
+  readonly barrier?: boolean;
+  readonly barrierDurable?: boolean;
+  readonly barrierFails?: boolean;
+}
+
+/** A configuration in which nothing is left out. */
+export type FullConfig = Required<EngineConfig>;
+
+/** One file with a stable write of its own, no deadlines, no barriers, no waiting. */
+const DEFAULTS = {
+  files: 1,
+  chunkBytes: 65536,
+  deadline: false,
+  readExpiry: 500_000,
+  writeExpiry: 5_000_000,
+  batch: 16,
+  writesStarved: 2,
+  flushWait: 0,
+  fua: true,
+  barrier: false,
+  barrierDurable: false,
+  barrierFails: false,
+} as const;
+
+/** The configuration with what it leaves out. */
+export function complete(config: EngineConfig): FullConfig {
+  return { ...DEFAULTS, ...config };
 }
 
 /** A request; offset and length are bigint where a number would not be exact. */
@@ -65,6 +105,8 @@ export interface RequestRecord {
   readonly tag: number;
   readonly op: number;
   readonly flags: number;
+  /** 0 when it is left out. */
+  readonly queue?: number;
   readonly segments: number;
   readonly data: number;
   readonly offset: number | bigint;
@@ -118,18 +160,30 @@ export const COUNTERS = {
   syncs: region.COUNT_SYNCS,
   syncsFailed: region.COUNT_SYNCS_FAILED,
   groupCommits: region.COUNT_GROUP_COMMITS,
+  superseded: region.COUNT_SUPERSEDED,
+  barriers: region.COUNT_BARRIERS,
+  barrierFlushes: region.COUNT_BARRIER_FLUSHES,
+  aborted: region.COUNT_ABORTED,
+  syncsDelayed: region.COUNT_SYNCS_DELAYED,
+  expired: region.COUNT_EXPIRED,
 } as const;
 
 /** Every counter by name. */
 export type Counters = Record<keyof typeof COUNTERS, number>;
 
-/** The state of the stability domain (assembly/schedule/flush.ts), and the latch. */
+/** One host file as a stability domain (assembly/schedule/flush.ts). */
+export interface DomainState {
+  /** The generation of the first volatile write into it that no sync has proven. */
+  readonly unproven: number | undefined;
+  /** The first such since the running sync was handed to the host. */
+  readonly late: number | undefined;
+  readonly running: boolean;
+}
+
+/** What is volatile, what is being synced, and the latch. */
 export interface Generations {
   readonly completed: number;
-  readonly stable: number;
-  /** What the running or the last sync proves. */
-  readonly cover: number;
-  readonly syncRunning: boolean;
+  readonly files: readonly DomainState[];
   readonly wce: boolean;
   readonly latched: boolean;
 }
@@ -139,7 +193,10 @@ export interface BlockEngine {
   /** False when the request ring is full. */
   submit(request: RequestRecord): boolean;
   result(id: number, errno: number, value?: number): void;
-  pump(): void;
+  /** @param now microseconds; a smaller value counts as the last one */
+  pump(now?: number): void;
+  /** After how many microseconds to pump again even if nothing happens. */
+  wait(): number;
   takeCommands(): CommandRecord[];
   /** At most `limit` of the completions that wait. */
   takeCompletions(limit?: number): CompletionRecord[];
@@ -147,12 +204,17 @@ export interface BlockEngine {
   generations(): Generations;
 }
 
-/** assembly/memory.ts: the state of the stability domain, after those of three other stages. */
-const FLUSH_STATE = region.ENGINE_STATE + 3 * 64;
-const FLUSH_COMPLETED = FLUSH_STATE;
-const FLUSH_STABLE = FLUSH_STATE + 8;
-const FLUSH_COVER = FLUSH_STATE + 16;
-const FLUSH_RUNNING = FLUSH_STATE + 24;
+// assembly/memory.ts: the state of the flush stage, and its table of files, which lies behind the
+// slots, the arrays of the hazards, the keys of the elevator and its runs.
+const FLUSH_COMPLETED = region.ENGINE_STATE + 3 * 64;
+const HAZARD_BYTES = 8 + 8 + 4 + 8 + 8 + 4 + 4;
+const DOMAINS = region.ENGINE_TABLES + REQUEST_SLOTS * (128 + HAZARD_BYTES + 8 + 8 + 32) + 4096;
+const DOMAIN_SIZE = 32;
+const DOMAIN_UNPROVEN = 0;
+const DOMAIN_LATE = 8;
+const DOMAIN_RUNNING = 16;
+/** A generation of none. */
+const NO_GENERATION = 2 ** 64;
 
 const HIGH_WORD = 0x1_0000_0000;
 
@@ -184,6 +246,7 @@ export class EngineDriver implements BlockEngine {
   readonly base: number;
   readonly #exports: EngineExports;
   readonly #bytes: Uint8Array;
+  #files = 1;
 
   constructor(exports: EngineExports, memory: WebAssembly.Memory, base = ENGINE_BASE) {
     this.#exports = exports;
@@ -199,17 +262,20 @@ export class EngineDriver implements BlockEngine {
 
   /** Writes the configuration and calls `init`; false when the engine refuses it. */
   init(config: Omit<EngineConfig, 'capacity'> & { readonly capacity: number | bigint }): boolean {
-    const { view, base } = this;
-    view.setBigUint64(base + region.CONFIG_CAPACITY, BigInt(config.capacity), true);
-    view.setUint32(base + region.CONFIG_BLOCK_SIZE, config.blockSize, true);
-    const flags =
-      (config.readOnly ? region.CONFIG_READ_ONLY : 0) |
-      (config.noFlush ? region.CONFIG_NO_FLUSH : 0) |
-      (config.wce ? region.CONFIG_WCE : 0);
-    view.setUint32(base + region.CONFIG_FLAGS, flags, true);
-    view.setUint32(base + region.CONFIG_DEPTH, config.depth, true);
-    view.setUint32(base + region.CONFIG_MERGE_BYTES, config.mergeBytes, true);
-    return this.#exports.init(base) === 1;
+    const { capacity, ...rest } = config;
+    const full = complete({ ...rest, capacity: 0 });
+    this.view.setBigUint64(this.base + region.CONFIG_CAPACITY, BigInt(capacity), true);
+    this.#store(region.CONFIG_FLAGS, flagsOf(full));
+    for (const [name, offset] of Object.entries(WORDS)) {
+      this.#store(offset, full[name as keyof typeof WORDS]);
+    }
+    this.#files = full.files;
+    if (this.#exports.init(this.base) !== 1) return false;
+    // F7; it also notices when the tables of assembly/memory.ts have moved.
+    const isAtFirst = this.generations().files.every(({ unproven }) => unproven === 1);
+    if (!isAtFirst)
+      throw new Error('the files of a new engine are not dirty, or not where they were');
+    return true;
   }
 
   submit(request: RequestRecord): boolean {
@@ -220,6 +286,7 @@ export class EngineDriver implements BlockEngine {
     view.setUint32(at + REQUEST_TAG, request.tag, true);
     view.setUint8(at + REQUEST_OP, request.op);
     view.setUint8(at + REQUEST_FLAGS, request.flags);
+    view.setUint16(at + REQUEST_QUEUE, request.queue ?? 0, true);
     view.setUint32(at + REQUEST_SEGMENTS, request.segments, true);
     view.setUint32(at + REQUEST_DATA, request.data, true);
     setU64(view, at + REQUEST_OFFSET, request.offset);
@@ -237,11 +304,15 @@ export class EngineDriver implements BlockEngine {
     this.#store(region.RESULT_TAIL, tail + 1);
   }
 
-  pump(): void {
-    const waiting = this.#exports.pump(this.base) >>> 0;
+  pump(now = 0): void {
+    const waiting = this.#exports.pump(this.base, now) >>> 0;
     const head = this.#load(region.COMMAND_HEAD);
     const commands = distance(head, this.#load(region.COMMAND_TAIL));
     if (waiting !== commands) throw new Error(`pump said ${waiting}, ${commands} commands wait`);
+  }
+
+  wait(): number {
+    return this.#load(region.STATE_WAIT);
   }
 
   takeCommands(): CommandRecord[] {
@@ -278,11 +349,18 @@ export class EngineDriver implements BlockEngine {
   }
 
   generations(): Generations {
+    const files = Array.from({ length: this.#files }, (_, file) => {
+      const at = DOMAINS + file * DOMAIN_SIZE;
+      const running = this.#load(at + DOMAIN_RUNNING) !== 0;
+      return {
+        unproven: this.#generation(at + DOMAIN_UNPROVEN),
+        late: running ? this.#generation(at + DOMAIN_LATE) : undefined,
+        running,
+      };
+    });
     return {
       completed: this.#pair(FLUSH_COMPLETED),
-      stable: this.#pair(FLUSH_STABLE),
-      cover: this.#pair(FLUSH_COVER),
-      syncRunning: this.#load(FLUSH_RUNNING) !== 0,
+      files,
       wce: this.#load(region.STATE_WCE) !== 0,
       latched: this.#load(region.STATE_LATCHED) !== 0,
     };
@@ -349,6 +427,42 @@ export class EngineDriver implements BlockEngine {
   #pair(offset: number): number {
     return getU64(this.view, this.base + offset);
   }
+
+  #generation(offset: number): number | undefined {
+    const generation = this.#pair(offset);
+    return generation === NO_GENERATION ? undefined : generation;
+  }
+}
+
+/** The words of a configuration. */
+const WORDS = {
+  blockSize: region.CONFIG_BLOCK_SIZE,
+  depth: region.CONFIG_DEPTH,
+  mergeBytes: region.CONFIG_MERGE_BYTES,
+  files: region.CONFIG_FILES,
+  chunkBytes: region.CONFIG_CHUNK_BYTES,
+  readExpiry: region.CONFIG_READ_EXPIRY,
+  writeExpiry: region.CONFIG_WRITE_EXPIRY,
+  batch: region.CONFIG_BATCH,
+  writesStarved: region.CONFIG_WRITES_STARVED,
+  flushWait: region.CONFIG_FLUSH_WAIT,
+} as const;
+
+/** The flags of a configuration. */
+const FLAGS = {
+  readOnly: region.CONFIG_READ_ONLY,
+  noFlush: region.CONFIG_NO_FLUSH,
+  wce: region.CONFIG_WCE,
+  deadline: region.CONFIG_DEADLINE,
+  fua: region.CONFIG_FUA,
+  barrier: region.CONFIG_BARRIER,
+  barrierDurable: region.CONFIG_BARRIER_DURABLE,
+  barrierFails: region.CONFIG_BARRIER_FAILS,
+} as const;
+
+function flagsOf(config: FullConfig): number {
+  const set = Object.entries(FLAGS).filter(([name]) => config[name as keyof typeof FLAGS]);
+  return set.reduce((flags, [, flag]) => flags | flag, 0);
 }
 
 /** From `head` to `tail`, both free-running 32-bit counters. */

@@ -51,6 +51,8 @@ export class Slot {
   need: u64;
   /** Time when it was taken, in microseconds. */
   arrival: u64;
+  /** Time when it began to wait for a sync. */
+  since: u64;
   /** Index in the hazard arrays, or NONE. */
   position: u32;
   status: u32;

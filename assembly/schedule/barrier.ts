@@ -38,7 +38,7 @@ import {
 } from '../../src/abi/request.ts';
 import { count, Engine, NONE } from '../engine.ts';
 import { BARRIER_STATE } from '../memory.ts';
-import { finish, Slot, SlotPool } from '../request/slot.ts';
+import { finish, PLACE_ALONE, Slot, SlotPool } from '../request/slot.ts';
 import { awaitFlush, clearLatch, isDirty } from './flush.ts';
 
 @unmanaged
@@ -121,6 +121,7 @@ export function resumes(engine: usize, index: u32): bool {
   const slot = Slot.at(engine, index);
   if (!slot.preFlush || slot.status != STATUS_OK) return false;
   slot.preFlush = 0;
+  slot.place = PLACE_ALONE;
   return true;
 }
 

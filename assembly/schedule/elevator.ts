@@ -2,8 +2,9 @@
 //
 // E1  Only requests without conflicts are here (hazard.ts, H2), so any order is right.
 // E2  Requests join a run, at its back or its front, when they are of one kind, one ends where the
-//     next begins, and the run stays within the byte and segment limits. A stable write never joins a volatile one. Zeroes
-//     and discards of both classes do: only a sync makes them stable (flush.ts, F8).
+//     next begins, and the run stays within the byte and segment limits. A stable write never
+//     joins a volatile one. Zeroes and discards of both classes do: only a sync makes them stable
+//     (flush.ts, F8).
 // E3  When the host takes fewer commands than there are runs, the run with the oldest request goes
 //     first, or the one that the deadline elevator picks (deadline.ts): nothing starves, and what
 //     waits goes on merging with what arrives. A flush is not here: merges pass it on both sides.

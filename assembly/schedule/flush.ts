@@ -22,7 +22,8 @@
 // F9  When the latch is opened by hand every file is dirty again, as at first, also while a sync of
 //     it runs. The opening is a barrier: what raced with the failed sync has completed before.
 // F10 Companions: when the last sync served several, the next one may wait until as many wait
-//     again, for a bounded time since the first of them came. A delay is never unsafe.
+//     again, for a bounded time since the first of them came. A delay is never unsafe. While a
+//     barrier stands nobody can come, so nobody is waited for.
 //
 //      taken ──F3──▶ done
 //        └──▶ waiting ──startSync──▶ [one sync a file runs] ──endSync──▶ done (F4) or failed (F6)
@@ -63,8 +64,6 @@ class Flushes {
   waiting: u32;
   /** How many the sync that ended last has served. */
   served: u32;
-  /** When the line began to form, in microseconds. */
-  since: u64;
   /** 1: a sync could have started and waits for companions (F10). */
   delayed: u32;
 
@@ -97,7 +96,6 @@ export function initFlush(engine: usize): void {
   flushes.tail = NONE;
   flushes.waiting = 0;
   flushes.served = 0;
-  flushes.since = 0;
   flushes.delayed = 0;
   for (let file: u32 = 0; file < <u32>FILES; file++) {
     const domain = Domain.at(engine, file);
@@ -163,7 +161,8 @@ export function companionDelay(engine: usize): u32 {
   const flushes = Flushes.of(engine);
   if (state.flushWait == 0 || flushes.served <= 1) return 0;
   if (flushes.waiting >= flushes.served) return 0;
-  const waited = state.now - flushes.since;
+  if (flushes.head == NONE) return 0;
+  const waited = state.now - Slot.at(engine, flushes.head).since;
   return waited < <u64>state.flushWait ? state.flushWait - <u32>waited : 0;
 }
 
@@ -214,6 +213,7 @@ export function withdrawWaiter(engine: usize, index: u32): void {
   else Slot.at(engine, before).next = slot.next;
   if (flushes.tail == index) flushes.tail = before;
   flushes.waiting -= 1;
+  if (flushes.waiting == 0) flushes.delayed = 0;
   slot.place = PLACE_ALONE;
 }
 
@@ -236,7 +236,6 @@ function isProven(engine: usize, need: u64): bool {
 /** Finishes every waiter that the last sync decided and keeps the others in line. */
 function settleWaiters(engine: usize, errno: u32): void {
   const flushes = Flushes.of(engine);
-  const since = flushes.since;
   let index = flushes.head;
   flushes.head = NONE;
   flushes.tail = NONE;
@@ -250,17 +249,21 @@ function settleWaiters(engine: usize, errno: u32): void {
     else if (isProven(engine, slot.need)) {
       flushes.served += 1;
       finish(engine, index, STATUS_OK, 0);
-    } else wait(engine, index);
+    } else append(engine, index);
     index = next;
   }
-  if (flushes.waiting != 0) flushes.since = since;
   if (flushes.served > 1) count(engine, COUNT_FLUSHES_COALESCED, flushes.served - 1);
 }
 
 function wait(engine: usize, index: u32): void {
+  Slot.at(engine, index).since = changetype<Engine>(engine).now;
+  append(engine, index);
+}
+
+/** Adds to the end of the line. */
+function append(engine: usize, index: u32): void {
   const flushes = Flushes.of(engine);
   const slot = Slot.at(engine, index);
-  if (flushes.waiting == 0) flushes.since = changetype<Engine>(engine).now;
   if (VERIFY) verify(flushes.tail == NONE || Slot.at(engine, flushes.tail).need <= slot.need);
   slot.place = PLACE_WAITING;
   slot.next = NONE;

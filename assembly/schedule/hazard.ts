@@ -46,7 +46,7 @@ export function initHazards(engine: usize): void {
   hazards.blocked = 0;
 }
 
-/** Works out what a request with a range covers; returns how many unfinished ones stand in its way. */
+/** Works out what a request with a range covers; returns how many requests it must follow. */
 export function measure(engine: usize, index: u32): u32 {
   const slot = Slot.at(engine, index);
   const granule = <u64>changetype<Engine>(engine).blockSize;

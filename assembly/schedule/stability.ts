@@ -2,10 +2,12 @@
 //
 // W1  A write-class request is stable when the write cache is off, when it carries FUA, or when it
 //     is a durable barrier; with cache=unsafe nothing is.
-// W2  The class is fixed when the request is taken.
-// W3  Where the host offers it, a stable write that is alone goes to the O_DSYNC descriptor. When others are open beside its
-//     run, it is written plainly and shares one sync with them (flush.ts, F8). After a failed sync
-//     no sync is trusted, so it goes to the O_DSYNC descriptor again.
+// W2  The class is fixed when the request is taken; that of a barrier when it starts, and nothing
+//     is taken in between.
+// W3  Where the host offers it, a stable write that is alone goes to the O_DSYNC descriptor. When
+//     others are open beside its run, it is written plainly and shares one sync with them
+//     (flush.ts, F8). After a failed sync no sync is trusted, so it goes to the O_DSYNC descriptor
+//     again.
 
 import { CONFIG_BARRIER_DURABLE, CONFIG_FUA, CONFIG_NO_FLUSH } from '../../src/abi/region.ts';
 import { OP_WRITE, REQUEST_BARRIER, REQUEST_FUA } from '../../src/abi/request.ts';

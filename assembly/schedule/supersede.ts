@@ -45,28 +45,34 @@ function takeOver(engine: usize, older: u32, index: u32): void {
   const freed = leaveHazards(engine, older);
   if (VERIFY) verify(freed == 0);
   count(engine, COUNT_SUPERSEDED, 1);
-  const inherited = slot.superseded;
+  // All that it had taken over is older than itself, and in order already.
+  let tail = slot.superseded;
+  while (tail != NONE && Slot.at(engine, tail).next != NONE) tail = Slot.at(engine, tail).next;
+  const head = tail == NONE ? older : slot.superseded;
+  if (tail != NONE) Slot.at(engine, tail).next = older;
   slot.superseded = NONE;
-  for (let next = inherited; next != NONE;) {
-    const at = next;
-    next = Slot.at(engine, at).next;
-    insert(engine, at, index);
-  }
-  insert(engine, older, index);
+  slot.next = NONE;
+  slot.place = PLACE_SUPERSEDED;
+  const later = Slot.at(engine, index);
+  later.superseded = merge(engine, head, later.superseded);
 }
 
-/** Adds `older` to what the write at `index` has taken over, in the order of submission (U2). */
-function insert(engine: usize, older: u32, index: u32): void {
-  const slot = Slot.at(engine, older);
-  const later = Slot.at(engine, index);
-  let before = NONE;
-  let after = later.superseded;
-  while (after != NONE && Slot.at(engine, after).sequence < slot.sequence) {
-    before = after;
-    after = Slot.at(engine, after).next;
+/** Joins two lists into one, in the order of submission (U2). */
+function merge(engine: usize, first: u32, second: u32): u32 {
+  let head = NONE;
+  let tail = NONE;
+  let a = first;
+  let b = second;
+  while (a != NONE || b != NONE) {
+    const takesA =
+      b == NONE || (a != NONE && Slot.at(engine, a).sequence < Slot.at(engine, b).sequence);
+    const next = takesA ? a : b;
+    if (tail == NONE) head = next;
+    else Slot.at(engine, tail).next = next;
+    tail = next;
+    if (a == NONE || b == NONE) break;
+    if (takesA) a = Slot.at(engine, a).next;
+    else b = Slot.at(engine, b).next;
   }
-  slot.place = PLACE_SUPERSEDED;
-  slot.next = after;
-  if (before == NONE) later.superseded = older;
-  else Slot.at(engine, before).next = older;
+  return head;
 }

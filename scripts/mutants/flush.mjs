@@ -7,7 +7,8 @@ const STABILITY = 'assembly/schedule/stability.ts';
 const PUMP = 'assembly/pump.ts';
 const EMIT = 'assembly/command/emit.ts';
 
-const BUMP = `if (isWriteClass(Slot.at(engine, flight.head).op) && (!flight.direct || errno != 0)) {`;
+const WRITES = 'if (isWriteClass(Slot.at(engine, flight.head).op) && ';
+const BUMP = `${WRITES}(!flight.direct || errno != 0)) {`;
 const AWAIT = 'if (errno == 0 && slot.stable && !flight.direct) awaitStable(engine, index);';
 const WAITER_DONE = 'else if (isProven(engine, slot.need)) {\n      flushes.served += 1;';
 
@@ -46,7 +47,7 @@ export const FLUSH_MUTANTS = [
       replace: 'else {\n      flushes.served += 1;',
     },
     {
-      find: '} else wait(engine, index);\n    index = next;',
+      find: '} else append(engine, index);\n    index = next;',
       replace: '}\n    index = next;',
     },
   ),
@@ -97,13 +98,11 @@ export const FLUSH_MUTANTS = [
   ),
   mutant('F5: discard is not dirty', PUMP, {
     find: BUMP,
-    replace: `if (isWriteClass(Slot.at(engine, flight.head).op) && Slot.at(engine, flight.head).op != 3 &&
-    (!flight.direct || errno != 0)) {`,
+    replace: `${WRITES}Slot.at(engine, flight.head).op != 3 && (!flight.direct || errno != 0)) {`,
   }),
   explored('F5: write zeroes is not dirty', PUMP, {
     find: BUMP,
-    replace: `if (isWriteClass(Slot.at(engine, flight.head).op) && Slot.at(engine, flight.head).op != 2 &&
-    (!flight.direct || errno != 0)) {`,
+    replace: `${WRITES}Slot.at(engine, flight.head).op != 2 && (!flight.direct || errno != 0)) {`,
   }),
   explored('F6: the latch is not set', FLUSH, {
     find: 'changetype<Engine>(engine).latched = 1;',
@@ -136,7 +135,8 @@ export const FLUSH_MUTANTS = [
   explored('F8: a group commit owes one write less', FLUSH, {
     find: '  awaitFlush(engine, index);\n}',
     replace:
-      '  Slot.at(engine, index).need = Flushes.of(engine).completed - 1;\n  wait(engine, index);\n}',
+      '  const owed = Flushes.of(engine).completed - 1;\n' +
+      '  Slot.at(engine, index).need = owed;\n  wait(engine, index);\n}',
   }),
   explored('F8: a group commit goes on after the latch', FLUSH, {
     find: 'if (changetype<Engine>(engine).latched) {',
@@ -153,7 +153,9 @@ export const FLUSH_MUTANTS = [
     }`,
   }),
   explored('F9: opening the latch trusts what was written before', FLUSH, {
-    find: 'for (let file: u32 = 0; file < state.files; file++) soil(engine, file, flushes.completed);',
+    find:
+      'for (let file: u32 = 0; file < state.files; file++) ' +
+      'soil(engine, file, flushes.completed);',
     replace: `for (let file: u32 = 0; file < state.files; file++) {
     Domain.at(engine, file).unproven = NEVER;
   }`,

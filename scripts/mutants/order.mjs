@@ -12,6 +12,7 @@ const OVERLAP = 'assembly/simd/overlap.ts';
 const WRITES =
   'const conflicts = overlaps(engine, WRITE_STARTS, WRITE_ENDS, hazards.writes, slot);';
 const END = 'slot.end = (slot.offset + slot.length + granule - 1) & ~(granule - 1);';
+const DEVICE_RESET = 'if (Slot.at(engine, index).op == OP_RESET)';
 const PLACES = 'if (slot.place != PLACE_READY && slot.place != PLACE_BLOCKED) return false;';
 
 /** @type {readonly import('./mutant.mjs').Mutant[]} */
@@ -101,8 +102,8 @@ export const ORDER_MUTANTS = [
     replace: 'taken.status = 0;',
   }),
   explored('U2: what a superseded write had taken over is forgotten', SUPERSEDE, {
-    find: 'const inherited = slot.superseded;',
-    replace: 'const inherited = NONE;',
+    find: 'let tail = slot.superseded;',
+    replace: 'let tail = NONE;',
   }),
   explored('U3: a stable write is superseded by a volatile one', SUPERSEDE, {
     find: 'if (slot.op != OP_WRITE || slot.stable ||',
@@ -114,15 +115,15 @@ export const ORDER_MUTANTS = [
     replace: '  while (true) {\n',
   }),
   explored('B1: a request that is taken with a barrier is merged across it', PUMP, {
-    find: 'else if (isResetting(engine, index)) abort(engine, index);\n  else {',
-    replace: `else if (isResetting(engine, index)) abort(engine, index);
-  else if (isBarrier(slot) && canTake(engine)) {
+    find: 'else if (isBarrier(slot)) takeBarrier(engine, index);',
+    replace: `else if (isBarrier(slot) && canTake(engine)) {
     takeBarrier(engine, index);
     const next = takeRequest(engine);
     enterQueue(engine, next);
-    if (isBarrier(Slot.at(engine, next)) || Slot.at(engine, next).status) finish(engine, next, 5, 0);
+    const slot = Slot.at(engine, next);
+    if (isBarrier(slot) || slot.status) finish(engine, next, 5, 0);
     else start(engine, next);
-  } else {`,
+  } else if (isBarrier(slot)) takeBarrier(engine, index);`,
   }),
   explored('B2: a barrier does not wait for reads', BARRIER, {
     find: 'return SlotPool.of(engine).open == 1 ? barrier.standing : NONE;',
@@ -193,11 +194,11 @@ export const ORDER_MUTANTS = [
     replace: '',
   }),
   explored('R4: a reset leaves the write cache as it is', RESET, {
-    find: 'if (Slot.at(engine, index).op == OP_RESET) state.wce = u32(state.has(CONFIG_WCE)); // R4',
+    find: `${DEVICE_RESET} state.wce = u32(state.has(CONFIG_WCE)); // R4`,
     replace: '',
   }),
   explored('R4: a reset opens the latch', RESET, {
-    find: 'if (Slot.at(engine, index).op == OP_RESET) state.wce = u32(state.has(CONFIG_WCE)); // R4',
+    find: `${DEVICE_RESET} state.wce = u32(state.has(CONFIG_WCE)); // R4`,
     replace: `if (Slot.at(engine, index).op == OP_RESET) {
     state.wce = u32(state.has(CONFIG_WCE));
     state.latched = 0;

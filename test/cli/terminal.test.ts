@@ -24,11 +24,16 @@ const NO_STATS: DiskStats = {
   bytesWritten: 0,
   commands: 0,
   merged: 0,
+  superseded: 0,
+  expired: 0,
   ordered: 0,
   reissued: 0,
   flushes: { received: 0, elided: 0, coalesced: 0 },
+  barriers: { received: 0, flushed: 0 },
+  aborted: 0,
   syncs: 0,
   syncsFailed: 0,
+  syncsDelayed: 0,
   groupCommits: 0,
 };
 

@@ -5,7 +5,6 @@ import { BUILDS } from '../support/engine.ts';
 import { Random } from './random.ts';
 import { FUA, type Options, Rig } from './rig.ts';
 
-const EIO = 5;
 const MAY_UNMAP: Options = { flags: 2 };
 const FAST: Options = { flags: 4 };
 const FUA_ZERO: Options = { flags: 1 };
@@ -125,15 +124,6 @@ describe.each(BUILDS)('merging ($name build; durability 7)', (build) => {
     expect(rig.pump()).toEqual(['READ 0+512', 'READ 0+1024']);
   });
 
-  it('E2: a run stays within the byte limit; a request above it goes alone (S13)', () => {
-    const rig = new Rig(build, { mergeBytes: 4096 });
-    for (let offset = 0; offset < 16384; offset += 1024) rig.read(offset, 1024);
-    expect(rig.pump()).toEqual([0, 4096, 8192, 12288].map((offset) => `READ ${offset}+4096`));
-    rig.read(0, 8192);
-    rig.read(8192, 512);
-    expect(rig.pump()).toEqual(['READ 0+8192', 'READ 8192+512']);
-  });
-
   it('E2: the byte limit is met exactly, and a limit of 0 merges nothing', () => {
     for (const [mergeBytes, commands] of [
       [1536, ['READ 0+1536']],
@@ -147,73 +137,39 @@ describe.each(BUILDS)('merging ($name build; durability 7)', (build) => {
     }
   });
 
-  it('E2: a run stays within 64 segments, however they come together (S13)', () => {
-    const rig = new Rig(build);
-    for (let i = 0; i < 130; i++) rig.read(i * 512, 512);
-    expect(rig.pump()).toEqual(['READ 0+32768', 'READ 32768+32768', 'READ 65536+1024']);
-    const segments = (count: number, bytes: number): Options => ({
-      segments: count,
-      data: rig.table(Array.from({ length: count }, () => [rig.allocate(bytes), bytes] as const)),
-    });
-    rig.read(0, 512 * 60, segments(60, 512));
-    rig.read(512 * 60, 512 * 4, segments(4, 512));
-    rig.read(512 * 64, 512);
-    expect(rig.pump()).toEqual(['READ 0+32768', 'READ 32768+512']);
+  it('E2: a merged zeroing or discard stays within 1 GiB; a request above it goes alone', () => {
+    const GIB = 1024 * 1024 * 1024;
+    for (const [change, name] of [
+      ['discard', 'DISCARD'],
+      ['writeZeroes', 'ZERO'],
+    ] as const) {
+      const rig = new Rig(build, { capacity: 2 ** 40, mergeBytes: 0 });
+      for (let i = 0; i < 3; i++) rig[change]((i * GIB) / 2, GIB / 2);
+      rig[change](2 * GIB, 3 * GIB);
+      rig[change](5 * GIB, 512);
+      expect(rig.pump()).toEqual([
+        `${name} 0+${GIB}`,
+        `${name} ${GIB}+${GIB / 2}`,
+        `${name} ${2 * GIB}+${3 * GIB}`,
+        `${name} ${5 * GIB}+512`,
+      ]);
+    }
   });
 
-  it('E2: write zeroes and discard carry no bytes, so no limit splits them', () => {
+  it('E2: write zeroes and discard carry no bytes: limits of transfers do not split them', () => {
     const rig = new Rig(build, { mergeBytes: 512 });
     for (let i = 0; i < 100; i++) rig.discard(i * 512, 512);
     for (let i = 200; i < 300; i++) rig.writeZeroes(i * 512, 512);
     expect(rig.pump()).toEqual(['ZERO 102400+51200', 'DISCARD 0+51200']);
   });
 
-  it('E2: write zeroes merge across classes, since a sync makes them stable in any case', () => {
+  it('E2: write zeroes merge across classes: only a sync makes them stable', () => {
     const rig = new Rig(build).clean();
     const plain = rig.writeZeroes(0, 512);
     const stable = rig.writeZeroes(512, 512, FUA_ZERO);
     expect(rig.pump()).toEqual(['ZERO 0+1024']);
     expect(rig.answerAndPump('ZERO 0+1024')).toEqual(['SYNC']);
     expect([rig.status(plain), rig.status(stable)]).toEqual(['OK', 'open']);
-  });
-});
-
-describe.each(BUILDS)('a merged command that fails ($name build; durability 7)', (build) => {
-  it('S14: every part is sent again alone and gets a status of its own', () => {
-    const rig = new Rig(build).clean();
-    const tags = [0, 512, 1024].map((offset) => rig.write(offset, 512));
-    rig.pump();
-    expect(rig.answerAndPump('WRITE 0+1536', EIO)).toEqual([
-      'WRITE 0+512',
-      'WRITE 512+512',
-      'WRITE 1024+512',
-    ]);
-    expect(rig.completions.map(({ tag }) => tag)).toEqual([1]);
-    rig.answer('WRITE 0+512');
-    rig.answer('WRITE 512+512', 28);
-    rig.answerAndPump('WRITE 1024+512');
-    expect(tags.map((tag) => rig.status(tag))).toEqual(['OK', 'NO_SPACE', 'OK']);
-    expect(rig.engine.counters().reissued).toBe(3);
-  });
-
-  it('S14: parts that are sent again join nothing, neither each other nor newcomers', () => {
-    const rig = new Rig(build, { depth: 2 }).clean();
-    for (const offset of [0, 512, 1024]) rig.read(offset, 512);
-    rig.pump();
-    rig.answer('READ 0+1536', EIO);
-    rig.read(1536, 512);
-    expect(rig.pump()).toEqual(['READ 0+512', 'READ 512+512']);
-    expect(rig.answerAndPump('READ 0+512')).toEqual(['READ 1024+512']);
-    expect(rig.answerAndPump('READ 512+512')).toEqual(['READ 1536+512']);
-  });
-
-  it('S14: a request that failed alone is not sent again', () => {
-    const rig = new Rig(build);
-    const read = rig.read(0, 512);
-    rig.pump();
-    expect(rig.answerAndPump('READ 0+512', EIO)).toEqual([]);
-    expect(rig.status(read)).toBe('IO_ERROR');
-    expect(rig.engine.counters().reissued).toBe(0);
   });
 });
 

@@ -1,4 +1,4 @@
-// Random streams through the engine, its model and a simulated host that checks rules (a) to (h) of
+// Random streams through the engine, its model and a simulated host that checks rules (a) to (k) of
 // simulator.ts, the power cut of durability section 9 among them.
 //
 // By default the same streams every time. SLUICE_FUZZ_SECONDS=60 runs new ones for that long in
@@ -13,13 +13,10 @@ import { createMemory } from '../driver.ts';
 import { ModelEngine } from '../model.ts';
 import { BUILDS } from '../support/engine.ts';
 import { type Setup, Simulator } from './simulator.ts';
+import { ERRNOS, flagsOf, originsOf, randomStream } from './random-stream.ts';
 import {
   type Action,
-  ERRNOS,
-  flagsOf,
-  originsOf,
   perform,
-  randomStream,
   shrink,
   type Stream,
   STREAM_BYTES,
@@ -107,6 +104,8 @@ describe.each(BUILDS)('streams that once failed ($name build)', (build) => {
 
 const CELLS = 16;
 
+const CHUNKS = [1, 2, 8] as const;
+
 const anySetup: fc.Arbitrary<Setup> = fc
   .record({
     cellBytes: fc.constantFrom(512, 128, 4096),
@@ -117,27 +116,51 @@ const anySetup: fc.Arbitrary<Setup> = fc
     readOnly: fc.constant(false),
     noFlush: fc.boolean(),
     wce: fc.boolean(),
+    files: fc.integer({ min: 1, max: 4 }),
+    chunks: fc.constantFrom(...CHUNKS),
+    deadline: fc.boolean(),
+    readExpiry: fc.nat(100),
+    writeExpiry: fc.nat(100),
+    batch: fc.integer({ min: 1, max: 3 }),
+    writesStarved: fc.integer({ min: 1, max: 3 }),
+    flushWait: fc.constantFrom(0, 50),
+    fua: fc.boolean(),
+    barrier: fc.boolean(),
+    barrierDurable: fc.boolean(),
+    barrierFails: fc.boolean(),
     seed: fc.nat(),
   })
-  .map(({ place, mergeCells, ...setup }) => {
-    const origin = originsOf(CELLS, setup.cellBytes)[place]!;
-    const capacity = origin + CELLS * setup.cellBytes;
-    return Object.assign(setup, { origin, capacity, mergeBytes: mergeCells * setup.cellBytes });
+  .map(({ place, mergeCells, chunks, ...setup }) => {
+    const { cellBytes, blockSize } = setup;
+    const origin = originsOf(CELLS, cellBytes)[place]!;
+    const capacity = origin + CELLS * cellBytes;
+    const chunkBytes = Math.max(512, cellBytes, blockSize) * chunks;
+    return Object.assign(setup, {
+      origin,
+      capacity,
+      chunkBytes,
+      mergeBytes: mergeCells * cellBytes,
+    });
   });
+
+const anyQueue = fc.nat(2);
 
 const anyIo: fc.Arbitrary<Action> = fc
   .record({
     op: fc.constantFrom(abi.OP_WRITE, abi.OP_READ, abi.OP_WRITE_ZEROES, abi.OP_DISCARD, 4),
     flag: fc.nat(7),
+    barrier: fc.constantFrom(0, 0, 0, 0, abi.REQUEST_BARRIER),
+    queue: anyQueue,
     at: fc.nat(CELLS - 1),
     cells: fc.nat(6),
     pieces: fc.integer({ min: 1, max: 3 }),
     gap: fc.boolean(),
   })
-  .map(({ flag, ...io }) => {
+  .map(({ flag, barrier, ...io }) => {
     const flags = flagsOf(io.op);
     const cells = Math.min(io.cells, CELLS - io.at);
-    return Object.assign(io, { do: 'io' as const, cells, flags: flags[flag % flags.length]! });
+    const all = flags[flag % flags.length]! | barrier;
+    return Object.assign(io, { do: 'io' as const, cells, flags: all });
   });
 
 const anyAnswer: fc.Arbitrary<Action> = fc.record({
@@ -152,19 +175,27 @@ const anyLong = fc.oneof(fc.nat(8), fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }))
 
 const anyHostile: fc.Arbitrary<Action> = fc.record({
   do: fc.constant('hostile' as const),
-  op: fc.oneof(fc.nat(7), fc.nat(255)),
-  flags: fc.oneof(fc.nat(8), fc.nat(255)),
+  op: fc.oneof(fc.nat(10), fc.nat(255)),
+  flags: fc.oneof(fc.nat(16), fc.nat(255)),
+  queue: fc.oneof(fc.nat(64), fc.nat(65_535)),
   segments: anyWord,
   data: anyWord,
   offset: anyLong,
   length: anyLong,
 });
 
+const anyControl: fc.Arbitrary<Action> = fc.oneof(
+  fc.record({ do: fc.constant('wce' as const), on: fc.nat(1), queue: anyQueue }),
+  fc.record({ do: fc.constantFrom('reset' as const, 'clear latch' as const), queue: anyQueue }),
+  fc.constant<Action>({ do: 'reset all' }),
+);
+
 const anyAction: fc.Arbitrary<Action> = fc.oneof(
   { weight: 8, arbitrary: anyIo },
-  { weight: 3, arbitrary: fc.constant<Action>({ do: 'flush' }) },
-  { weight: 1, arbitrary: fc.record({ do: fc.constant('wce' as const), on: fc.nat(1) }) },
+  { weight: 3, arbitrary: fc.record({ do: fc.constant('flush' as const), queue: anyQueue }) },
+  { weight: 1, arbitrary: anyControl },
   { weight: 1, arbitrary: anyHostile },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant('time' as const), micros: fc.nat(200) }) },
   { weight: 6, arbitrary: fc.constant<Action>({ do: 'pump' }) },
   { weight: 6, arbitrary: anyAnswer },
 );

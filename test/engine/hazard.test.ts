@@ -108,28 +108,6 @@ describe.each(BUILDS)('order ($name build; durability 7)', (build) => {
     expect(rig.answerAndPump('READ 4096+8192')).toEqual(['WRITE 8192+8192']);
   });
 
-  it('H3: writes of one place go to the host one by one, in submission order (S07)', () => {
-    const rig = new Rig(build).clean();
-    for (const offset of [0, 4096, 2048, 512]) rig.write(offset, 8192);
-    const order = ['WRITE 0+8192', 'WRITE 4096+8192', 'WRITE 2048+8192', 'WRITE 512+8192'];
-    expect(rig.pump()).toEqual([order[0]]);
-    for (let i = 1; i < order.length; i++) {
-      expect(rig.answerAndPump(order[i - 1]!)).toEqual([order[i]]);
-    }
-  });
-
-  it('H3: reads between two writes of their place go together (S08)', () => {
-    const rig = new Rig(build).clean();
-    rig.write(0, 512);
-    rig.read(0, 512);
-    rig.read(0, 512);
-    rig.write(0, 512);
-    expect(rig.pump()).toEqual(['WRITE 0+512']);
-    expect(rig.answerAndPump('WRITE 0+512')).toEqual(['READ 0+512', 'READ 0+512']);
-    expect(rig.answerAndPump('READ 0+512')).toEqual([]);
-    expect(rig.answerAndPump('READ 0+512')).toEqual(['WRITE 0+512']);
-  });
-
   it('H3: conflicting requests complete in submission order', () => {
     const rig = new Rig(build).clean();
     const tags = [rig.write(0, 512), rig.read(0, 512), rig.discard(0, 512), rig.write(0, 512)];

@@ -33,11 +33,16 @@ export class Image {
     this.#dirty = new Uint8Array(cells);
   }
 
-  /** A write reaches the volatile contents. */
-  write(cell: number, value: number): void {
+  /** A write reaches the volatile contents; when it is lost, no sync will write them out. */
+  write(cell: number, value: number, isLost = false): void {
     this.now[cell] = value;
     this.nowVersion[cell] = ++this.#clock;
-    this.#dirty[cell] = 1;
+    this.#dirty[cell] = isLost ? 0 : 1;
+  }
+
+  /** True when a sync would write the cell out. */
+  isDirty(cell: number): boolean {
+    return this.#dirty[cell] === 1;
   }
 
   /** What reads see becomes what survives (a write to the O_DSYNC descriptor). */
@@ -47,11 +52,11 @@ export class Image {
     this.#dirty[cell] = 0;
   }
 
-  /** A sync is handed to the disk: it proves something about what was written until now. */
-  startSync(): SyncedCells {
+  /** A sync of some cells is handed to the disk: it proves what was written to them until now. */
+  startSync(isInFile: (cell: number) => boolean): SyncedCells {
     const cells: DirtyCell[] = [];
     for (const [cell, dirty] of this.#dirty.entries()) {
-      if (dirty === 0) continue;
+      if (dirty === 0 || !isInFile(cell)) continue;
       cells.push({ cell, value: this.now[cell]!, version: this.nowVersion[cell]! });
     }
     return cells;

@@ -32,9 +32,10 @@ export class Lockstep implements BlockEngine {
     this.#model.result(id, errno, value);
   }
 
-  pump(): void {
-    this.#engine.pump();
-    this.#model.pump();
+  pump(now?: number): void {
+    this.#engine.pump(now);
+    this.#model.pump(now);
+    same('wait', [this.#engine.wait()], [this.#model.wait()]);
     same('generations', [this.#engine.generations()], [this.#model.generations()]);
     same('counters', [this.#engine.counters()], [this.#model.counters()]);
   }
@@ -52,6 +53,10 @@ export class Lockstep implements BlockEngine {
     const completions = this.#engine.takeCompletions(limit);
     same('completions', completions, this.#model.takeCompletions(limit));
     return completions;
+  }
+
+  wait(): number {
+    return this.#engine.wait();
   }
 
   counters(): Counters {

@@ -6,9 +6,10 @@ import { createMemory, DATA_BASE, ENGINE_BASE, EngineDriver } from '../driver.ts
 import { ModelEngine } from '../model.ts';
 import { BUILDS, instantiate } from '../support/engine.ts';
 import { Lockstep } from './lockstep.ts';
+import { randomStream } from './random-stream.ts';
 import { CONFIG, Rig } from './rig.ts';
 import { Simulator } from './simulator.ts';
-import { perform, randomStream, type Stream } from './streams.ts';
+import { perform, type Stream } from './streams.ts';
 
 describe.each(BUILDS)('one call ($name build)', (build) => {
   it('P1: it takes everything that waits: refused requests leave room for the next at once', () => {
@@ -115,9 +116,27 @@ describe.each(BUILDS)('the rings and the region ($name build)', (build) => {
       { blockSize: 1 << 21 },
       { depth: 0 },
       { depth: 257 },
+      { files: 0 },
+      { files: 9 },
+      { files: 2, chunkBytes: 0 },
+      { files: 2, chunkBytes: 3072 },
+      { files: 2, chunkBytes: 256, blockSize: 1 },
+      { files: 2, chunkBytes: 2048, blockSize: 4096 },
+      { deadline: true, batch: 0 },
+      { deadline: true, writesStarved: 0 },
     ];
     for (const wrong of refused) expect(engine.init({ ...CONFIG, ...wrong })).toBe(false);
-    const allowed = [{ capacity: 2 ** 53 - 1 }, { capacity: 0 }, { blockSize: 1 }, { depth: 256 }];
+    const allowed = [
+      { capacity: 2 ** 53 - 1 },
+      { capacity: 0 },
+      { blockSize: 1 },
+      { depth: 256 },
+      { files: 1, chunkBytes: 3 },
+      { files: 8, chunkBytes: 512 },
+      { files: 2, chunkBytes: 2 ** 31, blockSize: 1 << 20 },
+      { deadline: false, batch: 0, writesStarved: 0 },
+      { deadline: true, batch: 1, writesStarved: 1, readExpiry: 0, writeExpiry: 0 },
+    ];
     for (const right of allowed) expect(engine.init({ ...CONFIG, ...right })).toBe(true);
   });
 
@@ -133,7 +152,10 @@ describe.each(BUILDS)('the rings and the region ($name build)', (build) => {
     rig.flush();
     rig.pump();
     expect(rig.engine.init(CONFIG)).toBe(true);
-    expect(rig.engine.generations()).toMatchObject({ completed: 1, stable: 0, syncRunning: false });
+    expect(rig.engine.generations()).toMatchObject({
+      completed: 1,
+      files: [{ unproven: 1, running: false }],
+    });
     expect(Object.values(rig.engine.counters()).every((count) => count === 0)).toBe(true);
     rig.inFlight.length = 0;
     rig.completions.length = 0;

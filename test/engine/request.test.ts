@@ -115,10 +115,11 @@ interface Hostile extends Partial<RequestRecord> {
 const READ = { op: abi.OP_READ, segments: 1, length: 512 };
 const WRITE = { op: abi.OP_WRITE, segments: 1, length: 512 };
 const READ_ONLY = { readOnly: true };
+const BARRIERS = { barrier: true };
 
 /** The disk has 1 MiB. */
 const HOSTILE: readonly Hostile[] = [
-  { what: 'operation 7', op: 7, status: 'INVALID' },
+  { what: 'operation 10', op: 10, status: 'INVALID' },
   { what: 'operation 255', op: 255, flags: 255, status: 'INVALID' },
   { what: 'READ with FUA', ...READ, flags: 1, status: 'INVALID' },
   { what: 'WRITE with MAY_UNMAP', ...WRITE, flags: 2, status: 'INVALID' },
@@ -128,6 +129,27 @@ const HOSTILE: readonly Hostile[] = [
   { what: 'BLOCK_STATUS with FUA', op: 4, length: 512, flags: 1, status: 'INVALID' },
   { what: 'FLUSH with FUA', op: 5, flags: 1, status: 'INVALID' },
   { what: 'SET_WCE with a flag', op: 6, length: 1, flags: 1, status: 'INVALID' },
+  { what: 'RESET_QUEUE with a flag', op: 7, flags: 1, status: 'INVALID' },
+  { what: 'RESET with a flag', op: 8, flags: 1, status: 'INVALID' },
+  { what: 'CLEAR_LATCH with a flag', op: 9, flags: 1, status: 'INVALID' },
+  { what: 'READ as a barrier that is not offered', ...READ, flags: 8, status: 'INVALID' },
+  { what: 'FLUSH as a barrier that is not offered', op: 5, flags: 8, status: 'INVALID' },
+  {
+    what: 'BLOCK_STATUS as a barrier',
+    op: 4,
+    length: 512,
+    flags: 8,
+    config: BARRIERS,
+    status: 'INVALID',
+  },
+  { what: 'SET_WCE as a barrier', op: 6, flags: 8, config: BARRIERS, status: 'INVALID' },
+  { what: 'RESET_QUEUE as a barrier', op: 7, flags: 8, config: BARRIERS, status: 'INVALID' },
+  { what: 'RESET as a barrier', op: 8, flags: 8, config: BARRIERS, status: 'INVALID' },
+  { what: 'CLEAR_LATCH as a barrier', op: 9, flags: 8, config: BARRIERS, status: 'INVALID' },
+  { what: 'READ of queue 64', ...READ, queue: 64, status: 'INVALID' },
+  { what: 'FLUSH of queue 65535', op: 5, queue: 0xffff, status: 'INVALID' },
+  { what: 'RESET_QUEUE of queue 64', op: 7, queue: 64, status: 'INVALID' },
+  { what: 'RESET of queue 64', op: 8, queue: 64, status: 'INVALID' },
   { what: 'SET_WCE 2', op: 6, length: 2, status: 'INVALID' },
   { what: 'SET_WCE 2^32', op: 6, length: 2n ** 32n, status: 'INVALID' },
   { what: 'SET_WCE 2^64-1', op: 6, length: LAST, status: 'INVALID' },
@@ -285,7 +307,7 @@ describe.each(BUILDS)('hostile records ($name build)', (build) => {
     rig.discard(32768, 512);
     rig.blockStatus(65536, 512);
     rig.flush();
-    rig.submit({ op: 9 });
+    rig.submit({ op: 10 });
     rig.run();
     expect(rig.engine.counters()).toMatchObject({
       reads: 2,

@@ -10,6 +10,7 @@ import {
   COMMAND_SYNC,
   COMMAND_WRITE,
   COMMAND_WRITE_ZEROES,
+  ERRNO_EIO,
 } from '../../src/abi/command.ts';
 import * as abi from '../../src/abi/request.ts';
 import {
@@ -44,17 +45,22 @@ export const STATUS_NAMES = [
   'INVALID',
   'UNSUPPORTED',
   'FLUSH_LATCHED',
+  'ABORTED',
 ] as const;
 
 /** What a request may say besides its range. */
 export interface Options {
   readonly flags?: number;
+  readonly queue?: number;
   readonly segments?: number;
   readonly data?: number;
 }
 
 /** FUA, for `Options`. */
 export const FUA: Options = { flags: abi.REQUEST_FUA };
+
+/** A barrier, for `Options`. */
+export const BARRIER: Options = { flags: abi.REQUEST_BARRIER };
 
 /** See the head of the file. Requests are named by their tags: 1, 2, 3 ... */
 export class Rig {
@@ -66,6 +72,8 @@ export class Rig {
   readonly completions: CompletionRecord[] = [];
   /** Commands that are not answered. */
   readonly inFlight: CommandRecord[] = [];
+  /** Microseconds. */
+  now = 0;
   #tags = 0;
   #free = DATA_BASE;
 
@@ -95,18 +103,28 @@ export class Rig {
     return this.#io(abi.OP_BLOCK_STATUS, offset, length, options);
   }
 
-  flush(): number {
-    return this.submit({ op: abi.OP_FLUSH });
+  flush(options: Options = {}): number {
+    return this.submit({ op: abi.OP_FLUSH, ...options });
   }
 
-  setWce(on: 0 | 1): number {
-    return this.submit({ op: abi.OP_SET_WCE, length: on });
+  setWce(on: 0 | 1, options: Options = {}): number {
+    return this.submit({ op: abi.OP_SET_WCE, length: on, ...options });
+  }
+
+  /** Resets one queue, or all of them. */
+  reset(queue: number | 'all'): number {
+    if (queue === 'all') return this.submit({ op: abi.OP_RESET });
+    return this.submit({ op: abi.OP_RESET_QUEUE, queue });
+  }
+
+  clearLatch(options: Options = {}): number {
+    return this.submit({ op: abi.OP_CLEAR_LATCH, ...options });
   }
 
   /** Submits a record; what it does not say is 0. Returns its tag. */
   submit(record: Partial<RequestRecord>): number {
     const tag = ++this.#tags;
-    const empty = { op: 0, flags: 0, segments: 0, data: 0, offset: 0, length: 0 };
+    const empty = { op: 0, flags: 0, queue: 0, segments: 0, data: 0, offset: 0, length: 0 };
     if (!this.engine.submit({ ...empty, ...record, tag })) throw new Error('the ring is full');
     return tag;
   }
@@ -130,13 +148,19 @@ export class Rig {
 
   /** Runs the engine; returns the commands that it has emitted, as text. */
   pump(): string[] {
-    this.engine.pump();
+    this.engine.pump(this.now);
     const commands = this.engine.takeCommands();
     this.inFlight.push(...commands);
     this.completions.push(...this.engine.takeCompletions());
     const texts = commands.map((command) => textOf(command));
     this.log.push(...texts);
     return texts;
+  }
+
+  /** Lets time pass, then pumps. */
+  pumpAfter(micros: number): string[] {
+    this.now += micros;
+    return this.pump();
   }
 
   /** Answers the first command at the host with this text. */
@@ -173,6 +197,23 @@ export class Rig {
     return this;
   }
 
+  /** A disk after a sync of its first file has failed. */
+  latched(): this {
+    this.flush();
+    this.pump();
+    for (const { op, id, file } of this.inFlight.splice(0)) {
+      this.engine.result(id, op === COMMAND_SYNC && file === 0 ? ERRNO_EIO : 0);
+    }
+    this.pump();
+    this.log.length = 0;
+    return this;
+  }
+
+  /** The statuses of requests. */
+  statuses(tags: readonly number[]): ReturnType<Rig['status']>[] {
+    return tags.map((tag) => this.status(tag));
+  }
+
   /** The status of a completed request, or 'open'. */
   status(tag: number): (typeof STATUS_NAMES)[number] | 'open' {
     const completion = this.completions.find((done) => done.tag === tag);
@@ -193,8 +234,13 @@ const OP_NAMES = {
   [COMMAND_BLOCK_STATUS]: 'STATUS',
 } as const;
 
-/** A command as the tests name it: `WRITE 0+4096 STABLE`, `SYNC`. */
-export function textOf({ op, flags, offset, length }: CommandRecord): string {
+/** A command as the tests name it: `WRITE 0+4096 STABLE`, `SYNC`, of the second file `SYNC @1`. */
+export function textOf(command: CommandRecord): string {
+  const { file } = command;
+  return file === 0 ? actionOf(command) : `${actionOf(command)} @${file}`;
+}
+
+function actionOf({ op, flags, offset, length }: CommandRecord): string {
   if (op === COMMAND_SYNC) return flags === 0 && length === 0 ? 'SYNC' : `SYNC ${flags} ${length}`;
   const name = OP_NAMES[op as keyof typeof OP_NAMES] ?? `OP ${op}`;
   const text = `${name} ${offset}+${length}`;

@@ -47,7 +47,7 @@ describe('random sessions', () => {
     const next = random(seed);
     const sizeBytes = CLIENTS * REGION * REGIONS;
     const backend = new MemoryBackend({ sizeBytes, hold: true, depth: 1 + next(64) });
-    const device = new EngineDevice(backend, {
+    const device = new EngineDevice([backend], {
       noFlush: false,
       wce: seed !== 3,
       arenaBytes: 2 ** (21 + next(4)),

@@ -8,7 +8,7 @@ import { ROOT } from '../../bench/root.ts';
 export interface EngineExports {
   regionSize(): number;
   init(base: number): number;
-  pump(base: number): number;
+  pump(base: number, now: number): number;
 }
 
 /** One build of the engine. */
