@@ -39,6 +39,7 @@ import {
 import {
   finish,
   PLACE_BLOCKED,
+  PLACE_FREE,
   PLACE_READY,
   PLACE_WAITING,
   Slot,
@@ -215,7 +216,7 @@ function passBarrier(engine: usize): void {
 function resetQueues(engine: usize, reset: u32): void {
   takeReset(engine, reset);
   for (let index: u32 = 0; index < <u32>REQUEST_SLOTS; index++) {
-    if (!concerns(engine, reset, index)) continue;
+    if (Slot.at(engine, index).place == PLACE_FREE || !concerns(engine, reset, index)) continue;
     switch (Slot.at(engine, index).place) {
       case PLACE_BLOCKED:
         withdrawBlocked(engine, index);

@@ -109,11 +109,10 @@ export function initSlots(engine: usize): void {
   pool.sequence = 0;
 }
 
-/** A free slot, opened and numbered, or NONE. */
+/** A free slot, opened and numbered. The caller has seen that there is one. */
 export function openSlot(engine: usize): u32 {
   const pool = SlotPool.of(engine);
   const index = pool.freeHead;
-  if (index == NONE) return NONE;
   const slot = Slot.at(engine, index);
   if (VERIFY) verify(slot.place == PLACE_FREE);
   pool.freeHead = slot.next;

@@ -38,6 +38,7 @@ import {
   COUNT_SYNCS,
   COUNT_SYNCS_DELAYED,
   COUNT_SYNCS_FAILED,
+  STATE_WAIT_NEVER,
 } from '../../src/abi/region.ts';
 import {
   OP_WRITE,
@@ -52,6 +53,9 @@ import { VERIFY, verify } from '../verify.ts';
 
 /** No generation: nothing is unproven, nothing is late. */
 const NEVER: u64 = u64.MAX_VALUE;
+
+/** STATE_WAIT_NEVER is no wait. */
+const LONGEST_WAIT: u32 = <u32>STATE_WAIT_NEVER - 1;
 
 /** What is common to all files. */
 @unmanaged
@@ -163,7 +167,8 @@ export function companionDelay(engine: usize): u32 {
   if (flushes.waiting >= flushes.served) return 0;
   if (flushes.head == NONE) return 0;
   const waited = state.now - Slot.at(engine, flushes.head).since;
-  return waited < <u64>state.flushWait ? state.flushWait - <u32>waited : 0;
+  if (waited >= <u64>state.flushWait) return 0;
+  return min(state.flushWait - <u32>waited, LONGEST_WAIT);
 }
 
 /** A sync that could start is put off (F10). */

@@ -117,7 +117,7 @@ export function leaveHazards(engine: usize, index: u32): u32 {
   slot.position = NONE;
   let freed: u32 = 0;
   for (let i: u32 = 0; i < hazards.blocked; i++) {
-    const waiter = Slot.at(engine, load<u32>(engine + BLOCKED + ((<usize>i) << 2)));
+    const waiter = Slot.at(engine, blockedAt(engine, i));
     if (waiter.sequence > slot.sequence && conflict(slot, waiter)) {
       if (VERIFY) verify(waiter.blockers > 0);
       waiter.blockers -= 1;
@@ -127,24 +127,25 @@ export function leaveHazards(engine: usize, index: u32): u32 {
   return freed;
 }
 
-/** Takes the first blocked request that is free to go off the list, or NONE; submission order. */
+/** Takes the first request off the list of the blocked that is free to go; one is. */
 export function takeUnblocked(engine: usize): u32 {
-  const hazards = Hazards.of(engine);
-  for (let i: u32 = 0; i < hazards.blocked; i++) {
-    const place = engine + BLOCKED + ((<usize>i) << 2);
-    const index = load<u32>(place);
-    if (Slot.at(engine, index).blockers != 0) continue;
-    unlist(engine, i);
-    return index;
-  }
-  return NONE;
+  let at: u32 = 0;
+  while (Slot.at(engine, blockedAt(engine, at)).blockers != 0) at += 1;
+  const index = blockedAt(engine, at);
+  unlist(engine, at);
+  return index;
 }
 
 /** Takes a request off the list of the blocked. */
 export function withdrawBlocked(engine: usize, index: u32): void {
   let at: u32 = 0;
-  while (load<u32>(engine + BLOCKED + ((<usize>at) << 2)) != index) at += 1;
+  while (blockedAt(engine, at) != index) at += 1;
   unlist(engine, at);
+}
+
+function blockedAt(engine: usize, at: u32): u32 {
+  if (VERIFY) verify(Hazards.of(engine).blocked > at);
+  return load<u32>(engine + BLOCKED + ((<usize>at) << 2));
 }
 
 /** Closes the gap that the blocked request in place `at` leaves. */

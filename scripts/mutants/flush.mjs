@@ -165,8 +165,9 @@ export const FLUSH_MUTANTS = [
     replace: '  if (domain.late == NEVER && generation & 1) domain.late = generation;\n',
   }),
   explored('F10: companions are waited for without an end', FLUSH, {
-    find: 'return waited < <u64>state.flushWait ? state.flushWait - <u32>waited : 0;',
-    replace: 'return waited < u64.MAX_VALUE ? state.flushWait : 0;',
+    find: `if (waited >= <u64>state.flushWait) return 0;
+  return min(state.flushWait - <u32>waited, LONGEST_WAIT);`,
+    replace: 'return min(state.flushWait, LONGEST_WAIT);',
   }),
   explored('F10: nobody is told when to call again', PUMP, {
     find: 'state.wait = delay;',

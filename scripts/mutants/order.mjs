@@ -177,8 +177,8 @@ export const ORDER_MUTANTS = [
   }),
 
   explored('R1: a reset leaves what is queued to the host', PUMP, {
-    find: 'if (!concerns(engine, reset, index)) continue;',
-    replace: 'if (concerns(engine, reset, index)) continue;',
+    find: '|| !concerns(engine, reset, index)) continue;',
+    replace: '|| concerns(engine, reset, index)) continue;',
   }),
   mutant('R1: a reset ends other queues', RESET, {
     find: 'return slot.op == OP_RESET || slot.queue == Slot.at(engine, index).queue;',

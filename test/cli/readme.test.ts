@@ -61,13 +61,16 @@ describe('the README', () => {
     }
   });
 
-  it('has the help of sluice serve', async () => {
-    const [, quoted] = /\$ sluice serve --help\n([^]*?)```/.exec(chapter('Command line')) ?? [];
-    expect(quoted).toBe((await sluice(['serve', '--help'])).stdout);
+  it.each(['serve', 'crash'])('has the help of sluice %s', async (command) => {
+    const quote = new RegExp(`\\$ sluice ${command} --help\\n([^]*?)\`\`\``);
+    const [, quoted] = quote.exec(chapter('Command line')) ?? [];
+    expect(quoted).toBe((await sluice([command, '--help'])).stdout);
   });
 
   it('has every error code with its meaning', () => {
-    const table = rows(chapter('Library')).map(([code, text]) => [code!.slice(1, -1), text]);
+    const table = rows(chapter('Library'))
+      .filter(([code]) => code!.startsWith('`ERR_'))
+      .map(([code, text]) => [code!.slice(1, -1), text]);
     expect(Object.fromEntries(table)).toEqual(ERROR_CODES);
   });
 
@@ -104,7 +107,11 @@ describe('the README', () => {
   it('names commands that exist', async () => {
     const manifest = await readFile(join(ROOT, 'package.json'), 'utf8');
     const { scripts } = JSON.parse(manifest) as { scripts: Record<string, string> };
-    const named = [...README.matchAll(/npm (?:run )?(start|test|bench:nbd|bench|build)\b/g)];
+    const named = [
+      ...README.matchAll(
+        /npm (?:run )?(start|test|bench:nbd|bench:flush|bench|build|fuzz|coverage)\b/g,
+      ),
+    ];
     const missing = named.map(([, name]) => name!).filter((name) => scripts[name] === undefined);
     expect(missing).toEqual([]);
   });

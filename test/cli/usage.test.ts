@@ -56,6 +56,8 @@ describe('help', () => {
       ['-f', '--format'],
       [undefined, '--cache'],
       [undefined, '--discard'],
+      [undefined, '--elevator'],
+      [undefined, '--flush-wait'],
       ['-r', '--read-only'],
       [undefined, '--no-lock'],
       ['-k', '--socket'],
