@@ -271,11 +271,14 @@ function dispatch(engine: usize): void {
   const room = commandRoom(engine);
   if (room == 0) return;
   const runs = collectRuns(engine);
-  const deadline = changetype<Engine>(engine).has(CONFIG_DEADLINE);
+  const state = changetype<Engine>(engine);
+  // A run on several files may take several commands: whether all find room is not known.
+  const chooses = runs > room || state.files > 1;
+  const deadline = state.has(CONFIG_DEADLINE);
   let sent = true;
   for (let i: u32 = 0; i < runs && sent; i++) {
     let next = Run.at(engine, i);
-    if (runs > room) next = deadline ? dueRun(engine) : oldestRun(engine);
+    if (chooses) next = deadline ? dueRun(engine) : oldestRun(engine);
     sent = send(engine, next);
   }
   keepRest(engine);

@@ -420,7 +420,7 @@ export class ModelEngine implements BlockEngine {
     const room = this.#room();
     if (room === 0) return;
     const runs = cutRuns(this.#config, this.#ready);
-    const allFit = runs.length <= room;
+    const allFit = runs.length <= room && this.#config.files === 1;
     while (runs.length > 0 && this.#room() > 0) {
       const run = allFit ? runs.shift()! : this.#choose(runs);
       this.#ready = this.#ready.filter((entry) => !run.includes(entry));

@@ -6,8 +6,9 @@
 //               | tag    | status  | value   | errno  |
 //
 // data: the address of the bytes when segments is 1; of a table of {u32 address, u32 length} when
-// it is more. A table must stay as it is until the request completes: it is checked when the request
-// is taken and read again when it is sent. What an untrusted guest may write is copied first.
+// it is more. A table must stay as it is until the request completes: it is checked when the
+// request is taken and read again when it is sent. What an untrusted guest may write is copied
+// first.
 // READ and WRITE have segments >= 1; BLOCK_STATUS has the address of its result table.
 // value: extents written (BLOCK_STATUS). errno: what the host reported when status is IO_ERROR or
 // NO_SPACE, else 0.

@@ -2,9 +2,10 @@
  * The command line: which commands there are, and how `sluice` says no.
  *
  * A refusal is one line `sluice: message (CODE)` on stderr, a usage error points at the help; both
- * exit with 1. Answers to --help and --version go to stdout, nothing else does.
+ * exit with 1. Answers to --help and --version and the result of `crash` go to stdout.
  */
 import { Command, CommanderError } from 'commander';
+import { addCrash } from './crash-command.ts';
 import { prepareExit } from './exit.ts';
 import { reportLines } from './report.ts';
 import { addServe } from './serve-command.ts';
@@ -15,7 +16,8 @@ const EXAMPLES = `
 Examples:
   sluice serve -t disk.img                  NBD on 127.0.0.1:10809
   sluice serve -t -k disk.sock disk.img     NBD on a unix socket
-  sluice serve --help                       cache modes and more`;
+  sluice serve --help                       cache modes and more
+  sluice crash                              cut the power at every step`;
 
 /** Runs the command that `argv` names, and ends the process with its exit code. */
 export async function main(argv: readonly string[]): Promise<void> {
@@ -55,6 +57,7 @@ function makeProgram(terminal: Terminal): Command {
     .allowExcessArguments()
     .addHelpText('after', EXAMPLES);
   addServe(program, terminal);
+  addCrash(program, terminal);
   program.action(() => {
     const [unknown] = program.args;
     const { version, output } = program.opts<{ version?: true; output: string }>();

@@ -82,10 +82,10 @@ describe.each(BUILDS)('where a chunk lies ($name build)', (build) => {
     rig.writeZeroes(0, 8192, { flags: 6 });
     rig.write(16_384, 8192, FUA);
     expect(rig.pump()).toEqual([
-      'WRITE 4096+4096 STABLE @1',
-      'WRITE 4096+4096 STABLE @2',
       'ZERO 0+4096 MAY_UNMAP FAST',
       'ZERO 0+4096 MAY_UNMAP FAST @1',
+      'WRITE 4096+4096 STABLE @1',
+      'WRITE 4096+4096 STABLE @2',
     ]);
   });
 
@@ -219,6 +219,13 @@ describe.each(BUILDS)('flights ($name build)', (build) => {
       }
       expect(rig.completions.filter(({ status }) => status === 0)).toHaveLength(21);
     }
+  });
+
+  it('E3: an older request goes before a younger one that takes several commands', () => {
+    const rig = clean(build, { depth: 2, mergeBytes: 0 });
+    rig.write(5 * CHUNK, 512);
+    rig.write(0, 2 * CHUNK);
+    expect(rig.pump()).toEqual(['WRITE 4096+512 @2', 'WRITE 0+4096']);
   });
 
   it('a piece whose table would be too long ends at a granule', () => {
