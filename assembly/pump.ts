@@ -275,7 +275,7 @@ function dispatch(engine: usize): void {
   // A run on several files may take several commands: whether all find room is not known.
   const chooses = runs > room || state.files > 1;
   const deadline = state.has(CONFIG_DEADLINE);
-  let sent = true;
+  let sent: bool = true;
   for (let i: u32 = 0; i < runs && sent; i++) {
     let next = Run.at(engine, i);
     if (chooses) next = deadline ? dueRun(engine) : oldestRun(engine);

@@ -1,7 +1,10 @@
 // Can the engine tests fail? Each mutant is the engine with one promise broken; the tests of
 // test/engine must kill every one. Run it after changing assembly/ or those tests.
 //
-//   node scripts/mutants.mjs [PART OF A NAME ...]
+//   node scripts/mutants.mjs [--explore] [PART OF A NAME ...]
+//
+// With --explore the crash explorer looks for those that it must find, instead of the tests, and a
+// line says after how many crash states it did, and the shortest stream that shows the mutant.
 //
 // Prints a line for each mutant: killed or SURVIVED, by how many tests, the first of them, and how
 // long it took. The exit code is 1 when a mutant survives, or when the text that a mutant replaces
@@ -122,12 +125,55 @@ async function run(mutants) {
   }
 }
 
+/**
+ * The same with the crash explorer.
+ * @param {readonly Mutant[]} mutants
+ */
+async function explore(mutants) {
+  const scratch = mkdtempSync(join(tmpdir(), 'sluice-mutants-'));
+  const wasm = join(scratch, 'engine.wasm');
+  try {
+    let survivors = 0;
+    for (const mutant of mutants) {
+      writeFileSync(wasm, await compileWith(mutate(mutant)));
+      const { states, failure } = await crash(wasm);
+      if (failure === null) survivors += 1;
+      const how =
+        failure === null
+          ? `SURVIVED ${states} states`
+          : `${failure.rule} after ${states} states: ${failure.stream.join('; ')}`;
+      console.log(`${mutant.name}: ${how}`);
+    }
+    console.log(`${mutants.length - survivors} of ${mutants.length} found`);
+    return survivors;
+  } finally {
+    rmSync(scratch, { recursive: true });
+  }
+}
+
+/**
+ * What `sluice crash` says of an engine.
+ * @param {string} wasm
+ * @returns {Promise<{ states: number, failure: null | { rule: string, stream: string[] } }>}
+ */
+async function crash(wasm) {
+  const args = ['crash', '--engine', wasm, '--seed', '1', '--output', 'json'];
+  const child = spawn(process.execPath, [join(ROOT, 'dist/bin.cjs'), ...args], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+    timeout: HANG_MS,
+  });
+  return JSON.parse(await text(child.stdout));
+}
+
 try {
-  const parts = process.argv.slice(2);
+  const args = process.argv.slice(2);
+  const explores = args.includes('--explore');
+  const parts = args.filter((arg) => arg !== '--explore');
   const chosen = MUTANTS.filter(
-    ({ name }) => parts.length === 0 || parts.some((part) => name.includes(part)),
+    ({ name, explored }) =>
+      (explored || !explores) && (parts.length === 0 || parts.some((part) => name.includes(part))),
   );
-  if ((await run(chosen)) > 0) process.exitCode = 1;
+  if ((await (explores ? explore(chosen) : run(chosen))) > 0) process.exitCode = 1;
 } catch (error) {
   console.error(error instanceof Error ? error.message : error);
   process.exitCode = 1;
