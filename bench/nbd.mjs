@@ -8,12 +8,12 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { accepts } from './accepts.mjs';
 
 const SLUICE = fileURLToPath(new URL('../dist/bin.cjs', import.meta.url));
 const IMAGE_MIB = 512;
@@ -103,20 +103,6 @@ const WORKLOADS = [1, 16, 64].flatMap((depth) => [
   random4k('4 KiB random read, page cache', 'writeback', 'randread', depth),
   random4k('4 KiB random write, page cache', 'writeback', 'randwrite', depth),
 ]);
-
-/** True once somebody listens on the socket. */
-async function accepts(/** @type {string} */ socket) {
-  const probe = connect(socket);
-  try {
-    await once(probe, 'connect');
-    return true;
-  } catch (error) {
-    if (error instanceof Error) return false;
-    throw error;
-  } finally {
-    probe.destroy();
-  }
-}
 
 /** Starts a server and waits for its socket. */
 async function serve(/** @type {string[]} */ command, /** @type {string} */ socket) {

@@ -3,9 +3,9 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync, rmSync } from 'node:fs';
-import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { accepts } from '../accepts.mjs';
 import { hasPeer } from '../../scripts/peers.mjs';
 
 const SLUICE = fileURLToPath(new URL('../../dist/bin.cjs', import.meta.url));
@@ -56,20 +56,6 @@ const SERVERS = [
 /** The servers that are installed. */
 export function installedServers() {
   return SERVERS.filter(({ needs }) => needs.every((program) => hasPeer(program)));
-}
-
-/** True once somebody listens on the socket. */
-async function accepts(/** @type {string} */ socket) {
-  const probe = connect(socket);
-  try {
-    await once(probe, 'connect');
-    return true;
-  } catch (error) {
-    if (error instanceof Error) return false;
-    throw error;
-  } finally {
-    probe.destroy();
-  }
 }
 
 /** What runs under strace: its only child. */
