@@ -72,6 +72,7 @@ export class EngineDevice implements Device {
   #kicking = false;
   #again = false;
   #scheduled = false;
+  #timer: ReturnType<typeof setTimeout> | undefined;
   readonly #scheduledKick = (): void => {
     this.#scheduled = false;
     this.kick();
@@ -197,15 +198,21 @@ export class EngineDevice implements Device {
     this.#inFlight -= 1;
     if (this.#kicking) this.#again = true;
     else if (this.#inFlight === 0) this.kick();
-    else this.#kickAfter(0);
+    else this.#kickSoon();
   }
 
-  /** Kicks again after a while; Infinity: not for that reason. */
-  #kickAfter(waitMicros: number): void {
-    if (this.#scheduled || waitMicros === Infinity) return;
+  #kickSoon(): void {
+    if (this.#scheduled) return;
     this.#scheduled = true;
-    if (waitMicros < SHORTEST_SLEEP_MICROS) later(this.#scheduledKick);
-    else setTimeout(this.#scheduledKick, Math.floor(waitMicros / MICROS_PER_MS));
+    later(this.#scheduledKick);
+  }
+
+  /** The engine wants to be called again after that long; Infinity: not for the time's sake. */
+  #kickAfter(waitMicros: number): void {
+    clearTimeout(this.#timer);
+    if (waitMicros === Infinity) return;
+    if (waitMicros < SHORTEST_SLEEP_MICROS) this.#kickSoon();
+    else this.#timer = setTimeout(() => this.kick(), Math.floor(waitMicros / MICROS_PER_MS));
   }
 }
 

@@ -155,6 +155,25 @@ describe('a wait for companions', () => {
     await disk.close();
   });
 
+  it('does not keep answers waiting that come meanwhile', async () => {
+    const [disk, backend] = await cleanDisk({ flushWaitMicros: 1_000_000 });
+    await disk.write(0, bytes(512));
+    await Promise.all([disk.flush(), disk.flush()]);
+    await disk.write(0, bytes(512));
+    const flush = disk.flush();
+    await new Promise(setImmediate);
+    backend.hold = true;
+    const reads = [disk.read(0, 512), disk.read(8192, 512)];
+    await new Promise(setImmediate);
+    backend.release();
+    await reads[0];
+    expect(opsOf(backend).filter((op) => op === 'sync')).toHaveLength(1);
+    backend.hold = false;
+    backend.releaseAll();
+    await Promise.all([...reads, flush, disk.flush()]);
+    await disk.close();
+  });
+
   it.each([1000, 5000])('of %i microseconds ends by itself', async (flushWaitMicros) => {
     const [disk] = await cleanDisk({ flushWaitMicros });
     await disk.write(0, bytes(512));
