@@ -18,7 +18,7 @@ import {
   FAULTS,
 } from './explore-types.ts';
 import { ForkMiss, Lane, LANE_REQUESTS } from './lane.ts';
-import { ALPHABET, CLASSICS, randomSetup, randomStream, SETUPS, takes } from './plan.ts';
+import { alphabetOf, CLASSICS, randomSetup, randomStream, SETUPS, takes } from './plan.ts';
 import { Random } from './random.ts';
 import { type Finding, Search, type Tally } from './search.ts';
 import type { RuleBroken } from './rule-broken.ts';
@@ -51,7 +51,7 @@ const LESSONS = 4;
 const ATTEMPTS = 3;
 /** Streams of two requests for each random one. */
 const PAIRS_PER_RANDOM = 4;
-/** Has no divisor in common with the size of the alphabet, so that every stream has its turn. */
+/** Has no divisor in common with the size of an alphabet, so that every stream has its turn. */
 const STRIDE = 37;
 /** Milliseconds between two reports. */
 const REPORT_MS = 50;
@@ -251,13 +251,14 @@ class Explorer {
 
 /** Every stream of so many requests, neighbours in the order far apart in the alphabet. */
 function* streamsOf(requests: number): Generator<readonly GuestRequest[]> {
-  const total = ALPHABET.length ** requests;
+  const letters = alphabetOf(requests);
+  const total = letters.length ** requests;
   for (let index = 0; index < total; index++) {
     const stream: GuestRequest[] = [];
     for (let rest = (index * STRIDE) % total, at = 0; at < requests; at++) {
-      const request = ALPHABET[rest % ALPHABET.length];
+      const request = letters[rest % letters.length];
       if (request !== undefined) stream.push(request);
-      rest = Math.floor(rest / ALPHABET.length);
+      rest = Math.floor(rest / letters.length);
     }
     yield stream;
   }

@@ -72,7 +72,7 @@ const CLEAR = other(OP_CLEAR_LATCH);
 const FLUSH_FENCE = other(OP_FLUSH, 0, 0, FENCE);
 
 /** The letters that short streams are made of. */
-export const ALPHABET: readonly GuestRequest[] = [
+const ALPHABET: readonly GuestRequest[] = [
   io(W, X),
   FLUSH,
   io(W, XY),
@@ -94,6 +94,26 @@ export const ALPHABET: readonly GuestRequest[] = [
   io(OP_READ, Y, FENCE),
   io(W, XY, FUA),
 ];
+
+/** Fewer letters, for streams that would be too many. */
+const CORE: readonly GuestRequest[] = [
+  io(W, X),
+  FLUSH,
+  io(W, XY),
+  io(W, X, FUA),
+  io(W, XY, FENCE),
+  io(OP_READ, X),
+  io(OP_WRITE_ZEROES, X),
+  io(OP_DISCARD, X),
+];
+
+/** Requests of the longest streams that are made of all letters. */
+const ALL_LETTERS_REQUESTS = 3;
+
+/** The letters that streams of so many requests are made of. */
+export function alphabetOf(requests: number): readonly GuestRequest[] {
+  return requests <= ALL_LETTERS_REQUESTS ? ALPHABET : CORE;
+}
 
 /**
  * Streams in which engines go wrong: one for each way to lose data that durability 9 and the rules
