@@ -24,9 +24,9 @@ export interface ExploreOptions {
   readonly requests?: number;
   /**
    * First every stream of up to `exhaustiveRequests` requests in every order of events, however
-   * long that takes; `states` limits this too. Streams of up to 3 are made of 20 different requests,
-   * longer ones of 8, in 14 configurations. Default false: short streams in every order, longer ones
-   * by samples.
+   * long that takes; `states` limits this too. Streams of up to 3 are made of 20 different
+   * requests, longer ones of 8, in 14 configurations. Default false: short streams in every order,
+   * longer ones by samples.
    */
   readonly exhaustive?: boolean;
   /** Default 4. */
