@@ -19,6 +19,8 @@ const DATA_FOLDER = join(ROOT, 'data');
 const DEFAULT_IMAGE = join(DATA_FOLDER, 'disk.img');
 const DEFAULT_SOCKET = join(DATA_FOLDER, 'sluice.sock');
 const DEFAULT_SIZE_BYTES = 2 ** 30;
+/** Nobody presses Ctrl-C twice in this time. */
+const ECHO_MS = 200;
 /** f_type of tmpfs and ramfs, which have no O_DIRECT. */
 const MEMORY_FILE_SYSTEMS = [0x01021994, 0x858458f6];
 
@@ -35,6 +37,9 @@ const VALUED = {
   description: { ...text, short: 'D' },
   shared: { ...text, short: 'e' },
   'busy-poll': text,
+  elevator: text,
+  'flush-wait': text,
+  trace: text,
   'pid-file': text,
 };
 
@@ -87,12 +92,13 @@ function serve(args) {
     stdio: 'inherit',
     detached: true, // a terminal's Ctrl-C comes through us, not twice
   });
-  // Once each: npm passes on what the terminal has sent us already.
+  // npm passes on what the terminal has sent us already: of two at once one is an echo.
   for (const signal of /** @type {const} */ (['SIGINT', 'SIGTERM', 'SIGHUP'])) {
-    let sent = false;
+    let sentAt = -Infinity;
     process.on(signal, () => {
-      if (!sent) server.kill(signal);
-      sent = true;
+      if (performance.now() - sentAt < ECHO_MS) return;
+      sentAt = performance.now();
+      server.kill(signal);
     });
   }
   // The terminal tells its size to its own session only.

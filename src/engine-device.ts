@@ -82,7 +82,7 @@ export class EngineDevice implements Device {
   constructor(backends: readonly [Backend, ...Backend[]], options: DeviceOptions) {
     const pages = Math.ceil((REGION_PAGES_BYTES + options.arenaBytes) / WASM_PAGE_SIZE);
     const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
-    const disk = diskOver(backends, options.chunkBytes ?? 0);
+    const disk = diskOver(backends);
     this.#backends = backends;
     this.#timed = (options.elevator ?? 'none') !== 'none' || (options.flushWaitMicros ?? 0) > 0;
     this.#tracer = options.tracer;
@@ -225,14 +225,11 @@ interface Together {
   readonly fua: boolean;
 }
 
-/** Files of a striped disk have one size; what is no whole chunk at their ends is not used. */
-function diskOver(backends: readonly Backend[], chunkBytes: number): Together {
-  const smallest = Math.min(...backends.map(({ sizeBytes }) => sizeBytes));
-  const isStriped = backends.length > 1;
-  const wholeChunks = isStriped ? smallest - (smallest % chunkBytes) : smallest;
+/** Several files have one size, which is whole chunks (scheduling-options.ts). */
+function diskOver(backends: readonly Backend[]): Together {
   const depth = backends.reduce((sum, backend) => sum + backend.depth, 0);
   return {
-    sizeBytes: wholeChunks * backends.length,
+    sizeBytes: backends.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
     readOnly: backends.some(({ readOnly }) => readOnly),
     blockSizeBytes: Math.max(...backends.map(({ blockSizeBytes }) => blockSizeBytes)),
     depth: Math.min(depth, COMMAND_SLOTS),

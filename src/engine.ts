@@ -50,13 +50,16 @@ export type EngineExports = {
 export interface SchedulingOptions {
   /** Whether barriers are taken, and what they promise. Default 'off'. */
   readonly barrier?: BarrierPromise | undefined;
-  /** A barrier fails when a request since the last one has failed. Default false. */
+  /** A barrier fails when I/O of a request since the last one has failed. Default false. */
   readonly barrierFailsAfterError?: boolean | undefined;
   /** Order in which runs go when the host takes fewer. Default 'none'. */
   readonly elevator?: Elevator | undefined;
-  /** Microseconds that a sync may wait for companions after a shared one. Default 0. */
+  /** Microseconds that a sync may wait for companions after a shared one, to 1 s. Default 0. */
   readonly flushWaitMicros?: number | undefined;
-  /** Several files: bytes in one file before the next one's turn, a power of two. */
+  /**
+   * Several files, and then required: bytes in one file before the next one's turn, a power of two
+   * of which the files are multiples. Chunk c is chunk floor(c / files) of file c mod files.
+   */
   readonly chunkBytes?: number | undefined;
 }
 

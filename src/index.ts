@@ -2,7 +2,15 @@
  * `sluice`: the engine and the disk, without any I/O of their own. Runs in browsers.
  */
 export type * from './webassembly.ts';
-export { createEngine, Engine, type EngineOptions } from './engine.ts';
+export {
+  type BarrierPromise,
+  createEngine,
+  type DeadlineOptions,
+  type Elevator,
+  Engine,
+  type EngineOptions,
+  type SchedulingOptions,
+} from './engine.ts';
 export { Disk } from './disk.ts';
 export type {
   ByteCount,

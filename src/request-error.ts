@@ -67,7 +67,7 @@ function reasonOf(code: ErrorCode, errno: number, asked: Asked): string {
     case 'ERR_SLUICE_FLUSH_LATCHED':
       return (
         'an earlier sync failed, so no write since the last good flush is known to be stable; ' +
-        'close the disk, check the storage and its contents, then open it anew (or clear the latch)'
+        'close the disk, check the storage and its contents, then open it anew'
       );
     case 'ERR_SLUICE_IO':
       return errno === 0
@@ -95,16 +95,12 @@ function systemError(errno: number, operation: string): Error {
 /** The error of a request that completed with `status`. */
 export function requestError(status: number, errno: number, asked: Asked): SluiceError {
   const code = codeOf(status);
-  const place =
-    asked.operation === 'flush' ? '' : ` of ${asked.length} bytes at offset ${asked.offset}`;
-  return new SluiceError(
-    code,
-    `${asked.operation}${place} failed: ${reasonOf(code, errno, asked)}`,
-    {
-      operation: asked.operation,
-      offset: asked.offset,
-      length: asked.length,
-      ...(errno === 0 ? {} : { cause: systemError(errno, asked.operation) }),
-    },
-  );
+  const { operation, offset, length } = asked;
+  const hasRange = operation !== 'flush' && operation !== 'clear latch';
+  const place = hasRange ? ` of ${length} bytes at offset ${offset}` : '';
+  return new SluiceError(code, `${operation}${place} failed: ${reasonOf(code, errno, asked)}`, {
+    operation,
+    ...(hasRange ? { offset, length } : {}),
+    ...(errno === 0 ? {} : { cause: systemError(errno, operation) }),
+  });
 }

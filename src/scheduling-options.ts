@@ -19,7 +19,7 @@ export function checkScheduling(options: SchedulingOptions, files: readonly Back
   }
   toSwitch(barrierFailsAfterError, 'barrierFailsAfterError');
   toWhole(flushWaitMicros, 'flushWaitMicros', 0, LARGEST_FLUSH_WAIT_MICROS);
-  if (typeof elevator === 'object') checkDeadline(elevator);
+  if (typeof elevator === 'object' && elevator !== null) checkDeadline(elevator);
   else if (elevator !== 'none' && elevator !== 'deadline') {
     throw invalid(`elevator must be 'none', 'deadline' or its numbers, not ${String(elevator)}`);
   }
@@ -41,12 +41,21 @@ function checkFiles(files: readonly Backend[], chunkBytes: number | undefined): 
     return;
   }
   const granule = Math.max(SECTOR_SIZE, ...files.map(({ blockSizeBytes }) => blockSizeBytes));
-  const chunk = toWhole(chunkBytes ?? 0, 'chunkBytes', granule, LARGEST_CHUNK_BYTES);
+  if (chunkBytes === undefined) {
+    throw invalid(
+      'a disk of several files needs chunkBytes: how much of it lies in one file at a time',
+    );
+  }
+  const chunk = toWhole(chunkBytes, 'chunkBytes', granule, LARGEST_CHUNK_BYTES);
   if (!Number.isInteger(Math.log2(chunk))) {
     throw invalid(`chunkBytes must be a power of two, not ${chunk}`);
   }
   const sizes = new Set(files.map(({ sizeBytes }) => sizeBytes));
   if (sizes.size > 1) {
     throw invalid(`the files of a disk must have one size, not ${[...sizes].join(', ')} bytes`);
+  }
+  const [size = 0] = sizes;
+  if (size % chunk !== 0) {
+    throw invalid(`the files must be whole chunks of ${chunk} bytes long, and have ${size} bytes`);
   }
 }

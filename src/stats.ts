@@ -58,7 +58,7 @@ export interface DiskStats {
     readonly received: number;
     /** Answered at once: nothing volatile had completed since the last good sync. */
     readonly elided: number;
-    /** Answered, like group commits, by a sync that served another one as well. */
+    /** Syncs saved: flushes, and stable writes, that another one's sync served too. */
     readonly coalesced: number;
   };
   readonly barriers: {

@@ -264,6 +264,7 @@ describe('options that make no sense are refused', () => {
   it.each([
     { barrier: 'yes' },
     { elevator: 'noop' },
+    { elevator: null },
     { elevator: { batch: 0 } },
     { elevator: { writesStarved: 0 } },
     { elevator: { readExpiryMs: -1 } },
@@ -280,6 +281,12 @@ describe('options that make no sense are refused', () => {
     expect(() => new Disk([one(), one()], { chunkBytes })).toThrow(
       expect.objectContaining(INVALID) as Error,
     );
+  });
+
+  it('files that are not whole chunks', () => {
+    const odd = (): MemoryBackend => new MemoryBackend({ sizeBytes: MIB + 512 });
+    expect(() => new Disk([odd(), odd()], { chunkBytes: CHUNK })).toThrow('whole chunks of 65536');
+    expect(() => new Disk([one(), one()], { chunkBytes: 2 * MIB })).toThrow('whole chunks');
   });
 
   it('more files than an engine has', () => {

@@ -85,7 +85,7 @@ export const COUNT_REISSUED = 216;
 export const COUNT_FLUSHES = 224;
 /** Flushes answered at once: nothing volatile had completed since the last good sync. */
 export const COUNT_FLUSHES_ELIDED = 232;
-/** Flushes and stable writes answered by a sync that served another one as well. */
+/** Flushes and stable writes that another one's sync has served too. */
 export const COUNT_FLUSHES_COALESCED = 240;
 /** Syncs handed to the host. */
 export const COUNT_SYNCS = 248;

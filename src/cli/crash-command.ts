@@ -26,7 +26,7 @@ kept; 1 one was broken, or something was wrong; 130 stopped before the end.
 Examples:
   sluice crash
   sluice crash --states 100000 --seed 7
-  sluice crash --exhaustive --requests 4 --faults none
+  sluice crash --exhaustive --requests 2 --states 10000000
   sluice crash --engine build/engine.wasm --output json`;
 
 /** What the command line says, parsed. */

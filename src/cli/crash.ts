@@ -18,6 +18,7 @@ import type { ExploreOptions, ExploreProgress, ExploreResult } from '../testing/
 import type { CrashOptions } from './crash-command.ts';
 import { type CrashReport, humanReport, jsonReport, progressTexts } from './crash-report.ts';
 import type { CrashMessage } from './crash-worker.ts';
+import { writeResult } from './output.ts';
 import { Refusal } from './refusal.ts';
 import { stopRequested } from './stop.ts';
 import type { Terminal } from './terminal.ts';
@@ -70,7 +71,7 @@ export async function crash(options: CrashOptions, terminal: Terminal): Promise<
     await terminal.clear();
   }
   const report: CrashReport = { options, seed, result, stopped };
-  process.stdout.write(options.output === 'json' ? jsonReport(report) : humanReport(report));
+  await writeResult(options.output === 'json' ? jsonReport(report) : humanReport(report));
   if (result.failure !== undefined) {
     throw new CommanderError(EXIT_BROKEN, 'sluice.crash', 'a promise is broken');
   }

@@ -7,6 +7,7 @@
 import { Command, CommanderError } from 'commander';
 import { addCrash } from './crash-command.ts';
 import { prepareExit } from './exit.ts';
+import { writeResult } from './output.ts';
 import { reportLines } from './report.ts';
 import { addServe } from './serve-command.ts';
 import { Terminal } from './terminal.ts';
@@ -66,7 +67,7 @@ function makeProgram(terminal: Terminal): Command {
     if (output !== 'human' && output !== 'json') {
       program.error(`--output is human or json, not '${output}'`);
     }
-    process.stdout.write(versionText(output === 'json'));
+    return writeResult(versionText(output === 'json'));
   });
   return program;
 }

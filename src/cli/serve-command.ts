@@ -98,7 +98,10 @@ function imageOptions(): Option[] {
     new Option('--elevator <name>', 'order of requests that have to queue for the host')
       .choices(['none', 'deadline'])
       .default('none', 'none: oldest first'),
-    new Option('--flush-wait <us>', 'wait for more flushes after one sync has served several')
+    new Option(
+      '--flush-wait <us>',
+      'wait for more flushes after one sync has served several, at most 1000000',
+    )
       .argParser((text) => wholeNumber(text, LARGEST_FLUSH_WAIT_MICROS))
       .default(0, '0: off'),
     new Option('-r, --read-only', 'refuse writes'),

@@ -54,8 +54,10 @@ async function serveImage(
   releaseCommand();
   const start = sampleOf(disk);
   const drawing = drawStatus(disk, server, terminal);
+  const watching = watchLatch(disk, terminal);
   await (options.persistent === true ? stop : Promise.race([stop, lastClientGone(server)]));
   clearInterval(drawing);
+  clearInterval(watching);
   terminal.status(['Stopping: requests are finished, then flushed. Ctrl-C gives up.']);
   await server.close();
   return summaryText(start, sampleOf(disk));
@@ -101,6 +103,16 @@ function drawStatus(disk: Disk, server: NbdServer, terminal: Terminal): NodeJS.T
     terminal.status(statusTexts(last, now, server.clients));
     last = now;
   }, REDRAW_MS);
+}
+
+/** Says when it happens that no flush succeeds any more: clients may keep it to themselves. */
+function watchLatch(disk: Disk, terminal: Terminal): NodeJS.Timeout {
+  const watching = setInterval(() => {
+    if (!disk.latched) return;
+    clearInterval(watching);
+    terminal.warn('a sync of the image failed: every flush fails until it is opened anew');
+  }, REDRAW_MS);
+  return watching;
 }
 
 function sampleOf(disk: Disk): Sample {

@@ -7,7 +7,7 @@
  * explored in every order of its events; one that has too many is sampled, with more faults in one
  * run than an exhaustive search could afford.
  */
-import { SluiceError } from '../errors.ts';
+import { invalid, toSwitch, toWhole } from '../arguments.ts';
 import { inlinedModule } from '../engine.ts';
 import {
   type ExploreFailure,
@@ -74,12 +74,14 @@ class Explorer {
   #phase = '';
 
   constructor(options: ExploreOptions) {
-    const { seed = 1, states = DEFAULT_STATES, requests = DEFAULT_REQUESTS } = options;
-    const isCount = (value: number): boolean => Number.isSafeInteger(value) && value >= 1;
-    if (!isCount(states) || !isCount(requests) || requests > LANE_REQUESTS) {
-      const message = `states must be at least 1, requests 1 to ${LANE_REQUESTS}`;
-      throw new SluiceError('ERR_SLUICE_INVALID_ARGUMENT', message);
-    }
+    const { seed = 1, states = DEFAULT_STATES } = options;
+    toWhole(seed, 'seed', 0, Number.MAX_SAFE_INTEGER);
+    toWhole(states, 'states', 1, Number.MAX_SAFE_INTEGER);
+    toWhole(options.requests ?? DEFAULT_REQUESTS, 'requests', 1, LANE_REQUESTS);
+    toWhole(options.exhaustiveRequests ?? 1, 'exhaustiveRequests', 1, LANE_REQUESTS);
+    toSwitch(options.exhaustive, 'exhaustive');
+    checkFaults(options.faults ?? []);
+    checkModule(options.module);
     this.#options = options;
     this.#states = states;
     this.#random = new Random(seed);
@@ -247,6 +249,24 @@ class Explorer {
       yield { setup, stream, states: 300, samples: 40, phase: 'random streams' };
     }
   }
+}
+
+function checkFaults(faults: readonly FaultName[]): void {
+  const unknown = Array.isArray(faults) ? faults.find((name) => !FAULTS.includes(name)) : faults;
+  if (unknown === undefined) return;
+  throw invalid(`faults must be a list of ${FAULTS.join(', ')}, not ${JSON.stringify(unknown)}`);
+}
+
+/** What the host calls (engine.ts). */
+const ENTRY_POINTS = ['regionSize', 'init', 'pump'];
+
+function checkModule(module: WebAssembly.Module | undefined): void {
+  if (module === undefined) return;
+  if (!(module instanceof WebAssembly.Module)) throw invalid('module must be a WebAssembly.Module');
+  const names = WebAssembly.Module.exports(module).map(({ name }) => name);
+  const missing = ENTRY_POINTS.find((name) => !names.includes(name));
+  if (missing !== undefined)
+    throw invalid(`module is not an engine: it does not export ${missing}`);
 }
 
 /** Every stream of so many requests, neighbours in the order far apart in the alphabet. */

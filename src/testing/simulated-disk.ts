@@ -11,8 +11,8 @@
  * D2 A command has its effect when it is answered; a power cut before may leave it, in part. What
  *    survives is up to SectorImage (its rules I1 to I6).
  * D3 Same seed, same options, same calls: the same answers at the same times, the same log.
- * D4 A disk whose power was cut or whose process was killed answers nothing any more: what still
- *    uses it hangs, as it would.
+ * D4 A disk whose power was cut or whose process was killed does nothing any more. What still uses
+ *    it gets EIO, so that a test can close it: the close fails too.
  */
 import { ERRNO_EIO, ERRNO_ENOSPC } from '../abi/command.ts';
 import { invalid, toWhole } from '../arguments.ts';
@@ -78,6 +78,7 @@ const WRITES: readonly MemoryOperation[] = ['write', 'writeZeroes', 'discard'];
  *
  * ```ts
  * const done = disk.write(0, bytes);
+ * await Promise.resolve(); // calls of one turn reach the disk together, at its end
  * while (backend.step() !== undefined) check([...backend.crashStates()]);
  * await done;
  * ```
@@ -223,7 +224,7 @@ export class SimulatedDisk extends MemoryDisk {
   }
 
   protected override accept(command: MemoryCommand): void {
-    if (this.#dead) return;
+    if (this.#dead) return this.#bury([command]);
     this.noteConflicts(command, this.inFlight);
     const refusal = this.refusalOf(command);
     const affliction = this.#faults.afflict(command);
@@ -335,7 +336,14 @@ export class SimulatedDisk extends MemoryDisk {
   #die(event: Pick<SimulatedEvent, 'event' | 'left'>): void {
     this.log.push({ at: this.#now, id: 0, ...event });
     this.#dead = true;
-    this.#inFlight.length = 0;
+    this.#bury(this.#inFlight.splice(0).map(({ command }) => command));
+  }
+
+  /** Fails what a dead disk will not do (D4). */
+  #bury(commands: readonly MemoryCommand[]): void {
+    later(() => {
+      for (const { id } of commands) this.done(id, ERRNO_EIO, 0);
+    });
   }
 
   #checkAlive(): void {

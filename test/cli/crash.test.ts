@@ -6,7 +6,7 @@ import { MUTANTS } from '../../scripts/mutants/list.mjs';
 import { compileWith, mutate } from '../../scripts/mutants/mutant.mjs';
 import { humanReport, jsonReport, progressTexts } from '../../src/cli/crash-report.ts';
 import { FAULTS } from '../../src/testing/explore.ts';
-import { Folder, Running, sluice, SLUICE } from './sluice.ts';
+import { Folder, run, Running, sluice, SLUICE } from './sluice.ts';
 
 const ESCAPE = String.fromCharCode(27);
 /** More than any machine explores while a test runs. */
@@ -152,6 +152,14 @@ describe('sluice crash', () => {
     expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
     expect(stderr).toMatch(/^sluice: [^\n]+\nTry 'sluice crash --help'.\n$/);
     expect(stderr).toContain(message);
+  });
+});
+
+describe('a result that cannot be written', () => {
+  it.each(['crash --states 1000', '--version'])('is a failure of sluice %s', async (args) => {
+    const command = `"${process.execPath}" "${SLUICE}" ${args} >/dev/full`;
+    const { code, stderr } = await run('sh', ['-c', command]);
+    expect([code, stderr]).toEqual([1, expect.stringContaining('ENOSPC')]);
   });
 });
 

@@ -1,11 +1,11 @@
 /** scripts/start.mjs, in a folder of its own: a checkout that is built. */
 import { execFileSync } from 'node:child_process';
-import { copyFile, mkdir, stat, symlink, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, readFile, stat, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { NBD_CMD_WRITE, NbdClient } from './nbd-client.ts';
-import { Folder, run, Running, type RunOptions } from './sluice.ts';
+import { Folder, run, Running, type RunOptions, sluice } from './sluice.ts';
 
 const ESCAPE = String.fromCharCode(27);
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
@@ -29,6 +29,15 @@ async function start(script: string, args: readonly string[], options: RunOption
 }
 
 describe('npm start', () => {
+  it('knows which options of sluice serve take a value', async () => {
+    const { stdout } = await sluice(['serve', '--help']);
+    const source = await readFile(join(ROOT, 'scripts/start.mjs'), 'utf8');
+    const valued = [...stdout.matchAll(/--([\w-]+) </g)].map(([, name]) => name!);
+    expect(valued.length).toBeGreaterThan(10);
+    const missing = valued.filter((name) => !new RegExp(`^  '?${name}'?: `, 'm').test(source));
+    expect(missing).toEqual([]);
+  });
+
   it('serves the default disk, with options but no image too', async () => {
     await using folder = await Folder.make();
     const script = await checkoutIn(folder);

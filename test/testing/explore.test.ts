@@ -9,6 +9,7 @@ import { compileWith, mutate } from '../../scripts/mutants/mutant.mjs';
 import {
   explore,
   exploreAsync,
+  type ExploreOptions,
   type ExploreProgress,
   type ExploreResult,
   exploreSteps,
@@ -35,6 +36,26 @@ async function mutantOf(name: string): Promise<WebAssembly.Module> {
 function bare(result: ExploreResult): ExploreResult {
   return { ...result, seconds: 0 };
 }
+
+describe('options that make no sense are refused', () => {
+  it.each([
+    { seed: 1.5 },
+    { seed: -1 },
+    { states: 0 },
+    { requests: 0 },
+    { requests: 1000 },
+    { exhaustive: 1 },
+    { exhaustiveRequests: 0 },
+    { faults: ['foo'] },
+    { faults: 'write' },
+    { module: {} },
+    { module: new WebAssembly.Module(Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0)) },
+  ])('%j', (options) => {
+    expect(() => explore(options as ExploreOptions)).toThrow(
+      expect.objectContaining({ code: 'ERR_SLUICE_INVALID_ARGUMENT' }) as Error,
+    );
+  });
+});
 
 describe('the engine', () => {
   it.each(BUILDS)('keeps every promise in every order of events ($name)', ({ name, module }) => {

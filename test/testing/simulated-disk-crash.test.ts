@@ -172,13 +172,12 @@ describe('a power cut', () => {
     expect(cut(7)).toBe(cut(7));
   });
 
-  it('ends the disk: nothing is answered any more, and what is left lives on', async () => {
+  it('ends the disk: everything fails from then on, and what is left lives on', async () => {
     const { disk, driver } = create({ clock: 'automatic' });
-    void driver.write(0, filled(1));
+    const write = driver.write(0, filled(1));
     const next = disk.cutPower({ faults: { eio: { ops: ['read'] } } });
-    void driver.sync();
-    await new Promise((resolve) => setTimeout(resolve, 20));
-    expect([driver.answered, disk.inFlight, disk.step()]).toEqual([[], [], undefined]);
+    expect(await Promise.all([write, driver.sync()])).toEqual([5, 5]);
+    expect([disk.inFlight, disk.step()]).toEqual([[], undefined]);
     expect(() => disk.cutPower()).toThrow('this disk has crashed');
     expect(() => disk.crashStates()).toThrow('this disk has crashed');
     expect(() => disk.killProcess()).toThrow('this disk has crashed');
@@ -188,6 +187,18 @@ describe('a power cut', () => {
     expect((await again.tryRead(0, 512)).errno).toBe(5);
     expect(await again.write(0, filled(4))).toBe(0);
     expect(statesOf(next, 1).states).toHaveLength(2);
+  });
+});
+
+describe('a disk that has crashed', () => {
+  it.each(['cutPower', 'killProcess'] as const)('can be closed after %s (D4)', async (crash) => {
+    const backend = new SimulatedDisk({ sizeBytes: 8192, seed: 5 });
+    const disk = new Disk(backend);
+    const written = disk.write(0, filled(1, 512));
+    await Promise.resolve();
+    backend[crash]();
+    await expect(written).rejects.toMatchObject({ code: 'ERR_SLUICE_IO' });
+    await expect(disk.close()).rejects.toMatchObject({ code: 'ERR_SLUICE_IO' });
   });
 });
 

@@ -1,0 +1,11 @@
+/** Writes a result to stdout; rejects when it cannot be written, as to a full disk. */
+export function writeResult(text: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    // A stream that fails says so twice; without a listener the second time ends the process.
+    process.stdout.once('error', reject);
+    process.stdout.write(text, (error) => {
+      if (error === null || error === undefined) resolve();
+      else reject(error);
+    });
+  });
+}
