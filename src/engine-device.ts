@@ -152,14 +152,15 @@ export class EngineDevice implements Device {
     this.#spaceWaiters.push(callback);
   }
 
-  /** Resolves when no request is open. */
+  /** Resolves when no request is open and nothing is at a backend. */
   async drained(): Promise<void> {
     this.kick();
     if (!this.#idle) await new Promise<void>((resolve) => this.#idleWaiters.push(resolve));
   }
 
+  /** No request is open, and no command is at a backend: a sync may outlive who asked for it. */
   get #idle(): boolean {
-    return this.#freeTags.length === REQUEST_SLOTS;
+    return this.#freeTags.length === REQUEST_SLOTS && this.#inFlight === 0;
   }
 
   #executeCommands(): void {

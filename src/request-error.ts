@@ -1,5 +1,6 @@
 /** What a completion's status means to a program. */
 import {
+  STATUS_ABORTED,
   STATUS_FLUSH_LATCHED,
   STATUS_INVALID,
   STATUS_IO_ERROR,
@@ -36,6 +37,7 @@ const ERRNO_NAMES: Readonly<Record<number, string>> = {
 function codeOf(status: number): ErrorCode {
   switch (status) {
     case STATUS_IO_ERROR:
+    case STATUS_ABORTED:
       return 'ERR_SLUICE_IO';
     case STATUS_NO_SPACE:
       return 'ERR_SLUICE_NO_SPACE';

@@ -187,7 +187,8 @@ export class ModelEngine implements BlockEngine {
       offset,
       length,
       slot: this.#freeSlots.pop()!,
-      sequence: this.#sequence++,
+      sequence: this.#sequence,
+      age: this.#sequence++,
       taken: this.#now,
       start: Math.floor(offset / granule) * granule,
       end: Math.ceil((offset + length) / granule) * granule,
@@ -257,6 +258,10 @@ export class ModelEngine implements BlockEngine {
       this.#unfinished.delete(older);
       older.place = 'superseded';
       write.superseded.push(...older.superseded.splice(0), older);
+      if (older.age < write.age) {
+        write.age = older.age;
+        write.taken = older.taken;
+      }
     }
     write.superseded.sort((a, b) => a.sequence - b.sequence);
   }
@@ -438,7 +443,8 @@ export class ModelEngine implements BlockEngine {
 
   #launch(run: Run): Flight {
     const canBeDirect = isStableWrite(run[0]!) && this.#config.fua;
-    const direct = canBeDirect && (this.#flushes.latched || !this.#othersAreStable(run)); // W3
+    const alone = !this.#flushes.latched && !this.#othersAreStable(run); // W3, W4
+    const direct = canBeDirect && alone;
     this.#counters.merged += run.length - 1;
     for (const entry of run) entry.place = 'sent';
     return new Flight(this.#config, this.#memory, run, direct);

@@ -4,7 +4,7 @@
 //     first failure.
 // L2  After a failure nothing more of it is sent.
 // L3  Commands that share a granule are not at the host together: a backend may have to read,
-//     modify and write a whole granule.
+//     modify and write a whole granule. Until the first is answered no other run is sent.
 
 import { PLACE_SENT, Slot } from '../request/slot.ts';
 import { Engine, NONE } from '../engine.ts';

@@ -2,7 +2,8 @@
 //
 // R1  What no command at the host carries is aborted at once: in the elevator, blocked, waiting
 //     for a sync, about to be sent again.
-// R2  What the host holds cannot be called back: it is awaited and has a status of its own.
+// R2  What the host holds cannot be called back: it is awaited and has a status of its own. So is a
+//     flight of which the host holds a part.
 // R3  A reset is done when no request of its queue is open. Until then what is taken from that
 //     queue is aborted; so a reset ends however fast its queue is filled.
 // R4  A reset of the device puts the write cache back as it was at first. It proves nothing and

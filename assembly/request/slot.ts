@@ -32,13 +32,13 @@ export class Slot {
   next: u32;
   op: i32;
   flags: i32;
-  /** Sort class: requests of one kind may share a command (elevator.ts). */
-  kind: i32;
   tag: u32;
   segments: u32;
   data: u32;
   /** Earlier requests that must complete first. */
   blockers: u32;
+  /** Index in the hazard arrays, or NONE. */
+  position: u32;
   /** Guest range in bytes. */
   offset: u64;
   length: u64;
@@ -47,14 +47,14 @@ export class Slot {
   end: u64;
   /** Submission order. */
   sequence: u64;
+  /** What counts for who goes first: its own sequence, or that of the oldest it has taken over. */
+  age: u64;
   /** Generation that must be stable before this completes (flush.ts). */
   need: u64;
   /** Time when it was taken, in microseconds. */
   arrival: u64;
   /** Time when it began to wait for a sync. */
   since: u64;
-  /** Index in the hazard arrays, or NONE. */
-  position: u32;
   status: u32;
   errno: u32;
   value: u32;
@@ -69,6 +69,8 @@ export class Slot {
   alone: u8;
   /** 1: a barrier whose first flush is not done. */
   preFlush: u8;
+  /** Sort class: requests of one kind may share a command (elevator.ts). */
+  kind: u8;
 
   /** The slot of an index. */
   static at(engine: usize, index: u32): Slot {
@@ -120,6 +122,7 @@ export function openSlot(engine: usize): u32 {
   slot.next = NONE;
   slot.place = PLACE_ALONE;
   slot.sequence = ++pool.sequence;
+  slot.age = slot.sequence;
   slot.arrival = changetype<Engine>(engine).now;
   slot.blockers = 0;
   slot.position = NONE;

@@ -1,7 +1,7 @@
 // Barriers: requests that everything earlier completes before, and nothing later starts before.
 //
 // B1  From when a barrier is taken until it is published no other request is taken: what comes
-//     later waits in the request ring. A flush waits there too, so no sync crosses a barrier.
+//     later waits in the request ring, flushes too.
 // B2  A barrier starts when it is the only open request: everything earlier has been published.
 // B3  A durable barrier starts with a flush, unless nothing is volatile (flush.ts, F3), and its
 //     own write is stable (stability.ts, W1). When the flush fails, so does the barrier; after a

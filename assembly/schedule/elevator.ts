@@ -72,7 +72,7 @@ export class Run {
   /** Requests, or 0 once the run is taken. */
   parts: u32;
   bytes: u64;
-  /** Oldest sequence of its requests (E3), and when that one was taken. */
+  /** The greatest age of its requests (E3): a small number; and when that one was taken. */
   oldest: u64;
   arrival: u64;
 
@@ -87,7 +87,7 @@ export class Run {
 
   /** True for reads and block status. */
   reads(engine: usize): bool {
-    return Slot.at(engine, this.head).kind <= KIND_BLOCK_STATUS;
+    return <i32>Slot.at(engine, this.head).kind <= KIND_BLOCK_STATUS;
   }
 }
 
@@ -104,7 +104,7 @@ export function initElevator(engine: usize): void {
 export function enqueue(engine: usize, index: u32): void {
   const elevator = Elevator.of(engine);
   const slot = Slot.at(engine, index);
-  slot.kind = kindOf(slot);
+  slot.kind = <u8>kindOf(slot);
   const key =
     ((<u64>slot.kind) << KIND_SHIFT) | ((slot.offset >> SECTOR_BITS) << SECTOR_SHIFT) | <u64>index;
   if (VERIFY) verify(elevator.waiting < <u32>REQUEST_SLOTS);
@@ -185,7 +185,7 @@ function cutRun(engine: usize, elevator: Elevator, at: u32): u32 {
   run.head = head;
   run.parts = 1;
   run.bytes = last.length;
-  run.oldest = last.sequence;
+  run.oldest = last.age;
   run.arrival = last.arrival;
   let segments = last.segments;
   for (let next = at + 1; next < elevator.waiting; next++) {
@@ -197,8 +197,8 @@ function cutRun(engine: usize, elevator: Elevator, at: u32): u32 {
     segments += slot.segments;
     run.bytes += slot.length;
     run.parts += 1;
-    if (slot.sequence < run.oldest) {
-      run.oldest = slot.sequence;
+    if (slot.age < run.oldest) {
+      run.oldest = slot.age;
       run.arrival = slot.arrival;
     }
   }
@@ -211,7 +211,7 @@ function cutRun(engine: usize, elevator: Elevator, at: u32): u32 {
 function joins(engine: usize, last: Slot, slot: Slot, bytes: u64, segments: u32): bool {
   if (slot.kind != last.kind || slot.offset != last.offset + last.length) return false;
   if ((slot.alone | last.alone) != 0 || slot.kind == KIND_BLOCK_STATUS) return false;
-  if (slot.kind >= KIND_WRITE_ZEROES) return bytes + slot.length <= <u64>MERGE_RANGE_BYTES;
+  if (<i32>slot.kind >= KIND_WRITE_ZEROES) return bytes + slot.length <= <u64>MERGE_RANGE_BYTES;
   return (
     bytes + slot.length <= <u64>changetype<Engine>(engine).mergeBytes &&
     segments + slot.segments <= <u32>MERGE_SEGMENTS

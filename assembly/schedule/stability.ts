@@ -6,8 +6,9 @@
 //     is taken in between.
 // W3  Where the host offers it, a stable write that is alone goes to the O_DSYNC descriptor. When
 //     others are open beside its run, it is written plainly and shares one sync with them
-//     (flush.ts, F8). After a failed sync no sync is trusted, so it goes to the O_DSYNC descriptor
-//     again.
+//     (flush.ts, F8). So two never meet on the descriptor: when the system loses a page it tells
+//     one of them only.
+// W4  After a failed sync no stable write succeeds, by whatever descriptor (flush.ts, F6).
 
 import { CONFIG_BARRIER_DURABLE, CONFIG_FUA, CONFIG_NO_FLUSH } from '../../src/abi/region.ts';
 import { OP_WRITE, REQUEST_BARRIER, REQUEST_FUA } from '../../src/abi/request.ts';
@@ -50,5 +51,5 @@ export function declassify(engine: usize, index: u32): void {
 export function goesDirect(engine: usize, first: Slot, parts: u32): bool {
   const state = changetype<Engine>(engine);
   if (first.op != OP_WRITE || !first.stable || !state.has(CONFIG_FUA)) return false;
-  return state.latched || Stability.of(engine).open <= parts;
+  return !state.latched && Stability.of(engine).open <= parts;
 }

@@ -4,6 +4,7 @@
 //     that covers all its bytes, when no unfinished request that came after it conflicts with it
 //     (a read between the two must see it). Both are in flight, so nobody is owed the older bytes.
 // U2  It is published right before the write that took its place, with the same status.
+//     It takes over its age too, or who rewrites a place again and again would never be served.
 // U3  The later write may be of any class: covering a volatile write with a stable one is safe. A
 //     stable write is not superseded: its answer may not depend on a volatile one.
 
@@ -55,6 +56,9 @@ function takeOver(engine: usize, older: u32, index: u32): void {
   slot.place = PLACE_SUPERSEDED;
   const later = Slot.at(engine, index);
   later.superseded = merge(engine, head, later.superseded);
+  if (slot.age >= later.age) return;
+  later.age = slot.age;
+  later.arrival = slot.arrival;
 }
 
 /** Joins two lists into one, in the order of submission (U2). */

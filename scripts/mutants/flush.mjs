@@ -202,15 +202,15 @@ export const FLUSH_MUTANTS = [
     find: 'if (first.op != OP_WRITE || !first.stable || !state.has(CONFIG_FUA)) return false;',
     replace: 'if (first.op != OP_WRITE || !first.stable) return false;',
   }),
-  mutant('W3: a group commit is chosen after the latch', STABILITY, {
-    find: 'return state.latched || Stability',
-    replace: 'return Stability',
+  explored('W4: after the latch every stable write goes to the O_DSYNC descriptor', STABILITY, {
+    find: 'return !state.latched && Stability',
+    replace: 'return state.latched || Stability',
   }),
   mutant('W3: a lone stable write shares a sync with nobody', STABILITY, {
     find: 'Stability.of(engine).open <= parts;',
     replace: 'Stability.of(engine).open < parts;',
   }),
-  mutant('W3: several stable writes go to the O_DSYNC descriptor', STABILITY, {
+  explored('W3: several stable writes go to the O_DSYNC descriptor', STABILITY, {
     find: 'Stability.of(engine).open <= parts;',
     replace: 'true;',
   }),

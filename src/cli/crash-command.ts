@@ -15,8 +15,8 @@ The engine runs on a simulated disk. At every step the power is cut: whatever
 may then be left of the disk must keep the promises that were made, such as
 what a flush had acknowledged. The disk answers in every order, and fails:
 
-  write  a write fails and has changed nothing    space  the same, disk full
-  torn   a write fails and has changed a part     read   a read fails
+  write  a write fails and has changed nothing    read   a read fails
+  torn   a write fails and has changed a part     space  the same, disk full
   sync   a sync fails, and what it should have written counts as clean
 
 On a terminal one line shows how far it is. Ctrl-C ends it with what was done; a

@@ -66,6 +66,8 @@ class Explorer {
   readonly #options: ExploreOptions;
   readonly #lane: Lane;
   readonly #random: Random;
+  /** Where the orders of samples come from. */
+  readonly #orders: Random;
   readonly #faults: ReadonlySet<FaultName>;
   readonly #states: number;
   readonly #tally: Tally = { states: 0, survivors: 0, kills: 0, steps: 0 };
@@ -85,6 +87,7 @@ class Explorer {
     this.#options = options;
     this.#states = states;
     this.#random = new Random(seed);
+    this.#orders = new Random(seed);
     this.#faults = new Set(options.faults ?? FAULTS);
     this.#lane = new Lane(options.module ?? inlinedModule());
   }
@@ -175,10 +178,10 @@ class Explorer {
     const { finding, complete } = search.all(left);
     this.#lane.check();
     if (finding !== undefined || complete) return finding;
-    const seed = new Random(job.stream.length);
+    const orders = new Random(this.#orders.next());
     for (let sample = 0; sample < job.samples; sample++) {
       if (tally.states + this.#tally.states >= this.#states) return undefined;
-      const found = search.sample(seed, sample % 2 === 0 ? 0 : FAULTS_IN_SAMPLE);
+      const found = search.sample(orders, sample % 2 === 0 ? 0 : FAULTS_IN_SAMPLE);
       if (found !== undefined) return found;
     }
     return undefined;

@@ -8,7 +8,7 @@ export type FaultName = 'write' | 'space' | 'torn' | 'read' | 'sync';
  *
  * - `write`: a write, zeroing or discard fails with EIO and has changed nothing.
  * - `torn`: the same, and it has changed the first half of its sectors.
- * - `space`: the same with ENOSPC.
+ * - `space`: the same with ENOSPC: the disk became full in the middle.
  * - `read`: a read fails with EIO.
  * - `sync`: a sync fails with EIO; what it should have written counts as clean from then on.
  */

@@ -12,9 +12,12 @@
  * I4 A sync that fails makes nothing stable, and what it should have written counts as clean from
  *    then on, as on Linux: no later sync writes it, a power cut may or may not leave it. Only
  *    another write (or `redirty`) of the sector makes it a later sync's business again.
+ *    That is so too for what was in flight or completed while it ran: it was in the page cache.
  * I5 A failed write has changed the sectors that its caller names. These are volatile, like those
  *    of any other write.
- * I6 On a disk that lies, syncs and stable writes prove nothing.
+ * I6 When a stable write has failed, others that are in flight beside it may be lost although they
+ *    will succeed (`hideLosses`): Linux tells one of the writers on a descriptor.
+ * I7 On a disk that lies, syncs and stable writes prove nothing.
  *
  * All state stands in one array of words, so that a copy (`copyFrom`) costs as much as a memcpy of
  * a few hundred bytes: an explorer forks an image at every step. Behind a few words for each sector
@@ -24,6 +27,7 @@ import { SluiceError } from '../errors.ts';
 import { type Cut, survival, type VolatileWrite } from './cut.ts';
 import { Random } from './random.ts';
 import { NEXT, RECORD_ID, RecordPool } from './record-pool.ts';
+import { DIRTY, IN_FLIGHT, isInFlight, LOSING, LOST, UNTOLD } from './value-state.ts';
 
 export type { Cut, VolatileWrite } from './cut.ts';
 
@@ -66,11 +70,6 @@ const NUMBER = 3;
 // A sync: ID, FROM, and
 const TO = 2;
 const BEGAN = 3;
-
-const IN_FLIGHT = 0;
-const DIRTY = 1;
-/** A failed sync has called it clean. */
-const LOST = 2;
 
 /** Records of a new image; the pool doubles when it is full. */
 const POOL = 24;
@@ -158,6 +157,17 @@ export class SectorImage {
     this.#endWrite(id, false, changed);
   }
 
+  /** A stable write to one of the sectors `from` to `to` has failed (I6). */
+  hideLosses(from = 0, to = this.sectors): void {
+    const { words } = this.#pool;
+    for (let sector = from; sector < to; sector++) {
+      let entry = this.#get(this.#at(sector) + LIST);
+      for (; entry !== 0; entry = this.#get(entry + NEXT)) {
+        if (isInFlight(words[entry + STATE])) words[entry + STATE] = UNTOLD;
+      }
+    }
+  }
+
   /** A sync of the sectors `from` to `to` is handed to the disk (I3). */
   beginSync(id: number, from = 0, to = this.sectors): void {
     if (this.#pool.find(SYNCS, id) !== 0) throw refused(`sync ${id} is running already`);
@@ -175,7 +185,7 @@ export class SectorImage {
     const began = this.#get(sync + BEGAN);
     const to = this.#get(sync + TO);
     for (let sector = this.#get(sync + FROM); sector < to; sector++) {
-      if (!succeeded) this.#lose(sector, began);
+      if (!succeeded) this.#lose(sector);
       else if (!this.lies) this.#settle(sector, began);
     }
     this.#pool.drop(SYNCS, sync);
@@ -224,7 +234,7 @@ export class SectorImage {
     values[0] = this.#get(at + NOW);
     let count = 1;
     for (let entry = this.#get(at + LIST); entry !== 0; entry = words[entry + NEXT] ?? 0) {
-      if (words[entry + STATE] === IN_FLIGHT) values[count++] = words[entry + VALUE] ?? 0;
+      if (isInFlight(words[entry + STATE])) values[count++] = words[entry + VALUE] ?? 0;
     }
     return count;
   }
@@ -312,8 +322,10 @@ export class SectorImage {
       }
       words[this.#at(sector) + NOW] = this.#get(entry + VALUE);
       words[entry + VERSION] = version;
-      words[entry + STATE] = DIRTY;
-      if (stable) this.#settle(sector, version);
+      const told = words[entry + STATE] !== UNTOLD;
+      const isKept = told && (stable || words[entry + STATE] !== LOSING);
+      words[entry + STATE] = isKept ? DIRTY : LOST;
+      if (stable && told) this.#settle(sector, version);
     }
     this.#pool.drop(FLIGHTS, flight);
   }
@@ -334,21 +346,20 @@ export class SectorImage {
     words[at + STABLE] = this.#get(newest + VALUE);
     for (let entry = this.#get(at + LIST); entry !== 0;) {
       const next = this.#get(entry + NEXT);
-      if (words[entry + STATE] !== IN_FLIGHT && this.#get(entry + VERSION) <= version) {
+      if (!isInFlight(words[entry + STATE]) && this.#get(entry + VERSION) <= version) {
         this.#pool.drop(at + LIST, entry);
       }
       entry = next;
     }
   }
 
-  /** What was dirty at `clock` counts as clean (I4). */
-  #lose(sector: number, clock: number): void {
+  /** What is dirty counts as clean, and so will what is in flight (I4). */
+  #lose(sector: number): void {
     const { words } = this.#pool;
     let entry = this.#get(this.#at(sector) + LIST);
     for (; entry !== 0; entry = this.#get(entry + NEXT)) {
-      if (words[entry + STATE] === DIRTY && this.#get(entry + VERSION) <= clock) {
-        words[entry + STATE] = LOST;
-      }
+      if (words[entry + STATE] === DIRTY) words[entry + STATE] = LOST;
+      else if (words[entry + STATE] === IN_FLIGHT) words[entry + STATE] = LOSING;
     }
   }
 

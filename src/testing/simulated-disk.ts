@@ -9,7 +9,7 @@
  *    latency; commands are answered in the order of their times, and in the order of their coming
  *    where those are equal. Nothing happens between two answers.
  * D2 A command has its effect when it is answered; a power cut before may leave it, in part. What
- *    survives is up to SectorImage (its rules I1 to I6).
+ *    survives is up to SectorImage (its rules I1 to I7).
  * D3 Same seed, same options, same calls: the same answers at the same times, the same log.
  * D4 A disk whose power was cut or whose process was killed does nothing any more. What still uses
  *    it gets EIO, so that a test can close it: the close fails too.
@@ -278,7 +278,10 @@ export class SimulatedDisk extends MemoryDisk {
     }
     if (!WRITES.includes(op)) return;
     if (errno === 0) image.completeWrite(id, stable && !lies);
-    else image.failWrite(id, this.#damageOf(command, affliction));
+    else {
+      image.failWrite(id, this.#damageOf(command, affliction));
+      if (stable) image.hideLosses();
+    }
   }
 
   /** Which sectors a failed write has changed. */

@@ -300,8 +300,10 @@ export class World {
     } else if (succeeded) {
       this.image.completeWrite(id, command.stable);
     } else {
-      const torn = outcome === TEAR ? from + Math.ceil(count / 2) : from;
+      const torn = outcome === FAIL ? from : from + Math.ceil(count / 2);
       this.image.failWrite(id, (sector) => sector < torn);
+      const first = command.file * this.check.fileSectors;
+      if (command.stable) this.image.hideLosses(first, first + this.check.fileSectors);
     }
     const errno = outcome === FILL ? ERRNO_ENOSPC : ERRNO_EIO;
     this.lane.answer(id, succeeded ? 0 : errno);

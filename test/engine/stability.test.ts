@@ -138,14 +138,29 @@ describe.each(BUILDS)('stable writes and group commit ($name build; durability 2
     expect(rig.answerAndPump('WRITE 16384+512')).toEqual(['SYNC']);
   });
 
-  it('W3: after a failed sync every stable write goes to the O_DSYNC descriptor', () => {
-    const rig = new Rig(build, { wce: false });
+  it('W4: after a failed sync no stable write succeeds, alone or not', () => {
+    const rig = new Rig(build, { wce: false }).latched();
+    const alone = rig.write(0, 512);
+    expect(rig.run()).toEqual(['WRITE 0+512']);
+    const writes = [rig.write(0, 512), rig.write(8192, 512, FUA)];
+    expect(rig.run()).toEqual(['WRITE 0+512', 'WRITE 8192+512']);
+    expect(rig.statuses([alone, ...writes])).toEqual([
+      'FLUSH_LATCHED',
+      'FLUSH_LATCHED',
+      'FLUSH_LATCHED',
+    ]);
+  });
+
+  it('W4: the latch that shuts while stable writes queue stops them too', () => {
+    const rig = new Rig(build, { wce: false, depth: 1 });
     rig.flush();
+    rig.read(16384, 512);
+    const writes = [rig.write(0, 512), rig.write(8192, 512)];
     rig.pump();
     rig.answerAndPump('SYNC', EIO);
-    const writes = [rig.write(0, 512), rig.write(8192, 512)];
-    expect(rig.run()).toEqual(['WRITE 0+512 STABLE', 'WRITE 8192+512 STABLE']);
-    expect(writes.map((tag) => rig.status(tag))).toEqual(['OK', 'OK']);
+    rig.answer('READ 16384+512');
+    expect(rig.run()).toEqual(['WRITE 0+512', 'WRITE 8192+512']);
+    expect(rig.statuses(writes)).toEqual(['FLUSH_LATCHED', 'FLUSH_LATCHED']);
   });
 
   it('W3: where the host has no stable write, it is always a plain write and a sync', () => {

@@ -109,7 +109,7 @@ function directionOf(run: Run): Direction {
 }
 
 function oldest(run: Run): number {
-  return Math.min(...run.map((entry) => entry.sequence));
+  return Math.min(...run.map((entry) => entry.age));
 }
 
 function startOf(run: Run): number {

@@ -86,8 +86,10 @@ export interface Entry {
   readonly length: number;
   readonly slot: number;
   readonly sequence: number;
+  /** U2: its own sequence, or that of the oldest that it has taken over. */
+  age: number;
   /** The time of the call that took it. */
-  readonly taken: number;
+  taken: number;
   /** H1: the range, rounded out to the granule. */
   readonly start: number;
   readonly end: number;
