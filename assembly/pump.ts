@@ -287,7 +287,7 @@ function dispatch(engine: usize): void {
 /** Opens a flight for a run; true when the host has taken it whole and takes more. */
 function send(engine: usize, next: Run): bool {
   const first = Slot.at(engine, next.head);
-  const direct = goesDirect(engine, first, next.parts);
+  const direct = goesDirect(engine, first, next.parts, next.bytes);
   count(engine, COUNT_MERGED, next.parts - 1);
   const flight = openFlight(engine, next.head, next.parts, next.bytes, direct);
   takeRun(engine, next);

@@ -444,10 +444,16 @@ export class ModelEngine implements BlockEngine {
   #launch(run: Run): Flight {
     const canBeDirect = isStableWrite(run[0]!) && this.#config.fua;
     const alone = !this.#flushes.latched && !this.#othersAreStable(run); // W3, W4
-    const direct = canBeDirect && alone;
+    const direct = canBeDirect && alone && this.#isOneCommand(run);
     this.#counters.merged += run.length - 1;
     for (const entry of run) entry.place = 'sent';
     return new Flight(this.#config, this.#memory, run, direct);
+  }
+
+  #isOneCommand(run: Run): boolean {
+    const { files, chunkBytes } = this.#config;
+    const bytes = run.reduce((sum, { length }) => sum + length, 0);
+    return files === 1 || (run[0]!.offset % chunkBytes) + bytes <= chunkBytes;
   }
 
   #othersAreStable(run: Run): boolean {

@@ -6,8 +6,8 @@
 //     is taken in between.
 // W3  Where the host offers it, a stable write that is alone goes to the O_DSYNC descriptor. When
 //     others are open beside its run, it is written plainly and shares one sync with them
-//     (flush.ts, F8). So two never meet on the descriptor: when the system loses a page it tells
-//     one of them only.
+//     (flush.ts, F8), and so is a run that takes several commands. So two never meet on the
+//     descriptor: when the system loses a page it tells one of them only.
 // W4  After a failed sync no stable write succeeds, by whatever descriptor (flush.ts, F6).
 
 import { CONFIG_BARRIER_DURABLE, CONFIG_FUA, CONFIG_NO_FLUSH } from '../../src/abi/region.ts';
@@ -47,9 +47,13 @@ export function declassify(engine: usize, index: u32): void {
   if (slot.stable && slot.op == OP_WRITE) Stability.of(engine).open -= 1;
 }
 
-/** W3: true when a run of `parts` requests goes to the O_DSYNC descriptor. */
-export function goesDirect(engine: usize, first: Slot, parts: u32): bool {
+/** W3: true when a run of `parts` requests and `bytes` bytes goes to the O_DSYNC descriptor. */
+export function goesDirect(engine: usize, first: Slot, parts: u32, bytes: u64): bool {
   const state = changetype<Engine>(engine);
   if (first.op != OP_WRITE || !first.stable || !state.has(CONFIG_FUA)) return false;
+  if (state.files > 1) {
+    const chunkBytes = <u64>state.chunkBytes;
+    if ((first.offset % chunkBytes) + bytes > chunkBytes) return false;
+  }
   return !state.latched && Stability.of(engine).open <= parts;
 }

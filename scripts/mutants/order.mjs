@@ -105,6 +105,10 @@ export const ORDER_MUTANTS = [
     find: 'let tail = slot.superseded;',
     replace: 'let tail = NONE;',
   }),
+  mutant('U2: a write does not take over the age of what it supersedes', SUPERSEDE, {
+    find: '  later.age = slot.age;\n',
+    replace: '',
+  }),
   explored('U3: a stable write is superseded by a volatile one', SUPERSEDE, {
     find: 'if (slot.op != OP_WRITE || slot.stable ||',
     replace: 'if (slot.op != OP_WRITE ||',
@@ -175,6 +179,19 @@ export const ORDER_MUTANTS = [
     find: 'else if (status == STATUS_IO_ERROR || status == STATUS_NO_SPACE) barrier.failed = 1;',
     replace: '',
   }),
+
+  explored(
+    'F9: opening the latch is no fence',
+    PUMP,
+    {
+      find: 'else if (isBarrier(slot)) takeBarrier(engine, index);',
+      replace: `else if (slot.op == 9) {
+    clearLatch(engine);
+    finish(engine, index, STATUS_OK, 0);
+  } else if (isBarrier(slot)) takeBarrier(engine, index);`,
+    },
+    { find: 'import {\n  awaitStable,', replace: 'import {\n  clearLatch,\n  awaitStable,' },
+  ),
 
   explored('R1: a reset leaves what is queued to the host', PUMP, {
     find: '|| !concerns(engine, reset, index)) continue;',

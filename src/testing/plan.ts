@@ -135,6 +135,7 @@ export const CLASSICS: readonly (readonly GuestRequest[])[] = [
   // Classes: FUA beside others, shared syncs, the cache turned off and on.
   [io(W, X, FUA), io(W, Y, FUA)],
   [io(W, X, FUA), io(W, Y), FLUSH],
+  [FLUSH, io(W, X, FUA), io(W, Y, FUA)],
   [io(W, X), WCE_OFF, io(W, X)],
   [io(W, X), WCE_OFF, WCE_ON, io(W, X), FLUSH],
   [WCE_OFF, io(W, X), io(W, Y)],

@@ -4,7 +4,8 @@
 import { ForkMiss } from './lane.ts';
 import type { Random } from './random.ts';
 import { RuleBroken } from './rule-broken.ts';
-import { isFault, SUBMIT, type World } from './world.ts';
+import { isFault, SUBMIT } from './events.ts';
+import type { World } from './world.ts';
 
 /** What has been covered; every search adds to it. */
 export interface Tally {

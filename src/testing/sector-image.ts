@@ -15,8 +15,8 @@
  *    That is so too for what was in flight or completed while it ran: it was in the page cache.
  * I5 A failed write has changed the sectors that its caller names. These are volatile, like those
  *    of any other write.
- * I6 When a stable write has failed, others that are in flight beside it may be lost although they
- *    will succeed (`hideLosses`): Linux tells one of the writers on a descriptor.
+ * I6 When a stable write has failed, other stable ones that are in flight beside it may be lost
+ *    although they will succeed (`hideLosses`): Linux tells one of the writers on a descriptor.
  * I7 On a disk that lies, syncs and stable writes prove nothing.
  *
  * All state stands in one array of words, so that a copy (`copyFrom`) costs as much as a memcpy of
@@ -322,10 +322,10 @@ export class SectorImage {
       }
       words[this.#at(sector) + NOW] = this.#get(entry + VALUE);
       words[entry + VERSION] = version;
-      const told = words[entry + STATE] !== UNTOLD;
-      const isKept = told && (stable || words[entry + STATE] !== LOSING);
-      words[entry + STATE] = isKept ? DIRTY : LOST;
-      if (stable && told) this.#settle(sector, version);
+      const state = words[entry + STATE];
+      const isLost = state === (stable ? UNTOLD : LOSING);
+      words[entry + STATE] = isLost ? LOST : DIRTY;
+      if (stable && !isLost) this.#settle(sector, version);
     }
     this.#pool.drop(FLIGHTS, flight);
   }

@@ -5,7 +5,8 @@ import type { Lane } from './lane.ts';
 import { RuleBroken } from './rule-broken.ts';
 import { type Finding, sectorsKept } from './search.ts';
 import { describeRequest, nameOf } from './stream.ts';
-import { ANSWER, ANSWER_QUIETLY, FAIL, FILL, TEAR, type Witness, type World } from './world.ts';
+import { ANSWER, ANSWER_QUIETLY, FAIL, FILL, TEAR } from './events.ts';
+import type { Witness, World } from './world.ts';
 
 const COMMANDS = ['read', 'write', 'zeroes', 'discard', 'status', 'sync'];
 const STATUSES = [

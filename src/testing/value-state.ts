@@ -6,9 +6,9 @@ export const IN_FLIGHT = 0;
 export const DIRTY = 1;
 /** A failed sync has called it clean. */
 export const LOST = 2;
-/** In flight when a sync failed: lost, unless it completes as stable. */
+/** In flight when a sync failed: lost when it completes as volatile. */
 export const LOSING = 3;
-/** In flight when a stable write beside it failed: lost however it completes. */
+/** In flight when a stable write beside it failed: lost when it completes as stable. */
 export const UNTOLD = 4;
 
 /** True while the write of a value with this state is at the disk. */

@@ -14,6 +14,19 @@ import { STATE_WAIT_NEVER } from '../abi/region.ts';
 import { OP_CLEAR_LATCH, OP_READ, STATUS_OK } from '../abi/request.ts';
 import { CommandCheck } from './command-check.ts';
 import { COMMAND_SECTORS, type HostCommand, newCommand } from './host-commands.ts';
+import {
+  ANSWER,
+  ANSWER_QUIETLY,
+  EXPIRE,
+  FAIL,
+  FILL,
+  KIND_BITS,
+  KIND_MASK,
+  QUEUE,
+  SUBMIT,
+  TEAR,
+  WAIT,
+} from './events.ts';
 import type { FaultName } from './explore-types.ts';
 import type { Lane } from './lane.ts';
 import { Oracle } from './oracle.ts';
@@ -21,32 +34,6 @@ import { foundImage, restart } from './restart.ts';
 import { RuleBroken } from './rule-broken.ts';
 import { ANYTHING, type SectorImage } from './sector-image.ts';
 import type { EngineSetup, GuestRequest } from './stream.ts';
-
-// Events: a kind, and in the bits above it which command at the host, by its place among them.
-/** The next request is put into the ring, and the engine called. */
-export const SUBMIT = 0;
-/** The next request is put into the ring; the engine is called with a later event. */
-export const QUEUE = 1;
-/** A command succeeds. */
-export const ANSWER = 2;
-/** A command succeeds; the engine is called with a later event. */
-export const ANSWER_QUIETLY = 3;
-/** A command fails and has changed nothing; the first half of its sectors; for lack of room. */
-export const FAIL = 4;
-export const TEAR = 5;
-export const FILL = 6;
-/** Time passes until the engine wants to be called. */
-export const WAIT = 7;
-/** Time passes until what waits has expired. */
-export const EXPIRE = 8;
-export const KIND_BITS = 4;
-const KIND_MASK = 15;
-
-/** True for the failure of a command. */
-export function isFault(event: number): boolean {
-  const kind = event & KIND_MASK;
-  return kind === FAIL || kind === TEAR || kind === FILL;
-}
 
 /** How often time passes on one path, each way. */
 const EXPIRIES = 2;
@@ -302,8 +289,9 @@ export class World {
     } else {
       const torn = outcome === FAIL ? from : from + Math.ceil(count / 2);
       this.image.failWrite(id, (sector) => sector < torn);
-      const first = command.file * this.check.fileSectors;
-      if (command.stable) this.image.hideLosses(first, first + this.check.fileSectors);
+      const { fileSectors } = this.check;
+      const first = command.file * fileSectors;
+      if (command.stable) this.image.hideLosses(first, first + fileSectors);
     }
     const errno = outcome === FILL ? ERRNO_ENOSPC : ERRNO_EIO;
     this.lane.answer(id, succeeded ? 0 : errno);

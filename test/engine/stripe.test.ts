@@ -84,8 +84,8 @@ describe.each(BUILDS)('where a chunk lies ($name build)', (build) => {
     expect(rig.pump()).toEqual([
       'ZERO 0+4096 MAY_UNMAP FAST',
       'ZERO 0+4096 MAY_UNMAP FAST @1',
-      'WRITE 4096+4096 STABLE @1',
-      'WRITE 4096+4096 STABLE @2',
+      'WRITE 4096+4096 @1',
+      'WRITE 4096+4096 @2',
     ]);
   });
 
@@ -364,23 +364,32 @@ describe.each(BUILDS)('several domains ($name build; durability 8)', (build) => 
     expect(rig.engine.counters()).toMatchObject({ syncs: 3, syncsFailed: 2 });
   });
 
-  it('W3: a stable write that spans files is a stable write of each, and no sync', () => {
+  it('W3: a stable write that spans chunks is written plainly and synced in each file', () => {
     const rig = clean(build);
     const write = rig.write(0, 2 * CHUNK, FUA);
-    expect(rig.pump()).toEqual(['WRITE 0+4096 STABLE', 'WRITE 0+4096 STABLE @1']);
-    rig.answerAndPump('WRITE 0+4096 STABLE');
+    expect(rig.pump()).toEqual(['WRITE 0+4096', 'WRITE 0+4096 @1']);
+    rig.answerAndPump('WRITE 0+4096');
+    expect(rig.answerAndPump('WRITE 0+4096 @1')).toEqual(['SYNC', 'SYNC @1']);
+    rig.answerAndPump('SYNC');
     expect(rig.status(write)).toBe('open');
-    rig.answerAndPump('WRITE 0+4096 STABLE @1');
+    rig.answerAndPump('SYNC @1');
     expect(rig.status(write)).toBe('OK');
     rig.flush();
     expect(rig.run()).toEqual([]);
   });
 
-  it('F5: a stable write of which one piece failed leaves that file dirty', () => {
+  it('W3: a stable write inside a chunk goes to the O_DSYNC descriptor of its file', () => {
     const rig = clean(build);
-    rig.write(0, 2 * CHUNK, FUA);
+    rig.write(CHUNK, CHUNK, FUA);
+    expect(rig.run()).toEqual(['WRITE 0+4096 STABLE @1']);
+    rig.write(CHUNK + 512, CHUNK, FUA);
+    expect(rig.pump()).toEqual(['WRITE 512+3584 @1', 'WRITE 0+512 @2']);
+  });
+
+  it('F5: a stable write that failed leaves its file dirty', () => {
+    const rig = clean(build);
+    rig.write(CHUNK, CHUNK, FUA);
     rig.pump();
-    rig.answer('WRITE 0+4096 STABLE');
     rig.answerAndPump('WRITE 0+4096 STABLE @1', EIO);
     rig.flush();
     expect(rig.pump()).toEqual(['SYNC @1']);

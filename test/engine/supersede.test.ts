@@ -311,6 +311,23 @@ describe.each(BUILDS)('its completion ($name build; durability 7)', (build) => {
     rig.flush();
     expect(rig.run()).toEqual(['SYNC']);
   });
+
+  it('U2: who rewrites one place for ever is served: the age goes with the place', () => {
+    const rig = new Rig(build, { depth: 1 }).clean();
+    rig.read(0, 512);
+    rig.pump();
+    const first = rig.write(65536, 512);
+    for (let i = 0; i < 4; i++) rig.read((i + 1) * 8192, 512);
+    for (let i = 0; i < 10 && rig.status(first) === 'open'; i++) {
+      rig.write(65536, 512);
+      rig.read((i + 5) * 8192, 512);
+      const [command] = rig.inFlight.splice(0);
+      rig.engine.result(command!.id, 0);
+      rig.pump();
+    }
+    expect(rig.status(first)).toBe('OK');
+    expect(rig.log.slice(0, 2)).toEqual(['READ 0+512', 'WRITE 65536+512']);
+  });
 });
 
 /** Submits `offset+length`. */
