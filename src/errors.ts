@@ -10,7 +10,8 @@ export const ERROR_CODES = {
   ERR_SLUICE_ALIGNMENT: 'The image size does not fit the block size that O_DIRECT needs.',
   ERR_SLUICE_CLOSED: 'The disk was used after it was closed.',
   ERR_SLUICE_DIRECT_UNSUPPORTED: 'O_DIRECT was asked for where the system does not offer it.',
-  ERR_SLUICE_FLUSH_LATCHED: 'A sync failed earlier; nothing is made stable until the disk is opened anew.',
+  ERR_SLUICE_FLUSH_LATCHED:
+    'A sync failed earlier; nothing is made stable until the disk is opened anew.',
   ERR_SLUICE_INVALID_ARGUMENT: 'An option or argument has the wrong type or value.',
   ERR_SLUICE_IO: 'The system reported an input/output error; the cause has its errno.',
   ERR_SLUICE_LOCKED: 'Another open of the image holds a lock that conflicts with this one.',
