@@ -63,6 +63,14 @@ export interface SchedulingOptions {
   readonly chunkBytes?: number | undefined;
 }
 
+const ENTRY_POINTS: readonly string[] = ['regionSize', 'init', 'pump'];
+
+/** What a module lacks to be an engine: names of exports. */
+export function missingExports(module: WebAssembly.Module): string[] {
+  const names = WebAssembly.Module.exports(module).map(({ name }) => name);
+  return ENTRY_POINTS.filter((name) => !names.includes(name));
+}
+
 /** What an engine is made for. */
 export interface EngineOptions extends SchedulingOptions {
   /** The memory to live in; it must hold region.REGION_SIZE bytes from `base` on and never grow. */

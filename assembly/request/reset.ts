@@ -75,10 +75,7 @@ export function isResetting(engine: usize, index: u32): bool {
 
 /** Takes a reset; the caller then aborts whatever it concerns and can be aborted (R1). */
 export function takeReset(engine: usize, index: u32): void {
-  const resets = Resets.of(engine);
-  if (resets.tail == NONE) resets.head = index;
-  else Slot.at(engine, resets.tail).next = index;
-  resets.tail = index;
+  append(engine, index);
   mark(engine, Slot.at(engine, index), 1);
 }
 
@@ -106,14 +103,22 @@ export function finishResets(engine: usize): bool {
     const slot = Slot.at(engine, index);
     const next = slot.next;
     slot.next = NONE;
-    mark(engine, slot, -1);
     if (isDone(engine, slot)) {
       any = true;
+      mark(engine, slot, -1);
       endReset(engine, index);
-    } else takeReset(engine, index);
+    } else append(engine, index);
     index = next;
   }
   return any;
+}
+
+/** Adds a reset to the end of the line. */
+function append(engine: usize, index: u32): void {
+  const resets = Resets.of(engine);
+  if (resets.tail == NONE) resets.head = index;
+  else Slot.at(engine, resets.tail).next = index;
+  resets.tail = index;
 }
 
 function isDone(engine: usize, slot: Slot): bool {

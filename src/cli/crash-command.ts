@@ -1,13 +1,16 @@
 /** `sluice crash`: its options and its help. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { FAULTS, type FaultName } from '../testing/explore-types.ts';
+import {
+  DEFAULT_EXHAUSTIVE_REQUESTS,
+  DEFAULT_REQUESTS,
+  DEFAULT_STATES,
+  type FaultName,
+  FAULTS,
+} from '../testing/explore-types.ts';
 import { crash } from './crash.ts';
 import { LANE_REQUESTS } from '../testing/lane.ts';
 import type { Terminal } from './terminal.ts';
 
-const DEFAULT_STATES = 1_000_000;
-const DEFAULT_REQUESTS = 12;
-const DEFAULT_EXHAUSTIVE_REQUESTS = 4;
 const LARGEST_SEED = 2 ** 32 - 1;
 
 const NOTES = `

@@ -14,6 +14,7 @@ import { randomInt } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { Worker } from 'node:worker_threads';
 import { CommanderError } from 'commander';
+import { missingExports } from '../engine.ts';
 import type { ExploreOptions, ExploreProgress, ExploreResult } from '../testing/explore.ts';
 import type { CrashOptions } from './crash-command.ts';
 import { type CrashReport, humanReport, jsonReport, progressTexts } from './crash-report.ts';
@@ -30,8 +31,6 @@ const SEEDS = 2 ** 32;
 const EXIT_BROKEN = 1;
 /** 128 + SIGINT, as a shell reports it. */
 const EXIT_INTERRUPTED = 130;
-/** What the host calls (engine.ts). */
-const ENTRY_POINTS = ['regionSize', 'init', 'pump'];
 const NOTHING: ExploreProgress = {
   states: 0,
   streams: 0,
@@ -123,8 +122,7 @@ async function readEngine(path: string): Promise<WebAssembly.Module> {
   const module = await WebAssembly.compile(Uint8Array.from(bytes)).catch((cause: unknown) => {
     throw notAnEngine(path, `it is not WebAssembly: ${(cause as Error).message}`);
   });
-  const names = WebAssembly.Module.exports(module).map(({ name }) => name);
-  const missing = ENTRY_POINTS.filter((name) => !names.includes(name));
+  const missing = missingExports(module);
   if (missing.length > 0) throw notAnEngine(path, `it does not export ${missing.join(', ')}`);
   return module;
 }

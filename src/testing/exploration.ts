@@ -8,8 +8,11 @@
  * run than an exhaustive search could afford.
  */
 import { invalid, toSwitch, toWhole } from '../arguments.ts';
-import { inlinedModule } from '../engine.ts';
+import { inlinedModule, missingExports } from '../engine.ts';
 import {
+  DEFAULT_EXHAUSTIVE_REQUESTS,
+  DEFAULT_REQUESTS,
+  DEFAULT_STATES,
   type ExploreFailure,
   type ExploreOptions,
   type ExploreProgress,
@@ -39,9 +42,6 @@ interface Job {
 }
 
 const NOTHING: Tally = { states: 0, survivors: 0, kills: 0, steps: 0 };
-const DEFAULT_STATES = 1_000_000;
-const DEFAULT_REQUESTS = 12;
-const DEFAULT_EXHAUSTIVE_REQUESTS = 4;
 /** Faults on one path of a search through all orders, and of a sample. */
 const FAULTS_IN_ALL = 1;
 const FAULTS_IN_SAMPLE = 2;
@@ -260,14 +260,10 @@ function checkFaults(faults: readonly FaultName[]): void {
   throw invalid(`faults must be a list of ${FAULTS.join(', ')}, not ${JSON.stringify(unknown)}`);
 }
 
-/** What the host calls (engine.ts). */
-const ENTRY_POINTS = ['regionSize', 'init', 'pump'];
-
 function checkModule(module: WebAssembly.Module | undefined): void {
   if (module === undefined) return;
   if (!(module instanceof WebAssembly.Module)) throw invalid('module must be a WebAssembly.Module');
-  const names = WebAssembly.Module.exports(module).map(({ name }) => name);
-  const missing = ENTRY_POINTS.find((name) => !names.includes(name));
+  const [missing] = missingExports(module);
   if (missing !== undefined)
     throw invalid(`module is not an engine: it does not export ${missing}`);
 }

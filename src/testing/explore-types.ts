@@ -14,6 +14,11 @@ export type FaultName = 'write' | 'space' | 'torn' | 'read' | 'sync';
  */
 export const FAULTS: readonly FaultName[] = ['write', 'torn', 'space', 'read', 'sync'];
 
+/** `states`, `requests` and `exhaustiveRequests` where nobody says otherwise. */
+export const DEFAULT_STATES = 1_000_000;
+export const DEFAULT_REQUESTS = 12;
+export const DEFAULT_EXHAUSTIVE_REQUESTS = 4;
+
 /** What an exploration covers. */
 export interface ExploreOptions {
   /** Where random streams and orders come from; the same seed explores the same. Default 1. */
