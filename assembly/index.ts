@@ -3,6 +3,7 @@
 import { CAPACITY_BITS, COMMAND_SLOTS, FILES, SECTOR_SIZE } from '../src/abi/limits.ts';
 import {
   CONFIG_DEADLINE,
+  CONFIG_DEVICE,
   CONFIG_WCE,
   ENGINE_STATE,
   REGION_SIZE,
@@ -11,10 +12,23 @@ import {
 } from '../src/abi/region.ts';
 import { initFlights } from './command/flight.ts';
 import { initCommands } from './command/slot.ts';
+import { ATTACH_BUSY, ATTACH_UNKNOWN, QUEUE_DEAD, VIRTQUEUES } from '../src/abi/virtio-device.ts';
+import { Device, initDeviceState, sizeOfDevice } from './device.ts';
 import { Engine } from './engine.ts';
-import { run } from './pump.ts';
+import { addRegion, regionOf, removeRegion } from './guest.ts';
+import { abortHeld, resume, run } from './pump.ts';
 import { initResets } from './request/reset.ts';
 import { initSlots } from './request/slot.ts';
+import {
+  attachQueue as attach,
+  detachQueue as detach,
+  holdsRing,
+  initQueues,
+  setQueueState as changeState,
+} from './ring/queue.ts';
+import { beginPeek as startPeek, listWritten, peekChain as peek } from './ring/peek.ts';
+import { initChains } from './ring/slot.ts';
+import { landChain as land, publishUsed } from './ring/used.ts';
 import { initBarrier } from './schedule/barrier.ts';
 import { initDeadline } from './schedule/deadline.ts';
 import { initElevator } from './schedule/elevator.ts';
@@ -71,4 +85,107 @@ function isWithinLimits(engine: Engine): bool {
  */
 export function pump(base: usize, now: f64): u32 {
   return run(base, now);
+}
+
+/** Bytes of memory that a virtio device with so many queues needs behind its engine. */
+export function deviceSize(queues: u32): u32 {
+  return sizeOfDevice(queues);
+}
+
+/**
+ * Makes a virtio device of the region that follows the engine at `base`: no regions, every queue
+ * off. Returns 1, or 0 when the number of queues is not 1 to VIRTQUEUES.
+ */
+export function initDevice(base: usize, queues: u32): u32 {
+  if (queues == 0 || queues > <u32>VIRTQUEUES) return 0;
+  const device = base + REGION_SIZE;
+  memory.fill(device, 0, sizeOfDevice(queues));
+  initDeviceState(device, queues);
+  initChains(device);
+  initQueues(device);
+  changetype<Engine>(base).flags |= CONFIG_DEVICE;
+  return 1;
+}
+
+/**
+ * Adds a region of guest memory: `size` bytes at a guest address lie at `address`. The 64-bit
+ * numbers come in halves. Returns 0, or MAP_*.
+ */
+export function mapGuest(
+  base: usize,
+  guestLow: u32,
+  guestHigh: u32,
+  sizeLow: u32,
+  sizeHigh: u32,
+  address: u32,
+): u32 {
+  return addRegion(base, join(guestLow, guestHigh), join(sizeLow, sizeHigh), address);
+}
+
+/** Removes the region that starts at a guest address. Returns 0, ATTACH_UNKNOWN or ATTACH_BUSY. */
+export function unmapGuest(base: usize, guestLow: u32, guestHigh: u32): u32 {
+  const device = base + REGION_SIZE;
+  const start = join(guestLow, guestHigh);
+  if (changetype<Device>(device).inFlight != 0) return ATTACH_BUSY;
+  const region = regionOf(device, start);
+  if (region.size == 0 || region.start != start) return ATTACH_UNKNOWN;
+  return holdsRing(device, region) ? ATTACH_BUSY : removeRegion(device, start);
+}
+
+/** Switches on the queue that the host's words describe. Returns 0, or ATTACH_*. */
+export function attachQueue(base: usize, queue: u32): u32 {
+  return attach(base + REGION_SIZE, queue);
+}
+
+/**
+ * Sets the state of a queue: QUEUE_PAUSED and QUEUE_ON in turn, or QUEUE_DEAD. A queue that dies is
+ * to be reset by OP_RESET_QUEUE next. Returns 0, ATTACH_UNKNOWN or ATTACH_BUSY.
+ */
+export function setQueueState(base: usize, queue: u32, state: u32): u32 {
+  const error = changeState(base + REGION_SIZE, queue, state);
+  if (error == 0 && state == QUEUE_DEAD) abortHeld(base, queue + 1);
+  return error;
+}
+
+/** Switches off a queue that has nothing in flight. Returns 0, ATTACH_UNKNOWN or ATTACH_BUSY. */
+export function detachQueue(base: usize, queue: u32): u32 {
+  return detach(base + REGION_SIZE, queue);
+}
+
+/** Sends again what errors have stopped; pump after it. */
+export function resumeDevice(base: usize): void {
+  resume(base);
+}
+
+/** Begins to peek at the chains that are available in a queue of a copied guest (ring/peek.ts). */
+export function beginPeek(base: usize, queue: u32): void {
+  startPeek(base + REGION_SIZE, queue);
+}
+
+/**
+ * Lists at DEVICE_LIST what the device will read of the next chain; `hasTable` is 1 when its
+ * indirect table has been copied. Returns the entries, PEEK_TABLE or PEEK_NONE.
+ */
+export function peekChain(base: usize, queue: u32, hasTable: u32): u32 {
+  return peek(base + REGION_SIZE, queue, hasTable != 0);
+}
+
+/** Lists at DEVICE_LIST what the chain at DEVICE_LANDED has written. Returns the entries. */
+export function listLanded(base: usize): u32 {
+  const device = Device.of(base);
+  return listWritten(changetype<usize>(device), device.landed);
+}
+
+/** The host has copied what the chain at DEVICE_LANDED has written: the next one's turn. */
+export function landChain(base: usize): void {
+  land(base + REGION_SIZE);
+}
+
+/** Publishes the chains that have landed and decides about interrupts. */
+export function publishLanded(base: usize): void {
+  publishUsed(base);
+}
+
+function join(low: u32, high: u32): u64 {
+  return <u64>low | ((<u64>high) << 32);
 }

@@ -12,6 +12,7 @@ import {
   COUNT_REISSUED,
   STATE_WAIT_NEVER,
 } from '../src/abi/region.ts';
+import { ON_ERROR_REPORT, ON_ERROR_STOP } from '../src/abi/virtio-device.ts';
 import { OP_BLOCK_STATUS, OP_FLUSH, OP_SET_WCE, OP_WRITE, STATUS_OK } from '../src/abi/request.ts';
 import { emitPiece, emitSync } from './command/emit.ts';
 import {
@@ -25,9 +26,13 @@ import {
 } from './command/flight.ts';
 import { errnoShown, Result, resultsWaiting, statusOf, takeResult } from './command/result.ts';
 import { closeCommand, commandRoom, CommandSlot } from './command/slot.ts';
+import { Device, hasDevice } from './device.ts';
 import { count, Engine, NONE, setClock } from './engine.ts';
 import { mapStripe } from './map/stripe.ts';
+import { submitChain } from './request/blk.ts';
+import { hasRequests, writeStatus } from './request/blk-answer.ts';
 import { publish } from './request/complete.ts';
+import { actionOf, hold, takeHeld } from './request/hold.ts';
 import {
   abort,
   concerns,
@@ -46,6 +51,8 @@ import {
   takeDone,
 } from './request/slot.ts';
 import { canTake, isReset, isWriteClass, takeRequest } from './request/take.ts';
+import { beginTaking, canTakeChain, takeChain } from './ring/take.ts';
+import { publishUsed, returnChain } from './ring/used.ts';
 import {
   barrierStands,
   drainedBarrier,
@@ -90,16 +97,20 @@ import { supersede } from './schedule/supersede.ts';
 /** Runs the engine over one batch at `now` microseconds. Returns the commands for the host. */
 export function run(engine: usize, now: f64): u32 {
   setClock(engine, now);
+  const guest = hasDevice(engine);
+  if (guest) beginTaking(engine);
   takeResults(engine);
   settle(engine);
   do {
+    if (guest) takeChains(engine);
     takeRequests(engine);
     settle(engine);
     if (finishResets(engine)) settle(engine);
     passBarrier(engine);
-  } while (canTake(engine) && !barrierStands(engine));
+  } while ((canTake(engine) || (guest && canTakeChain(engine))) && !barrierStands(engine));
   dispatch(engine);
   startSyncs(engine);
+  if (guest) publishUsed(engine);
   const state = changetype<Engine>(engine);
   return state.commandTail - state.commandHead;
 }
@@ -137,7 +148,8 @@ function land(engine: usize, id: u32): void {
     slot.value = flight.value;
     if (errno == 0 && slot.stable && !flight.direct) awaitStable(engine, index);
     else if (errno != 0 && merged) sendAgainAlone(engine, index);
-    else finish(engine, index, statusOf(errno), errnoShown(errno));
+    else if (errno != 0) fail(engine, index, errno);
+    else finish(engine, index, STATUS_OK, 0);
     index = next;
   }
   closeFlight(engine, id);
@@ -152,6 +164,42 @@ function sendAgainAlone(engine: usize, index: u32): void {
   Slot.at(engine, index).alone = 1;
   count(engine, COUNT_REISSUED, 1);
   enqueue(engine, index);
+}
+
+/** A request has failed: what that means is up to whoever it is from (hold.ts). */
+function fail(engine: usize, index: u32, errno: u32): void {
+  const action = actionOf(engine, index, errno);
+  if (isResetting(engine, index) || action == ON_ERROR_REPORT) {
+    finish(engine, index, statusOf(errno), errnoShown(errno));
+  } else if (action == ON_ERROR_STOP) hold(engine, index, errno);
+  else finish(engine, index, STATUS_OK, 0);
+}
+
+/** Sends again what errors have stopped. */
+export function resume(engine: usize): void {
+  for (let index = takeHeld(engine); index != NONE; index = takeHeld(engine)) {
+    enqueue(engine, index);
+  }
+}
+
+/** Ends what errors have stopped in a queue that is about to be reset; the rest stays held. */
+export function abortHeld(engine: usize, queue: u32): void {
+  for (let left = Device.of(engine).held; left != 0; left--) {
+    const index = takeHeld(engine);
+    const slot = Slot.at(engine, index);
+    if (<u32>slot.queue == queue) abort(engine, index);
+    else hold(engine, index, Device.of(engine).heldErrno);
+  }
+}
+
+/** Turns the chains of the guest's queues into requests, as far as there is room. */
+function takeChains(engine: usize): void {
+  for (let index = takeChain(engine); index != NONE; index = takeChain(engine)) {
+    submitChain(engine, index);
+    if (hasRequests(engine, index)) continue;
+    writeStatus(engine, index);
+    returnChain(engine, index);
+  }
 }
 
 /** Takes requests until the ring is empty, the engine full, or a barrier stands. */
@@ -247,8 +295,14 @@ function settle(engine: usize): void {
     }
     publishSuperseded(engine, index);
     noteOutcome(engine, index);
-    publish(engine, index);
+    answer(engine, index);
   }
+}
+
+/** Publishes a request; a chain that is decided by it goes back to its queue. */
+function answer(engine: usize, index: u32): void {
+  const chain = publish(engine, index);
+  if (chain != NONE) returnChain(engine, chain);
 }
 
 /** Publishes the writes that the one at `index` has taken over (supersede.ts, U2). */
@@ -259,7 +313,7 @@ function publishSuperseded(engine: usize, index: u32): void {
     const next = taken.next;
     taken.status = slot.status;
     taken.errno = slot.errno;
-    publish(engine, older);
+    answer(engine, older);
     older = next;
   }
 }

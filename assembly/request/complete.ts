@@ -9,15 +9,32 @@ import {
   COMPLETION_TAG,
   COMPLETION_VALUE,
 } from '../../src/abi/request.ts';
-import { Engine } from '../engine.ts';
+import { Engine, NONE } from '../engine.ts';
 import { VERIFY, verify } from '../verify.ts';
+import { answerChain, isOfChain, writeStatus } from './blk-answer.ts';
 import { leaveQueue } from './reset.ts';
 import { closeSlot, Slot } from './slot.ts';
 
-/** Writes the completion of a finished request and frees its slot. */
-export function publish(engine: usize, index: u32): void {
-  const state = changetype<Engine>(engine);
+/**
+ * Publishes a finished request and frees its slot: a host's by a completion, a guest's by the
+ * status of its chain. Returns the chain that is decided by it, or NONE.
+ */
+export function publish(engine: usize, index: u32): u32 {
   const slot = Slot.at(engine, index);
+  const tag = slot.tag;
+  const status = slot.status;
+  const isHosts = !isOfChain(engine, tag);
+  if (isHosts) writeCompletion(engine, slot);
+  leaveQueue(engine, index);
+  closeSlot(engine, index);
+  if (isHosts) return NONE;
+  const chain = answerChain(engine, tag, status);
+  if (chain != NONE) writeStatus(engine, chain);
+  return chain;
+}
+
+function writeCompletion(engine: usize, slot: Slot): void {
+  const state = changetype<Engine>(engine);
   const tail = state.completionTail;
   if (VERIFY) verify(tail - state.completionHead < <u32>RING_ENTRIES);
   const record = engine + COMPLETION_RING + (<usize>tail % RING_ENTRIES) * COMPLETION_SIZE;
@@ -25,7 +42,5 @@ export function publish(engine: usize, index: u32): void {
   store<u32>(record, slot.status, COMPLETION_STATUS);
   store<u32>(record, slot.value, COMPLETION_VALUE);
   store<u32>(record, slot.errno, COMPLETION_ERRNO);
-  leaveQueue(engine, index);
-  closeSlot(engine, index);
   state.completionTail = tail + 1;
 }

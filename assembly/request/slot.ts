@@ -5,6 +5,7 @@
 //                       │  └─▶ SENT        flight.ts: at the host
 //                       │  └─▶ WAITING     flush.ts: for a sync
 //                       │  └─▶ SUPERSEDED  supersede.ts: rides with a later write
+//                       │  └─▶ HELD        hold.ts: failed, until the host says to go on
 //                       └─ finish() ─▶ DONE ─ complete.ts publishes ─▶ FREE
 //
 // S1  A slot is in exactly one place, which its field `place` names; `next` belongs to the list of
@@ -25,6 +26,7 @@ export const PLACE_SENT: u8 = 4;
 export const PLACE_WAITING: u8 = 5;
 export const PLACE_SUPERSEDED: u8 = 6;
 export const PLACE_DONE: u8 = 7;
+export const PLACE_HELD: u8 = 8;
 
 @unmanaged
 export class Slot {

@@ -19,5 +19,7 @@ export const CAPACITY_BITS = 53;
 export const SECTOR_SIZE = 512;
 /** Longest merged zeroing or discard; a request that is longer goes alone. */
 export const MERGE_RANGE_BYTES = 1073741824;
-/** Largest data transfer of one request, and NBD's customary maximum payload (32 MiB). */
-export const MAX_TRANSFER_BYTES = 33554432;
+/** Largest data transfer of one request. A guest's firmware reads whole files at once. */
+export const MAX_TRANSFER_BYTES = 268435456;
+/** Largest merged data transfer that can be asked for. */
+export const MAX_MERGE_BYTES = 33554432;

@@ -43,6 +43,8 @@ export const CONFIG_BARRIER = 32;
 export const CONFIG_BARRIER_DURABLE = 64;
 /** A barrier fails when a request since the last one failed. */
 export const CONFIG_BARRIER_FAILS = 128;
+/** Set by initDevice: a virtio device lies beside the engine (virtio-device.ts). */
+export const CONFIG_DEVICE = 256;
 
 // Ring positions.
 export const REQUEST_HEAD = 64;
@@ -104,6 +106,14 @@ export const COUNT_ABORTED = 296;
 export const COUNT_SYNCS_DELAYED = 304;
 /** Runs that the deadline elevator chose because their time was up. */
 export const COUNT_EXPIRED = 312;
+/** Descriptor chains taken from virtqueues. */
+export const COUNT_CHAINS = 320;
+/** Interrupts that a guest wanted, one for a batch of used entries. */
+export const COUNT_INTERRUPTS = 328;
+/** Batches of used entries for which it wanted none. */
+export const COUNT_INTERRUPTS_SUPPRESSED = 336;
+/** Requests that an error has stopped. */
+export const COUNT_HELD = 344;
 
 /** Private state of the engine. */
 export const ENGINE_STATE = 512;

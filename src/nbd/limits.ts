@@ -2,7 +2,6 @@
  * Limits of the NBD server. The protocol leaves them to the server; they keep memory and time
  * bounded whatever a client sends or fails to send.
  */
-import { MAX_TRANSFER_BYTES } from '../abi/limits.ts';
 
 /** From this many negotiations on a newcomer evicts the oldest, if its grace is over. */
 export const MAX_HANDSHAKES = 64;
@@ -23,8 +22,8 @@ export const MAX_SKIPPED_BYTES = 33_554_432;
 
 /** Requests of one connection whose replies are not sent yet. */
 export const MAX_REQUESTS = 256;
-/** Largest payload, unless the arena is small. NBD proto, "Size constraints". */
-export const MAX_PAYLOAD_BYTES = MAX_TRANSFER_BYTES;
+/** Largest payload, NBD's customary one, unless the arena is small (proto, "Size constraints"). */
+export const MAX_PAYLOAD_BYTES = 33_554_432;
 /** A WRITE of more than the largest payload is read away up to this, and drops the client above. */
 export const MAX_DRAINED_BYTES = 2 * MAX_PAYLOAD_BYTES;
 /** One connection holds at most this part of the arena's space for large buffers, or one. */

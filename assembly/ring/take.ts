@@ -1,0 +1,161 @@
+// Taking chains off the queues that were notified of.
+//
+// T1  A queue is looked at when the host has set its bit, until it is empty; the bit is cleared
+//     after notifications were asked for again and the queue looked at once more.
+// T2  Queues take turns: the one after the last that was left with something in it is first.
+// T3  One call takes a bounded number of chains, however fast guests add more; the bit stays set.
+// T4  A head, or a packed buffer id, that is in flight is not taken again.
+// T5  Nothing is taken while a request is held because of an error.
+
+import {
+  CHAINS,
+  DEVICE_RUNNING,
+  QUEUE_IN_ORDER,
+  RING_ERROR_AVAIL_INDEX,
+  RING_ERROR_HEAD,
+  RING_ERROR_IN_FLIGHT,
+} from '../../src/abi/virtio-device.ts';
+import { COUNT_CHAINS, REGION_SIZE } from '../../src/abi/region.ts';
+import { Device } from '../device.ts';
+import { count, NONE } from '../engine.ts';
+import { isAvailablePacked, enablePacked, skipPacked, suppressPacked } from './packed.ts';
+import { bitOf, breakQueue } from './queue.ts';
+import { Chain, enterHead, leaveHead, Queue, Walk } from './record.ts';
+import { hasRoom, openChain } from './slot.ts';
+import { availableSplit, enableSplit, suppressSplit, takeHead, TOO_MANY } from './split.ts';
+import { walkPacked, walkSplit } from './walk.ts';
+
+/** Begins a call (T3). */
+export function beginTaking(engine: usize): void {
+  const state = Device.of(engine);
+  state.left = 0;
+  state.budget = <u32>CHAINS * 2;
+}
+
+/** True when chains may wait that could be taken. */
+export function canTakeChain(engine: usize): bool {
+  const state = Device.of(engine);
+  if ((state.kicked & state.on) == 0 || state.held != 0) return false;
+  return state.has(DEVICE_RUNNING) && state.budget != 0 && hasRoom(state);
+}
+
+/** Takes the next chain, whose walk lies in the device; NONE: there is none, or no room. */
+export function takeChain(engine: usize): u32 {
+  const device = engine + REGION_SIZE;
+  const state = changetype<Device>(device);
+  while (canTakeChain(engine)) {
+    const queue = Queue.at(device, turnOf(state));
+    if (state.left == 0) state.left = available(device, queue);
+    if (state.left == 0) continue;
+    state.left -= 1;
+    state.budget -= 1;
+    const index = queue.isPacked ? takePacked(device, queue) : takeSplit(device, queue);
+    if (index == NONE) {
+      state.left = 0;
+      continue;
+    }
+    if (queue.has(QUEUE_IN_ORDER)) appendInOrder(device, queue, index);
+    count(engine, COUNT_CHAINS, 1);
+    if (!hasRoom(state)) pass(state, queue);
+    return index;
+  }
+  return NONE;
+}
+
+/** T2: the queue whose turn it is. The caller has seen that there is one. */
+function turnOf(state: Device): u32 {
+  const waiting = state.kicked & state.on;
+  const ahead = (waiting >> <u64>state.turn) << (<u64>state.turn);
+  state.turn = <u32>ctz(ahead != 0 ? ahead : waiting);
+  return state.turn;
+}
+
+/** The turn goes to the next queue. */
+function pass(state: Device, queue: Queue): void {
+  state.left = 0;
+  state.turn = queue.index + 1 < state.queueCount ? queue.index + 1 : 0;
+}
+
+/** Chains that wait in a queue; 0: it is empty, and the driver will notify (T1), or broken. */
+function available(device: usize, queue: Queue): u32 {
+  let waiting = waitingIn(queue);
+  if (waiting == 0) {
+    enable(queue);
+    waiting = waitingIn(queue);
+  }
+  if (waiting == TOO_MANY) {
+    breakQueue(device, queue, RING_ERROR_AVAIL_INDEX, queue.avail, 0);
+    waiting = 0;
+  } else if (waiting == 0) {
+    const state = changetype<Device>(device);
+    state.kicked &= ~bitOf(queue);
+    pass(state, queue);
+  } else suppress(queue);
+  return waiting;
+}
+
+function waitingIn(queue: Queue): u32 {
+  return queue.isPacked ? u32(isAvailablePacked(queue)) : availableSplit(queue);
+}
+
+function suppress(queue: Queue): void {
+  if (queue.isSuppressed != 0) return;
+  queue.isSuppressed = 1;
+  if (queue.isPacked) suppressPacked(queue);
+  else suppressSplit(queue);
+}
+
+function enable(queue: Queue): void {
+  queue.isSuppressed = 0;
+  if (queue.isPacked) enablePacked(queue);
+  else enableSplit(queue);
+}
+
+function takeSplit(device: usize, queue: Queue): u32 {
+  const head = takeHead(queue);
+  if (head >= queue.size) {
+    breakQueue(device, queue, RING_ERROR_HEAD, head, 0);
+    return NONE;
+  }
+  if (!enterHead(queue, head)) {
+    breakQueue(device, queue, RING_ERROR_IN_FLIGHT, head, 0);
+    return NONE;
+  }
+  if (!walkSplit(device, queue, head)) {
+    leaveHead(queue, head);
+    return stopAtWalk(device, queue, head);
+  }
+  return openChain(device, queue, head, 0);
+}
+
+function takePacked(device: usize, queue: Queue): u32 {
+  const slot = queue.avail;
+  if (!walkPacked(device, queue, slot)) return stopAtWalk(device, queue, slot);
+  const walk = Walk.of(device);
+  const slots = walk.slots;
+  const id = walk.id;
+  if (queue.slots + slots > queue.size) {
+    breakQueue(device, queue, RING_ERROR_AVAIL_INDEX, slot, 0);
+    return NONE;
+  }
+  if (!enterHead(queue, id)) {
+    breakQueue(device, queue, RING_ERROR_IN_FLIGHT, slot, 0);
+    return NONE;
+  }
+  skipPacked(queue, slots);
+  queue.slots += slots;
+  return openChain(device, queue, id, slots);
+}
+
+function stopAtWalk(device: usize, queue: Queue, head: u32): u32 {
+  const walk = Walk.of(device);
+  breakQueue(device, queue, walk.error, head, walk.errorDescriptor);
+  return NONE;
+}
+
+/** Adds a chain to the end of its queue's line. */
+function appendInOrder(device: usize, queue: Queue, index: u32): void {
+  if (queue.orderTail == NONE) queue.orderHead = index;
+  else Chain.at(device, queue.orderTail).next = index;
+  queue.orderTail = index;
+}
