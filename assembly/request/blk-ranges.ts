@@ -45,7 +45,7 @@ export function parseRanges(engine: usize, op: i32): i32 {
   const limit = isDiscard ? state.discardSegments : state.zeroesSegments;
   const most = <u64>min(limit, <u32>BLK_RANGES) * BLK_RANGE_SIZE;
   if (bytes == 0 || bytes % BLK_RANGE_SIZE != 0 || bytes > most) return VIRTIO_BLK_S_IOERR;
-  copyReadable(device, device + RANGES, BLK_HEADER_SIZE, <u32>bytes);
+  copyReadable(Walk.of(device), device + RANGES, BLK_HEADER_SIZE, <u32>bytes);
   const flags: u32 = isDiscard ? 0 : VIRTIO_BLK_RANGE_F_UNMAP;
   const longest = isDiscard ? state.discardSectors : state.zeroesSectors;
   const sectors = changetype<Engine>(engine).capacity / SECTOR_SIZE;

@@ -49,11 +49,12 @@ import {
   SEGMENT_LENGTH,
   SEGMENT_SIZE,
 } from '../../src/abi/request.ts';
-import { Device, WALK_SEGMENTS } from '../device.ts';
+import { Device } from '../device.ts';
 import { Engine } from '../engine.ts';
+import { NOWHERE } from '../guest.ts';
 import { Chain, Walk } from '../ring/record.ts';
 import { appendRequest } from './append.ts';
-import { copyOut, copyReadable, keepSegments } from './blk-data.ts';
+import { copyOut, copyReadable, skipHeader } from './blk-data.ts';
 import { parseRanges, Range, rangesOf } from './blk-ranges.ts';
 
 /** Sectors from here on have a byte offset of more than 64 bits. */
@@ -67,9 +68,10 @@ export function submitChain(engine: usize, index: u32): void {
   const device = Device.of(engine);
   const walk = Walk.of(changetype<usize>(device));
   const chain = Chain.at(changetype<usize>(device), index);
+  chain.statusPlace = <u32>NOWHERE;
   if (walk.writable == 0) return; // V2
-  placeStatus(device, walk, chain);
-  if (!readHeader(device, walk)) {
+  const lastLength = placeStatus(walk, chain);
+  if (!readHeader(device, walk, lastLength)) {
     chain.status = VIRTIO_BLK_S_IOERR;
     return;
   }
@@ -127,32 +129,40 @@ function changesDisk(type: u32): bool {
 }
 
 /**
- * Finds the status byte, which is the last writable one. Where the data would not be whole sectors
- * otherwise, or there is none, all of a last buffer shorter than a sector is status area: zeroes,
- * and the status in its last byte.
+ * Finds the status byte, which is the last writable one, and takes the status area off the list.
+ * Where the data would not be whole sectors otherwise, or there is none, all of a last buffer
+ * shorter than a sector is status area: zeroes, and the status in its last byte. Returns the length
+ * of that buffer.
  */
-function placeStatus(device: Device, walk: Walk, chain: Chain): void {
-  const last =
-    changetype<usize>(device) + WALK_SEGMENTS + <usize>(walk.segments - 1) * SEGMENT_SIZE;
-  const end = load<u32>(last, SEGMENT_ADDRESS) + load<u32>(last, SEGMENT_LENGTH);
-  const bytes = walk.lastLength;
-  // A buffer that regions have cut is left alone.
-  const isWhole: bool = load<u32>(last, SEGMENT_LENGTH) == bytes && bytes < <u32>SECTOR_SIZE;
-  const isRagged: bool = walk.writable == <u64>bytes || (walk.writable - 1) % SECTOR_SIZE != 0;
-  const before = walk.writable - <u64>bytes;
-  const isArea: bool = isWhole && isRagged && before % SECTOR_SIZE == 0;
-  chain.padding = isArea ? bytes - 1 : 0;
-  chain.statusPlace = end - 1;
+function placeStatus(walk: Walk, chain: Chain): u32 {
+  const last = <usize>walk.end - SEGMENT_SIZE;
+  const length = load<u32>(last, SEGMENT_LENGTH);
+  const writable = walk.writable;
+  let area: u32 = 1;
+  if (length != 1 && length < <u32>SECTOR_SIZE) {
+    const before = writable - <u64>length;
+    const isRagged: bool = before == 0 || (writable - 1) % SECTOR_SIZE != 0;
+    if (isRagged && before % SECTOR_SIZE == 0) area = length;
+  }
+  chain.statusPlace = load<u32>(last, SEGMENT_ADDRESS) + length - 1;
+  chain.padding = area - 1;
+  walk.total -= <u64>area;
+  if (length == area) walk.end = <u32>last;
+  else store<u32>(last, length - area, SEGMENT_LENGTH);
+  return length;
 }
 
 /** Copies the header (V1); false when it is not whole, or the framing not as it has to be. */
-function readHeader(device: Device, walk: Walk): bool {
+function readHeader(device: Device, walk: Walk, lastLength: u32): bool {
   if (walk.readable < <u64>BLK_HEADER_SIZE) return false;
+  const first = <usize>walk.list;
+  const length = load<u32>(first, SEGMENT_LENGTH);
   if (device.has(DEVICE_FIXED_FRAMING)) {
-    if (walk.firstLength != BLK_HEADER_SIZE || walk.lastLength != 1) return false;
+    if (length != BLK_HEADER_SIZE || lastLength != 1) return false;
   }
   const header = changetype<usize>(walk) + offsetof<Walk>('type');
-  copyReadable(changetype<usize>(device), header, 0, BLK_HEADER_SIZE);
+  if (length < <u32>BLK_HEADER_SIZE) copyReadable(walk, header, 0, BLK_HEADER_SIZE);
+  else v128.store(header, v128.load(load<u32>(first, SEGMENT_ADDRESS)));
   return true;
 }
 
@@ -160,15 +170,14 @@ function submitRead(engine: usize, index: u32, flags: i32): void {
   const device = changetype<usize>(Device.of(engine));
   const walk = Walk.of(device);
   const chain = Chain.at(device, index);
-  const length = walk.writable - 1 - <u64>chain.padding;
+  const length = walk.writable;
   if (walk.readable != <u64>BLK_HEADER_SIZE || !isWhole(engine, walk.sector, length)) {
     chain.status = VIRTIO_BLK_S_IOERR;
     return;
   }
   chain.written = <u32>length;
-  const parts = walk.segments - walk.readableSegments;
-  const data = keepSegments(device, chain, walk.readableSegments, parts, 0, <u32>length);
-  append(engine, index, OP_READ, flags, chain.segments, data, walk.sector * SECTOR_SIZE, length);
+  chain.first = walk.readableSegments;
+  submitData(engine, index, OP_READ, flags, length);
 }
 
 function submitWrite(engine: usize, index: u32, flags: i32): void {
@@ -176,13 +185,27 @@ function submitWrite(engine: usize, index: u32, flags: i32): void {
   const walk = Walk.of(device);
   const chain = Chain.at(device, index);
   const length = walk.readable - BLK_HEADER_SIZE;
-  if (walk.writable != <u64>chain.padding + 1 || !isWhole(engine, walk.sector, length)) {
+  if (walk.writable != 0 || !isWhole(engine, walk.sector, length)) {
     chain.status = VIRTIO_BLK_S_IOERR;
     return;
   }
-  const parts = walk.readableSegments;
-  const data = keepSegments(device, chain, 0, parts, BLK_HEADER_SIZE, <u32>length);
-  append(engine, index, OP_WRITE, flags, chain.segments, data, walk.sector * SECTOR_SIZE, length);
+  chain.first = skipHeader(walk);
+  submitData(engine, index, OP_WRITE, flags, length);
+}
+
+/** Sends the segments of the walk from the chain's first on as the data of a request. */
+function submitData(engine: usize, index: u32, op: i32, flags: i32, length: u64): void {
+  const device = changetype<usize>(Device.of(engine));
+  const walk = Walk.of(device);
+  const first = <usize>walk.list + <usize>Chain.at(device, index).first * SEGMENT_SIZE;
+  const segments = <u32>(<usize>walk.end - first) / SEGMENT_SIZE;
+  const offset = walk.sector * SECTOR_SIZE;
+  if (segments > 1) append(engine, index, op, flags, segments, <u32>first, offset, length);
+  else {
+    // A request without data names one segment of no bytes.
+    const place = segments == 1 ? load<u32>(first, SEGMENT_ADDRESS) : <u32>first;
+    append(engine, index, op, flags, 1, place, offset, length);
+  }
 }
 
 /** V5. */
@@ -195,12 +218,10 @@ function isWhole(engine: usize, sector: u64, length: u64): bool {
 /** 5.2.6: the id is 20 bytes; a shorter buffer gets the first of them. */
 function answerId(device: usize, chain: Chain): void {
   const walk = Walk.of(device);
-  const room = walk.writable - 1 - <u64>chain.padding;
-  const length = <u32>min(room, <u64>VIRTIO_BLK_ID_BYTES);
-  copyOut(device, device + DEVICE_ID, length);
+  const length = <u32>min(walk.writable, <u64>VIRTIO_BLK_ID_BYTES);
+  chain.first = walk.readableSegments;
   chain.written = length;
-  const parts = walk.segments - walk.readableSegments;
-  keepSegments(device, chain, walk.readableSegments, parts, 0, length);
+  copyOut(walk, device + DEVICE_ID, length);
 }
 
 /** DISCARD and WRITE_ZEROES: all ranges are checked before the first is begun (5.2.6.2). */

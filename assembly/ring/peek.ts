@@ -8,7 +8,12 @@
 // Y3  A landed chain lists what was written: data, status area, status.
 
 import { SEGMENT_ADDRESS, SEGMENT_LENGTH, SEGMENT_SIZE } from '../../src/abi/request.ts';
-import { PEEK_NONE, PEEK_TABLE } from '../../src/abi/virtio-device.ts';
+import {
+  CHAIN_DESCRIPTORS,
+  PEEK_NONE,
+  PEEK_TABLE,
+  RING_ERROR_HEAD,
+} from '../../src/abi/virtio-device.ts';
 import { VIRTIO_BLK_S_OK } from '../../src/abi/virtio-blk.ts';
 import { WALK_SEGMENTS } from '../device.ts';
 import { NONE } from '../engine.ts';
@@ -16,7 +21,7 @@ import { NOWHERE } from '../guest.ts';
 import { isAvailableAt } from './packed.ts';
 import { Chain, Queue, segmentsOf, Walk } from './record.ts';
 import { availableSplit, headAt, TOO_MANY } from './split.ts';
-import { walkPacked, walkSplit } from './walk.ts';
+import { beginWalk, walkPacked, walkSplit } from './walk.ts';
 
 /** Begins to peek at what is available in a queue. */
 export function beginPeek(device: usize, index: u32): void {
@@ -33,6 +38,7 @@ export function peekChain(device: usize, index: u32, hasTable: bool): u32 {
   const queue = Queue.at(device, index);
   const walk = Walk.of(device);
   if (!isNextThere(queue)) return <u32>PEEK_NONE;
+  beginWalk(device, device + WALK_SEGMENTS, CHAIN_DESCRIPTORS, NONE);
   walk.stopsAtTable = u32(!hasTable);
   const isSound = walkNext(device, queue);
   walk.stopsAtTable = 0;
@@ -51,7 +57,9 @@ function isNextThere(queue: Queue): bool {
 function walkNext(device: usize, queue: Queue): bool {
   if (queue.isPacked) return walkPacked(device, queue, queue.peek);
   const head = headAt(queue, queue.peek);
-  return head < queue.size && walkSplit(device, queue, head);
+  if (head < queue.size) return walkSplit(device, queue, head);
+  Walk.of(device).error = RING_ERROR_HEAD;
+  return false;
 }
 
 function movePeek(queue: Queue, walk: Walk): void {
@@ -71,7 +79,7 @@ export function listWritten(device: usize, index: u32): u32 {
   const list = device + WALK_SEGMENTS;
   if (chain.statusPlace == <u32>NOWHERE) return 0;
   let entries: u32 = 0;
-  const data = segmentsOf(device, chain);
+  const data = segmentsOf(device, chain) + <usize>chain.first * SEGMENT_SIZE;
   let left: u32 = chain.status == VIRTIO_BLK_S_OK ? chain.written : 0;
   for (; left != 0; entries++) {
     const from = data + <usize>entries * SEGMENT_SIZE;

@@ -23,7 +23,6 @@ import {
 import { SEGMENT_SIZE } from '../../src/abi/request.ts';
 import { BLK_HEADER_SECTOR } from '../../src/abi/virtio-blk.ts';
 import { CHAIN_RECORDS, CHAIN_SIZE, TABLE_SIZE, TABLES, WALK } from '../device.ts';
-import { NONE } from '../engine.ts';
 import { VERIFY, verify } from '../verify.ts';
 
 /** A virtqueue: the words of src/abi/virtio-device.ts, then what is latched and private. */
@@ -113,11 +112,11 @@ export function clearHeads(queue: Queue): void {
   memory.fill(changetype<usize>(queue) + QUEUE_HEADS, 0, <usize>QUEUE_STRIDE - QUEUE_HEADS);
 }
 
-export const CHAIN_FREE: u8 = 0;
+export const CHAIN_FREE: u16 = 0;
 /** Its requests are in the engine. */
-export const CHAIN_TAKEN: u8 = 1;
+export const CHAIN_TAKEN: u16 = 1;
 /** Answered; waits for earlier ones (IN_ORDER) or to be landed. */
-export const CHAIN_DONE: u8 = 2;
+export const CHAIN_DONE: u16 = 2;
 
 /** A descriptor chain that was taken and not returned. Sizes are in bytes. */
 @unmanaged
@@ -129,23 +128,23 @@ export class Chain {
   head: u16;
   /** Packed: descriptors of the ring that it takes. */
   slots: u16;
-  state: u8;
-  private reserved0: u8;
+  state: u16;
+  /** Segment table: its number and 1, or 0 for the record's own. */
+  table: u32;
   /** VIRTIO_BLK_S_*; that of the first of its requests that failed. */
   status: i32;
   /** Requests that are not answered. */
   pending: u32;
-  /** Where the status byte goes, after `padding` zeroes; NOWHERE: there is none. */
-  statusPlace: u32;
-  padding: u32;
   /** Bytes that it has written when all went well, the status area aside. */
   written: u32;
   /** What goes into the used entry. */
   usedLength: u32;
-  /** Segment table: its number, or NONE for the record's own. */
-  table: u32;
-  /** Data segments. */
-  segments: u32;
+  /** Where the status byte goes, after `padding` zeroes; NOWHERE: there is none. */
+  statusPlace: u32;
+  padding: u32;
+  /** The first of its segments that has data. */
+  first: u32;
+  private reserved0: u32;
   private reserved1: u64;
   private reserved2: u64;
   // 64: CHAIN_SEGMENTS entries of a segment table.
@@ -165,7 +164,7 @@ export function ownSegments(chain: Chain): usize {
 
 /** Where the segments of a chain are: its own, or a table. */
 export function segmentsOf(device: usize, chain: Chain): usize {
-  return chain.table == NONE ? ownSegments(chain) : tableAt(device, chain.table);
+  return chain.table == 0 ? ownSegments(chain) : tableAt(device, chain.table - 1);
 }
 
 /** Where a segment table is. */
@@ -173,23 +172,25 @@ export function tableAt(device: usize, table: u32): usize {
   return device + TABLES + <usize>table * TABLE_SIZE;
 }
 
-/** What a walk along a chain has found; its segments are at WALK_SEGMENTS. */
+/** A walk along a chain, and what it has found. */
 @unmanaged
 export class Walk {
-  /** Sums of the lengths. */
+  /** Sum of all lengths, and of those of readable buffers. */
+  total: u64;
   readable: u64;
-  writable: u64;
-  /** 1 once a writable descriptor has come. */
-  hasWritable: u32;
-  /** Entries, and how many of them are readable: they come first. */
-  segments: u32;
+  /** VIRTQ_DESC_F_WRITE once a writable descriptor has come. */
+  direction: u32;
+  /** The segments: where they begin, where the next goes, and where there is no more room. */
+  list: u32;
+  end: u32;
+  limit: u32;
+  /** How many of them are readable: they come first. */
   readableSegments: u32;
-  /** Buffers, those of no length aside, and the lengths of the first and the last. */
-  buffers: u32;
-  firstLength: u32;
-  lastLength: u32;
-  /** Descriptors, that of an indirect table aside. */
+  /** The chain whose list it is, which may have a table instead; NONE: it has to do. */
+  chain: u32;
+  /** Descriptors before the indirect table, and 1 in it. */
   descriptors: u32;
+  isNested: u32;
   /** Packed: descriptors of the ring, and the buffer id of the last. */
   slots: u32;
   id: u32;
@@ -198,13 +199,19 @@ export class Walk {
   errorDescriptor: u32;
   /** 1: stop at an indirect table, as it is not there yet (peek.ts). */
   stopsAtTable: u32;
+  private reserved0: u32;
   /** The request header (5.2.6), copied. */
   type: u32;
-  private reserved: u32;
+  reserved: u32;
   sector: u64;
 
   static of(device: usize): Walk {
     return changetype<Walk>(device + WALK);
+  }
+
+  /** Bytes of the writable buffers. */
+  get writable(): u64 {
+    return this.total - this.readable;
   }
 }
 

@@ -4,11 +4,11 @@
 //     what is not taken stays in its queue. Nothing grows.
 
 import { BLK_RANGES, CHAIN_SEGMENTS, CHAIN_TABLES, CHAINS } from '../../src/abi/virtio-device.ts';
+import { SEGMENT_SIZE } from '../../src/abi/request.ts';
 import { REQUEST_SLOTS } from '../../src/abi/limits.ts';
 import { VIRTIO_BLK_S_OK } from '../../src/abi/virtio-blk.ts';
 import { Device, TABLE_LINKS } from '../device.ts';
 import { NONE } from '../engine.ts';
-import { NOWHERE } from '../guest.ts';
 import { VERIFY, verify } from '../verify.ts';
 import {
   Chain,
@@ -44,7 +44,7 @@ export function hasRoom(state: Device): bool {
 }
 
 /** Opens a record for a chain of `queue`. The caller has seen room. */
-export function openChain(device: usize, queue: Queue, head: u32, slots: u32): u32 {
+export function openChain(device: usize, queue: Queue): u32 {
   const state = changetype<Device>(device);
   const index = state.freeChain;
   const chain = Chain.at(device, index);
@@ -54,45 +54,51 @@ export function openChain(device: usize, queue: Queue, head: u32, slots: u32): u
   queue.inFlight += 1;
   chain.next = NONE;
   chain.queue = <u16>queue.index;
-  chain.head = <u16>head;
-  chain.slots = <u16>slots;
+  chain.slots = 0;
   chain.state = CHAIN_TAKEN;
+  chain.table = 0;
   chain.status = VIRTIO_BLK_S_OK;
   chain.pending = 0;
-  chain.statusPlace = <u32>NOWHERE;
-  chain.padding = 0;
   chain.written = 0;
   chain.usedLength = 0;
-  chain.table = NONE;
-  chain.segments = 0;
+  chain.padding = 0;
+  chain.first = 0;
   return index;
 }
 
-/** Room for the segments of a chain: its own, or a table (C1). */
-export function segmentsFor(device: usize, chain: Chain, segments: u32): usize {
-  chain.segments = segments;
-  if (segments <= <u32>CHAIN_SEGMENTS) return ownSegments(chain);
-  const state = changetype<Device>(device);
-  const table = state.freeTable;
-  if (VERIFY) verify(table != NONE);
-  state.freeTable = tableLink(device, table);
-  chain.table = table;
-  return tableAt(device, table);
-}
-
-/** The chain is the driver's again, or nobody's: frees its record. */
-export function closeChain(device: usize, index: u32): void {
+/** Moves the segments of a chain, which fill its record, to a table (C1); returns where it is. */
+export function moveToTable(device: usize, index: u32): usize {
   const state = changetype<Device>(device);
   const chain = Chain.at(device, index);
+  const table = state.freeTable;
+  if (VERIFY) verify(table != NONE && chain.table == 0);
+  state.freeTable = tableLink(device, table);
+  chain.table = table + 1;
+  const place = tableAt(device, table);
+  memory.copy(place, ownSegments(chain), CHAIN_SEGMENTS * SEGMENT_SIZE);
+  return place;
+}
+
+/** Frees the record of a chain that was returned, or that nobody wants back. */
+export function closeChain(device: usize, index: u32): void {
+  const chain = Chain.at(device, index);
   const queue = Queue.at(device, chain.queue);
-  if (VERIFY) verify(chain.state != CHAIN_FREE && chain.pending == 0);
-  if (chain.table != NONE) {
-    setTableLink(device, chain.table, state.freeTable);
-    state.freeTable = chain.table;
-  }
+  if (VERIFY) verify(chain.pending == 0);
   leaveHead(queue, chain.head);
   queue.slots -= chain.slots;
-  queue.inFlight -= 1;
+  dropChain(device, index);
+}
+
+/** Frees the record of a chain whose walk has failed: its head was never entered. */
+export function dropChain(device: usize, index: u32): void {
+  const state = changetype<Device>(device);
+  const chain = Chain.at(device, index);
+  if (VERIFY) verify(chain.state != CHAIN_FREE);
+  if (chain.table != 0) {
+    setTableLink(device, chain.table - 1, state.freeTable);
+    state.freeTable = chain.table - 1;
+  }
+  Queue.at(device, chain.queue).inFlight -= 1;
   state.inFlight -= 1;
   chain.state = CHAIN_FREE;
   chain.next = state.freeChain;

@@ -8,6 +8,7 @@
 // T5  Nothing is taken while a request is held because of an error.
 
 import {
+  CHAIN_SEGMENTS,
   CHAINS,
   DEVICE_RUNNING,
   QUEUE_IN_ORDER,
@@ -20,10 +21,10 @@ import { Device } from '../device.ts';
 import { count, NONE } from '../engine.ts';
 import { isAvailablePacked, enablePacked, skipPacked, suppressPacked } from './packed.ts';
 import { bitOf, breakQueue } from './queue.ts';
-import { Chain, enterHead, leaveHead, Queue, Walk } from './record.ts';
-import { hasRoom, openChain } from './slot.ts';
+import { Chain, enterHead, leaveHead, ownSegments, Queue, Walk } from './record.ts';
+import { dropChain, hasRoom, openChain } from './slot.ts';
 import { availableSplit, enableSplit, suppressSplit, takeHead, TOO_MANY } from './split.ts';
-import { walkPacked, walkSplit } from './walk.ts';
+import { beginWalk, walkPacked, walkSplit } from './walk.ts';
 
 /** Begins a call (T3). */
 export function beginTaking(engine: usize): void {
@@ -43,23 +44,35 @@ export function canTakeChain(engine: usize): bool {
 export function takeChain(engine: usize): u32 {
   const device = engine + REGION_SIZE;
   const state = changetype<Device>(device);
-  while (canTakeChain(engine)) {
-    const queue = Queue.at(device, turnOf(state));
-    if (state.left == 0) state.left = available(device, queue);
-    if (state.left == 0) continue;
+  while (state.left != 0 || findChains(engine, device)) {
+    const queue = Queue.at(device, state.turn);
     state.left -= 1;
     state.budget -= 1;
-    const index = queue.isPacked ? takePacked(device, queue) : takeSplit(device, queue);
-    if (index == NONE) {
+    const index = openChain(device, queue);
+    const isSound = queue.isPacked
+      ? takePacked(device, queue, index)
+      : takeSplit(device, queue, index);
+    if (!isSound) {
+      dropChain(device, index);
       state.left = 0;
       continue;
     }
     if (queue.has(QUEUE_IN_ORDER)) appendInOrder(device, queue, index);
     count(engine, COUNT_CHAINS, 1);
-    if (!hasRoom(state)) pass(state, queue);
+    if (state.budget == 0 || !hasRoom(state)) pass(state, queue);
     return index;
   }
   return NONE;
+}
+
+/** Finds a queue with chains to take, whose turn it is then; false: there is none, or no room. */
+function findChains(engine: usize, device: usize): bool {
+  const state = changetype<Device>(device);
+  while (canTakeChain(engine)) {
+    state.left = available(device, Queue.at(device, turnOf(state)));
+    if (state.left != 0) return true;
+  }
+  return false;
 }
 
 /** T2: the queue whose turn it is. The caller has seen that there is one. */
@@ -111,46 +124,47 @@ function enable(queue: Queue): void {
   else enableSplit(queue);
 }
 
-function takeSplit(device: usize, queue: Queue): u32 {
+function takeSplit(device: usize, queue: Queue, index: u32): bool {
   const head = takeHead(queue);
-  if (head >= queue.size) {
-    breakQueue(device, queue, RING_ERROR_HEAD, head, 0);
-    return NONE;
-  }
-  if (!enterHead(queue, head)) {
-    breakQueue(device, queue, RING_ERROR_IN_FLIGHT, head, 0);
-    return NONE;
-  }
-  if (!walkSplit(device, queue, head)) {
-    leaveHead(queue, head);
-    return stopAtWalk(device, queue, head);
-  }
-  return openChain(device, queue, head, 0);
+  if (head >= queue.size) return refuse(device, queue, RING_ERROR_HEAD, head);
+  if (!enterHead(queue, head)) return refuse(device, queue, RING_ERROR_IN_FLIGHT, head);
+  const chain = Chain.at(device, index);
+  chain.head = <u16>head;
+  beginWalk(device, ownSegments(chain), CHAIN_SEGMENTS, index);
+  if (walkSplit(device, queue, head)) return true;
+  leaveHead(queue, head);
+  return refuseWalk(device, queue, head);
 }
 
-function takePacked(device: usize, queue: Queue): u32 {
+function takePacked(device: usize, queue: Queue, index: u32): bool {
   const slot = queue.avail;
-  if (!walkPacked(device, queue, slot)) return stopAtWalk(device, queue, slot);
+  const chain = Chain.at(device, index);
+  beginWalk(device, ownSegments(chain), CHAIN_SEGMENTS, index);
+  if (!walkPacked(device, queue, slot)) return refuseWalk(device, queue, slot);
   const walk = Walk.of(device);
   const slots = walk.slots;
-  const id = walk.id;
   if (queue.slots + slots > queue.size) {
-    breakQueue(device, queue, RING_ERROR_AVAIL_INDEX, slot, 0);
-    return NONE;
+    return refuse(device, queue, RING_ERROR_AVAIL_INDEX, slot);
   }
-  if (!enterHead(queue, id)) {
-    breakQueue(device, queue, RING_ERROR_IN_FLIGHT, slot, 0);
-    return NONE;
-  }
+  if (!enterHead(queue, walk.id)) return refuse(device, queue, RING_ERROR_IN_FLIGHT, slot);
   skipPacked(queue, slots);
   queue.slots += slots;
-  return openChain(device, queue, id, slots);
+  chain.head = <u16>walk.id;
+  chain.slots = <u16>slots;
+  return true;
 }
 
-function stopAtWalk(device: usize, queue: Queue, head: u32): u32 {
+/** Stops a queue because of the chain at `head`; false. */
+function refuse(device: usize, queue: Queue, error: u32, head: u32): bool {
+  breakQueue(device, queue, error, head, 0);
+  return false;
+}
+
+/** The same, for what a walk has found. */
+function refuseWalk(device: usize, queue: Queue, head: u32): bool {
   const walk = Walk.of(device);
   breakQueue(device, queue, walk.error, head, walk.errorDescriptor);
-  return NONE;
+  return false;
 }
 
 /** Adds a chain to the end of its queue's line. */

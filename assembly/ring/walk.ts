@@ -12,6 +12,7 @@
 
 import {
   CHAIN_DESCRIPTORS,
+  CHAIN_SEGMENTS,
   QUEUE_INDIRECT,
   RING_ERROR_BYTES,
   RING_ERROR_DESCRIPTORS,
@@ -33,46 +34,55 @@ import {
   VIRTQ_DESC_F_WRITE,
 } from '../../src/abi/virtio-ring.ts';
 import { SEGMENT_ADDRESS, SEGMENT_LENGTH, SEGMENT_SIZE } from '../../src/abi/request.ts';
-import { Device, WALK_SEGMENTS } from '../device.ts';
+import { Device, TABLE_SIZE } from '../device.ts';
+import { NONE } from '../engine.ts';
 import { GuestRegion, NOWHERE, placeOf, regionOf } from '../guest.ts';
 import { Queue, Walk } from './record.ts';
+import { moveToTable } from './slot.ts';
 
 /** The largest indirect table that has a number for each entry. */
 const INDIRECT_ENTRIES_MAX: u32 = 65535;
 
-/** Walks the split chain that starts at `head`; true when it is sound. */
+/** Walks the split chain that starts at `head` into the list of `chain`; true when it is sound. */
 export function walkSplit(device: usize, queue: Queue, head: u32): bool {
-  const walk = begin(device);
-  return walkLinked(device, walk, queue, <usize>queue.desc, queue.size, head, false);
+  const walk = Walk.of(device);
+  const desc = <usize>queue.desc;
+  return walkLinked(device, walk, queue, desc, queue.size, head) && isSum(walk, head);
 }
 
 /**
  * Walks the packed list whose first descriptor is at `slot`; true when it is sound. It takes
- * `walk.descriptors` slots of the ring, or one when it is indirect; `id` is at the last of them.
+ * `walk.slots` descriptors of the ring; `walk.id` is the buffer id of the last.
  */
 export function walkPacked(device: usize, queue: Queue, slot: u32): bool {
-  const walk = begin(device);
-  let at = slot;
-  for (let left = queue.size; left != 0; left--) {
-    const descriptor = <usize>queue.desc + <usize>at * DESC_SIZE;
-    const address = load<u64>(descriptor, DESC_ADDRESS);
-    const rest = load<u64>(descriptor, DESC_LENGTH);
-    const flags = <u32>(rest >> 48);
-    walk.id = <u32>(rest >> 32) & 0xffff;
-    walk.slots += 1;
-    if ((flags & VIRTQ_DESC_F_INDIRECT) != 0) {
-      if (walk.slots != 1) return fail(walk, RING_ERROR_INDIRECT_NEXT, at);
-      return walkIndirect(device, walk, queue, address, <u32>rest, flags, at);
-    }
-    if (!addBuffer(device, walk, address, <u32>rest, flags, at)) return false;
-    if ((flags & VIRTQ_DESC_F_NEXT) == 0) return true;
-    at += 1;
-    if (at == queue.size) at = 0;
-  }
-  return fail(walk, RING_ERROR_LOOP, at);
+  const walk = Walk.of(device);
+  const desc = <usize>queue.desc;
+  return walkConsecutive(device, walk, queue, desc, queue.size, slot) && isSum(walk, slot);
 }
 
-/** Follows `next` in a table of `entries` descriptors. */
+/** K7. */
+function isSum(walk: Walk, at: u32): bool {
+  return walk.total <= <u64>u32.MAX_VALUE || fail(walk, RING_ERROR_BYTES, at);
+}
+
+/** Begins a walk that lists up to `room` segments at `list`; see Walk.chain. */
+export function beginWalk(device: usize, list: usize, room: u32, chain: u32): void {
+  const walk = Walk.of(device);
+  walk.total = 0;
+  walk.readable = 0;
+  walk.direction = 0;
+  walk.list = <u32>list;
+  walk.end = <u32>list;
+  walk.limit = <u32>list + room * SEGMENT_SIZE;
+  walk.readableSegments = 0;
+  walk.chain = chain;
+  walk.descriptors = 0;
+  walk.slots = 0;
+  walk.isNested = 0;
+  walk.error = 0;
+}
+
+/** Follows `next` in a table of `entries` descriptors: the ring's, or an indirect one. */
 function walkLinked(
   device: usize,
   walk: Walk,
@@ -80,24 +90,139 @@ function walkLinked(
   table: usize,
   entries: u32,
   first: u32,
-  nested: bool,
 ): bool {
+  let region = GuestRegion.at(device, changetype<Device>(device).region);
+  let start = region.start;
+  let size = region.size;
+  let place = region.address;
+  let limit = walk.limit;
+  const steps = min(entries, CHAIN_DESCRIPTORS - walk.descriptors);
+  let direction = walk.direction;
+  let total = walk.total;
+  let end = walk.end;
   let index = first;
-  for (let left = entries; left != 0; left--) {
+  for (let left = steps; left != 0; left--) {
     const descriptor = table + <usize>index * DESC_SIZE;
     const address = load<u64>(descriptor, DESC_ADDRESS);
     const rest = load<u64>(descriptor, DESC_LENGTH);
-    const flags = <u32>(rest >> 32) & 0xffff;
-    if ((flags & VIRTQ_DESC_F_INDIRECT) != 0) {
-      if (nested) return fail(walk, RING_ERROR_INDIRECT_NESTED, index);
-      return walkIndirect(device, walk, queue, address, <u32>rest, flags, index);
+    const flags = <u32>(rest >> 32);
+    const length = <u32>rest;
+    const offset = address - start;
+    const isPlain: bool = (flags & (VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_INDIRECT)) == direction;
+    const isInside: bool = offset < size && <u64>length <= size - offset;
+    if (isPlain && isInside && length != 0 && end != limit) {
+      store<u64>(end, ((<u64>length) << 32) | <u64>(place + <u32>offset));
+      end += SEGMENT_SIZE;
+      total += <u64>length;
+    } else {
+      walk.total = total;
+      walk.end = end;
+      if ((flags & VIRTQ_DESC_F_INDIRECT) != 0) {
+        if (walk.isNested != 0) return fail(walk, RING_ERROR_INDIRECT_NESTED, index);
+        walk.descriptors = steps - left;
+        return walkIndirect(device, walk, queue, address, length, flags, index);
+      }
+      if (!addBuffer(device, walk, address, length, flags, index)) return false;
+      direction = walk.direction;
+      total = walk.total;
+      end = walk.end;
+      limit = walk.limit;
+      region = GuestRegion.at(device, changetype<Device>(device).region);
+      start = region.start;
+      size = region.size;
+      place = region.address;
     }
-    if (!addBuffer(device, walk, address, <u32>rest, flags, index)) return false;
-    if ((flags & VIRTQ_DESC_F_NEXT) == 0) return true;
-    index = <u32>(rest >> 48);
+    if ((flags & VIRTQ_DESC_F_NEXT) == 0) {
+      leave(walk, total, end);
+      return true;
+    }
+    index = flags >> 16;
     if (index >= entries) return fail(walk, RING_ERROR_NEXT, index);
   }
-  return fail(walk, RING_ERROR_LOOP, index);
+  const isLoop: bool = steps == entries;
+  return fail(walk, isLoop ? RING_ERROR_LOOP : RING_ERROR_DESCRIPTORS, index);
+}
+
+/**
+ * Takes descriptor after descriptor of a packed list: of the ring, which it may wrap around, or of
+ * an indirect table, where only WRITE counts and all entries belong to it (2.8.7).
+ */
+function walkConsecutive(
+  device: usize,
+  walk: Walk,
+  queue: Queue,
+  table: usize,
+  entries: u32,
+  first: u32,
+): bool {
+  let region = GuestRegion.at(device, changetype<Device>(device).region);
+  let start = region.start;
+  let size = region.size;
+  let place = region.address;
+  let limit = walk.limit;
+  const isRing: bool = walk.isNested == 0;
+  const kept: u32 = isRing ? 0xffff : VIRTQ_DESC_F_WRITE;
+  const steps = min(entries, CHAIN_DESCRIPTORS - walk.descriptors);
+  let direction = walk.direction;
+  let total = walk.total;
+  let end = walk.end;
+  let index = first;
+  for (let left = steps; left != 0; left--) {
+    const descriptor = table + <usize>index * DESC_SIZE;
+    const address = load<u64>(descriptor, DESC_ADDRESS);
+    const rest = load<u64>(descriptor, DESC_LENGTH);
+    const flags = <u32>(rest >> 48) & kept;
+    const length = <u32>rest;
+    const offset = address - start;
+    const isPlain: bool = (flags & (VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_INDIRECT)) == direction;
+    const isInside: bool = offset < size && <u64>length <= size - offset;
+    if (isPlain && isInside && length != 0 && end != limit) {
+      store<u64>(end, ((<u64>length) << 32) | <u64>(place + <u32>offset));
+      end += SEGMENT_SIZE;
+      total += <u64>length;
+    } else {
+      walk.total = total;
+      walk.end = end;
+      if ((flags & VIRTQ_DESC_F_INDIRECT) != 0) {
+        if (left != steps) return fail(walk, RING_ERROR_INDIRECT_NEXT, index);
+        noteSlot(walk, rest, 1);
+        return walkIndirect(device, walk, queue, address, length, flags, index);
+      }
+      if (!addBuffer(device, walk, address, length, flags, index)) return false;
+      direction = walk.direction;
+      total = walk.total;
+      end = walk.end;
+      limit = walk.limit;
+      region = GuestRegion.at(device, changetype<Device>(device).region);
+      start = region.start;
+      size = region.size;
+      place = region.address;
+    }
+    if (isRing ? (flags & VIRTQ_DESC_F_NEXT) == 0 : left == 1 && steps == entries) {
+      if (isRing) noteSlot(walk, rest, steps - left + 1);
+      leave(walk, total, end);
+      return true;
+    }
+    index += 1;
+    if (isRing && index == entries) index = 0;
+  }
+  const isLoop: bool = steps == entries;
+  return fail(walk, isLoop ? RING_ERROR_LOOP : RING_ERROR_DESCRIPTORS, index);
+}
+
+/** The ring's part of a packed list: its descriptors, and the id that the last of them has. */
+function noteSlot(walk: Walk, rest: u64, slots: u32): void {
+  walk.slots = slots;
+  walk.id = <u32>(rest >> 32) & 0xffff;
+}
+
+/** Writes back what a loop kept in registers. */
+function leave(walk: Walk, total: u64, end: u32): void {
+  walk.total = total;
+  walk.end = end;
+  if (walk.direction != 0) return;
+  walk.readable = total;
+  walk.readableSegments = (end - walk.list) / SEGMENT_SIZE;
 }
 
 /** Walks the table that a descriptor with INDIRECT names (K5). */
@@ -119,46 +244,18 @@ function walkIndirect(
   const table = placeOf(device, address, <u64>length);
   if (table == NOWHERE) return fail(walk, RING_ERROR_RANGE, at);
   if (walk.stopsAtTable != 0) {
-    listTable(device, walk, table, length);
+    listTable(walk, table, length);
     return false;
   }
-  if (queue.isPacked) return walkConsecutive(device, walk, table, entries);
-  return walkLinked(device, walk, queue, table, entries, 0, true);
-}
-
-/** Takes the descriptors of a packed indirect table, where only WRITE counts (2.8.7). */
-function walkConsecutive(device: usize, walk: Walk, table: usize, entries: u32): bool {
-  for (let index: u32 = 0; index < entries; index++) {
-    const descriptor = table + <usize>index * DESC_SIZE;
-    const address = load<u64>(descriptor, DESC_ADDRESS);
-    const rest = load<u64>(descriptor, DESC_LENGTH);
-    if (!addBuffer(device, walk, address, <u32>rest, <u32>(rest >> 48), index)) return false;
-  }
-  return true;
-}
-
-/** A walk that has found nothing yet. */
-function begin(device: usize): Walk {
-  const walk = Walk.of(device);
-  walk.readable = 0;
-  walk.writable = 0;
-  walk.hasWritable = 0;
-  walk.segments = 0;
-  walk.readableSegments = 0;
-  walk.buffers = 0;
-  walk.firstLength = 0;
-  walk.lastLength = 0;
-  walk.descriptors = 0;
-  walk.slots = 0;
-  walk.id = 0;
-  walk.error = 0;
-  return walk;
+  walk.isNested = 1;
+  if (queue.isPacked) return walkConsecutive(device, walk, queue, table, entries, 0);
+  return walkLinked(device, walk, queue, table, entries, 0);
 }
 
 /** The only segment of the walk is an indirect table. */
-function listTable(device: usize, walk: Walk, table: usize, length: u32): void {
-  walk.segments = 0;
-  addSegment(device, walk, table, length, 0);
+function listTable(walk: Walk, table: usize, length: u32): void {
+  store<u32>(walk.list, <u32>table, SEGMENT_ADDRESS);
+  store<u32>(walk.list, length, SEGMENT_LENGTH);
 }
 
 /** Stops a walk at descriptor `at`. */
@@ -168,7 +265,10 @@ function fail(walk: Walk, error: u32, at: u32): bool {
   return false;
 }
 
-/** Adds the buffer of a descriptor; false when it breaks a rule. */
+/**
+ * Adds a buffer that is not like the ones before it: the first writable one, one of another region
+ * or of several, an empty one, one for which the list has no room; false when it breaks a rule.
+ */
 function addBuffer(
   device: usize,
   walk: Walk,
@@ -177,45 +277,42 @@ function addBuffer(
   flags: u32,
   at: u32,
 ): bool {
-  if (walk.descriptors == CHAIN_DESCRIPTORS) return fail(walk, RING_ERROR_DESCRIPTORS, at);
-  walk.descriptors += 1;
-  const writable: bool = (flags & VIRTQ_DESC_F_WRITE) != 0;
-  if (!writable && walk.hasWritable != 0) return fail(walk, RING_ERROR_ORDER, at);
-  walk.hasWritable = u32(writable);
-  if (length == 0) return true;
-  if (walk.buffers == 0) walk.firstLength = length;
-  walk.buffers += 1;
-  walk.lastLength = length;
-  if (writable) walk.writable += <u64>length;
-  else walk.readable += <u64>length;
-  if (walk.readable + walk.writable > <u64>u32.MAX_VALUE) return fail(walk, RING_ERROR_BYTES, at);
-  const state = changetype<Device>(device);
-  const region = GuestRegion.at(device, state.region);
-  if (!region.holds(address, length)) return addInPieces(device, walk, address, length, at);
-  return addSegment(device, walk, region.place(address), length, at);
-}
-
-/** Adds a buffer that is not in the region found last, or not in one alone (K4). */
-function addInPieces(device: usize, walk: Walk, address: u64, length: u32, at: u32): bool {
+  const direction = flags & VIRTQ_DESC_F_WRITE;
+  if (direction != walk.direction) {
+    if (direction == 0) return fail(walk, RING_ERROR_ORDER, at);
+    leave(walk, walk.total, walk.end);
+    walk.direction = direction;
+  }
+  walk.total += <u64>length;
   for (let left = length; left != 0;) {
     const region = regionOf(device, address);
-    const rest = region.size - (address - region.start);
     if (region.size == 0) return fail(walk, RING_ERROR_RANGE, at);
+    const rest = region.size - (address - region.start);
     const piece = <u32>min(rest, <u64>left);
-    if (!addSegment(device, walk, region.place(address), piece, at)) return false;
+    if (!addSegment(device, walk, region.place(address), piece)) {
+      return fail(walk, RING_ERROR_DESCRIPTORS, at);
+    }
     address += <u64>piece;
     left -= piece;
   }
   return true;
 }
 
-function addSegment(device: usize, walk: Walk, place: usize, length: u32, at: u32): bool {
-  const index = walk.segments;
-  if (index == CHAIN_DESCRIPTORS) return fail(walk, RING_ERROR_DESCRIPTORS, at);
-  const segment = device + WALK_SEGMENTS + <usize>index * SEGMENT_SIZE;
-  store<u32>(segment, <u32>place, SEGMENT_ADDRESS);
-  store<u32>(segment, length, SEGMENT_LENGTH);
-  walk.segments = index + 1;
-  if (walk.hasWritable == 0) walk.readableSegments = index + 1;
+/** Adds a segment; false when neither list nor table has room. */
+function addSegment(device: usize, walk: Walk, place: usize, length: u32): bool {
+  if (walk.end == walk.limit && !grow(device, walk)) return false;
+  store<u32>(walk.end, <u32>place, SEGMENT_ADDRESS);
+  store<u32>(walk.end, length, SEGMENT_LENGTH);
+  walk.end += SEGMENT_SIZE;
+  return true;
+}
+
+/** Goes on in a table; false when the list is one, or has to do. */
+function grow(device: usize, walk: Walk): bool {
+  if (walk.chain == NONE) return false;
+  walk.list = <u32>moveToTable(device, walk.chain);
+  walk.end = walk.list + CHAIN_SEGMENTS * SEGMENT_SIZE;
+  walk.limit = walk.list + <u32>TABLE_SIZE;
+  walk.chain = NONE;
   return true;
 }
