@@ -27,7 +27,7 @@ import {
   setQueueState as changeState,
 } from './ring/queue.ts';
 import { beginPeek as startPeek, listWritten, peekChain as peek } from './ring/peek.ts';
-import { initChains } from './ring/slot.ts';
+import { countInFlight, initChains } from './ring/slot.ts';
 import { landChain as land, publishUsed } from './ring/used.ts';
 import { initBarrier } from './schedule/barrier.ts';
 import { initDeadline } from './schedule/deadline.ts';
@@ -126,7 +126,7 @@ export function mapGuest(
 export function unmapGuest(base: usize, guestLow: u32, guestHigh: u32): u32 {
   const device = base + REGION_SIZE;
   const start = join(guestLow, guestHigh);
-  if (changetype<Device>(device).inFlight != 0) return ATTACH_BUSY;
+  if (countInFlight(device) != 0) return ATTACH_BUSY;
   const region = regionOf(device, start);
   if (region.size == 0 || region.start != start) return ATTACH_UNKNOWN;
   return holdsRing(device, region) ? ATTACH_BUSY : removeRegion(device, start);

@@ -32,7 +32,7 @@ import { mapStripe } from './map/stripe.ts';
 import { submitChain } from './request/blk.ts';
 import { hasRequests, writeStatus } from './request/blk-answer.ts';
 import { publish } from './request/complete.ts';
-import { actionOf, hold, takeHeld } from './request/hold.ts';
+import { actionOf, hold, keepHeld, takeHeld } from './request/hold.ts';
 import {
   abort,
   concerns,
@@ -188,7 +188,7 @@ export function abortHeld(engine: usize, queue: u32): void {
     const index = takeHeld(engine);
     const slot = Slot.at(engine, index);
     if (<u32>slot.queue == queue) abort(engine, index);
-    else hold(engine, index, Device.of(engine).heldErrno);
+    else keepHeld(engine, index);
   }
 }
 

@@ -38,7 +38,7 @@ export interface Kernels {
 export type Flavour = 'release' | 'debug';
 
 const OUTPUT = { release: 'kernels.wasm', debug: 'kernels.debug.wasm' } as const;
-const INPUTS = ['assembly/simd', 'src/abi'];
+const INPUTS = ['assembly', 'assembly/simd', 'assembly/ring', 'assembly/request', 'src/abi'];
 const FOLDER = join(ROOT, 'build/bench');
 const PAGE_BYTES = 65536;
 

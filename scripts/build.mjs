@@ -1,5 +1,5 @@
 // Builds the package: the engine in four flavours (asconfig.json), src/engine-wasm.ts with the
-// release build inlined, and dist/. What is newer than its inputs is left alone.
+// release builds inlined, and dist/. What is newer than its inputs is left alone.
 //
 //   node scripts/build.mjs [--force]
 //
@@ -32,6 +32,7 @@ const ENGINE_INPUTS = [
 ];
 
 const INLINED_ENGINE = 'src/engine-wasm.ts';
+const INLINED_BUILDS = ['build/engine.wasm', 'build/engine.shared.wasm'];
 const DIST_INPUTS = [
   'src',
   'build/engine.wasm',
@@ -70,12 +71,17 @@ async function checkPromises(file) {
 }
 
 async function inlineEngine() {
-  const wasm = await readFile(join(ROOT, 'build/engine.wasm'));
+  const [plain, shared] = await Promise.all(
+    INLINED_BUILDS.map((file) => readFile(join(ROOT, file))),
+  );
   const lines = [
-    '// Written by scripts/build.mjs: the release build of assembly/.',
+    '// Written by scripts/build.mjs: the release builds of assembly/.',
     '',
     '/** The engine, a WebAssembly module, in base64. */',
-    `export const ENGINE_WASM_BASE64: string =\n  '${wasm.toString('base64')}';`,
+    `export const ENGINE_WASM_BASE64: string =\n  '${plain?.toString('base64')}';`,
+    '',
+    '/** The same for memories that threads share. */',
+    `export const ENGINE_SHARED_WASM_BASE64: string =\n  '${shared?.toString('base64')}';`,
   ];
   await writeFile(join(ROOT, INLINED_ENGINE), `${lines.join('\n')}\n`);
 }
@@ -130,7 +136,7 @@ async function build(force) {
   await compile('shared', force);
   await checkPromises('build/engine.wasm');
   await checkPromises('build/engine.shared.wasm');
-  if (force || !isFresh([INLINED_ENGINE], ['build/engine.wasm'])) await inlineEngine();
+  if (force || !isFresh([INLINED_ENGINE], INLINED_BUILDS)) await inlineEngine();
   // asc has this thread to itself while tsc runs in its own process.
   const stale = force || !isFresh([DIST_STAMP], DIST_INPUTS);
   await Promise.all([stale ? emitDist() : undefined, compileForTests(force)]);

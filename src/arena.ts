@@ -14,6 +14,7 @@ export const PAGE_SIZE = 4096;
 /** Longest small buffer. */
 const SMALL_BUFFER_BYTES = 32_768;
 const SMALLEST_ARENA_BYTES = 65_536;
+const LARGEST_ARENA_BYTES = 2 ** 30;
 const PAGE_BITS = 12;
 /** Freed blocks of one order that are kept as they are: the usual sizes need no splitting. */
 const KEPT_BLOCKS = 256;
@@ -40,6 +41,7 @@ class Pool {
   readonly #keptCounts: Uint32Array;
   readonly #waiters: Waiter[] = [];
   readonly #pages: number;
+  #lent = 0;
 
   constructor(base: number, lengthBytes: number) {
     this.#base = base;
@@ -56,6 +58,11 @@ class Pool {
   /** Largest buffer that can be asked for, in bytes. */
   get largestBytes(): number {
     return this.#pages * PAGE_SIZE;
+  }
+
+  /** Every buffer has come back. */
+  get idle(): boolean {
+    return this.#lent === 0;
   }
 
   /** True when somebody waits: a newcomer must wait too, or the large starve. */
@@ -79,6 +86,7 @@ class Pool {
 
   /** Gives back a buffer with the length it was asked for. */
   release(address: number, lengthBytes: number): void {
+    this.#lent -= 1;
     const page = (address - this.#base) >>> PAGE_BITS;
     const order = orderOf(lengthBytes);
     const kept = this.#keptCounts[order] ?? KEPT_BLOCKS;
@@ -93,6 +101,12 @@ class Pool {
   }
 
   #take(order: number): number {
+    const address = this.#find(order);
+    if (address !== 0) this.#lent += 1;
+    return address;
+  }
+
+  #find(order: number): number {
     const kept = this.#keptCounts[order] ?? 0;
     if (kept > 0) {
       this.#keptCounts[order] = kept - 1;
@@ -149,21 +163,26 @@ class Pool {
 }
 
 export class Arena {
-  readonly #small: Pool;
-  readonly #large: Pool;
+  #small: Pool;
+  #large: Pool;
 
   /**
    * @param base address of the first byte, page-aligned
    * @param lengthBytes size of the arena, a power of two from 64 KiB to 1 GiB
    */
   constructor(base: number, lengthBytes: number) {
-    const isPowerOfTwo = Number.isInteger(Math.log2(lengthBytes));
-    if (base % PAGE_SIZE !== 0 || !isPowerOfTwo || lengthBytes < SMALLEST_ARENA_BYTES) {
-      const found = `${lengthBytes} bytes at ${base}`;
-      throw new RangeError(`an arena needs a page-aligned power of two, not ${found}`);
-    }
-    this.#small = new Pool(base, lengthBytes / 2);
-    this.#large = new Pool(base + lengthBytes / 2, lengthBytes / 2);
+    [this.#small, this.#large] = halves(base, lengthBytes);
+  }
+
+  /** Goes to another place, in another size if need be. Every buffer must have come back. */
+  moveTo(base: number, lengthBytes: number): void {
+    if (!this.idle) throw new Error('an arena whose buffers are lent cannot move');
+    [this.#small, this.#large] = halves(base, lengthBytes);
+  }
+
+  /** Every buffer has come back; nobody waits for one either. */
+  get idle(): boolean {
+    return this.#small.idle && this.#large.idle;
   }
 
   /** Largest buffer that can be asked for, and all that large buffers can be together, in bytes. */
@@ -199,6 +218,21 @@ export class Arena {
   #poolOf(lengthBytes: number): Pool {
     return isSmall(lengthBytes) ? this.#small : this.#large;
   }
+}
+
+function halves(base: number, lengthBytes: number): [small: Pool, large: Pool] {
+  if (base % PAGE_SIZE !== 0 || !isArenaSize(lengthBytes)) {
+    const found = `${lengthBytes} bytes at ${base}`;
+    throw new RangeError(`an arena needs a page-aligned power of two, not ${found}`);
+  }
+  const half = lengthBytes / 2;
+  return [new Pool(base, half), new Pool(base + half, half)];
+}
+
+/** A power of two from 64 KiB to 1 GiB. */
+export function isArenaSize(bytes: number): boolean {
+  const isInRange = bytes >= SMALLEST_ARENA_BYTES && bytes <= LARGEST_ARENA_BYTES;
+  return isInRange && Number.isInteger(Math.log2(bytes));
 }
 
 /** True for buffers of the half that large ones cannot take. */

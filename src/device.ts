@@ -17,11 +17,14 @@ export interface CompletionTarget {
 
 /** The part of a device that servers and the library need. */
 export interface Device {
-  /** Everything: the engine's region and the arena. Never grows, so views stay valid. */
+  /**
+   * Everything: the engine's region and the arena. Read it anew each time: the memory may be
+   * another one, or have grown, since.
+   */
   readonly bytes: Uint8Array;
   /** Transfer buffers for READ, WRITE and BLOCK_STATUS. */
   readonly arena: Arena;
-  /** Capacity in bytes. */
+  /** Capacity in bytes; may change, see Disk.resize. */
   readonly sizeBytes: number;
   readonly readOnly: boolean;
   /** Alignment that avoids read-modify-write, in bytes: the smallest preferred I/O size. */
@@ -32,6 +35,7 @@ export interface Device {
    * @param length bytes; 0 or 1 for OP_SET_WCE
    * @param segments 1: `data` is the address of the bytes; more: of a segment table (see abi)
    * @param token any unsigned 32-bit number of the caller's
+   * @param queue the engine's queue, which can be reset without the others; default 0, the host's
    */
   submit(
     op: number,
@@ -42,6 +46,7 @@ export interface Device {
     data: number,
     target: CompletionTarget,
     token: number,
+    queue?: number,
   ): boolean;
   /** Runs the engine and the host I/O until nothing more can be done now. */
   kick(): void;

@@ -6,12 +6,8 @@
  * transfer buffer.
  */
 import {
-  EXTENT_FLAGS,
-  EXTENT_HOLE,
-  EXTENT_LENGTH,
   EXTENT_SIZE,
   EXTENT_TABLE_ENTRIES,
-  EXTENT_ZERO,
   OP_BLOCK_STATUS,
   OP_CLEAR_LATCH,
   OP_DISCARD,
@@ -25,10 +21,11 @@ import {
   REQUEST_FUA,
   REQUEST_MAY_UNMAP,
 } from './abi/request.ts';
-import { MAX_TRANSFER_BYTES } from './abi/limits.ts';
+import { MAX_MERGE_BYTES } from './abi/limits.ts';
 import { invalid, toBytes, toNumber, toSwitch, toWhole } from './arguments.ts';
 import type { Backend } from './backend/backend.ts';
 import { type CacheAxes, type CacheMode, resolveCacheMode } from './cache-mode.ts';
+import { extentsAt } from './disk-extents.ts';
 import type {
   ByteCount,
   DiskExtent,
@@ -41,12 +38,13 @@ import type {
 import { EngineDevice } from './engine-device.ts';
 import { SluiceError } from './errors.ts';
 import { type Ask, PromisedRequests } from './promised-requests.ts';
+import { toArenaBytes } from './place.ts';
+import { type ResizeOptions, resizeDevice } from './resize.ts';
 import { checkScheduling } from './scheduling-options.ts';
 import { type DiskStats, readStats } from './stats.ts';
 import type { Tracer } from './trace/tracer.ts';
 
 const DEFAULT_BUFFER_BYTES = 64 * 1024 * 1024;
-const SMALLEST_BUFFER_BYTES = 64 * 1024;
 const DEFAULT_MERGE_BYTES = 1024 * 1024;
 /** Longer transfers are cut into pieces of this size; each piece is atomic to overlapping ones. */
 const PIECE_BYTES = 4 * 1024 * 1024;
@@ -57,8 +55,6 @@ const FLUSH: Ask = { op: OP_FLUSH, flags: 0, offset: 0, length: 0, operation: 'f
 export class Disk implements AsyncDisposable {
   /** The raw request interface, for servers and device models. */
   readonly device: EngineDevice;
-  /** Capacity in bytes. */
-  readonly size: number;
   readonly readOnly: boolean;
   /** The mode in force; `unsafe` for every mode without flushes. */
   readonly cacheMode: CacheMode;
@@ -70,6 +66,8 @@ export class Disk implements AsyncDisposable {
   readonly #tracer: Tracer | undefined;
   readonly #requests: PromisedRequests;
   readonly #faces = new Set<Face>();
+  readonly #resizeListeners = new Set<(sizeBytes: number) => void>();
+  #resizing: Promise<void> = Promise.resolve();
   #closing: Promise<void> | undefined;
 
   /**
@@ -86,20 +84,24 @@ export class Disk implements AsyncDisposable {
       ...options,
       noFlush: axes.noFlush,
       wce: axes.wce,
-      arenaBytes: checkBufferBytes(options.bufferBytes ?? DEFAULT_BUFFER_BYTES),
+      arenaBytes: toArenaBytes(options.bufferBytes ?? DEFAULT_BUFFER_BYTES, 'bufferBytes'),
       mergeBytes: toWhole(
         options.mergeBytes ?? DEFAULT_MERGE_BYTES,
         'mergeBytes',
         0,
-        MAX_TRANSFER_BYTES,
+        MAX_MERGE_BYTES,
       ),
     });
     this.#tracer = options.tracer;
     this.#requests = new PromisedRequests(this.device);
-    this.size = this.device.sizeBytes;
     this.readOnly = this.device.readOnly;
     this.cacheMode = name;
     this.cache = axes;
+  }
+
+  /** Capacity in bytes. */
+  get size(): number {
+    return this.device.sizeBytes;
   }
 
   /** True while completed writes need a flush to be stable. */
@@ -228,6 +230,30 @@ export class Disk implements AsyncDisposable {
     }
   }
 
+  /**
+   * Changes the capacity of a disk that is one raw image, and flushes. Requests that come meanwhile
+   * wait until the ones before have completed. A regular file is cut or extended; a block device
+   * must have that many bytes already. When the flush fails, the new size is in force all the same.
+   * @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT when it would shrink without `shrink`;
+   *   ERR_SLUICE_UNSUPPORTED, ERR_SLUICE_BUSY, ERR_SLUICE_ALIGNMENT, ERR_SLUICE_NO_SPACE ...
+   */
+  async resize(bytes: ByteCount, options: ResizeOptions = {}): Promise<void> {
+    const size = toNumber(bytes, 'bytes');
+    const mayShrink = toSwitch(options.shrink, 'shrink');
+    this.#checkOpen();
+    const resized = resizeDevice(this.device, this.#backends, size, mayShrink);
+    this.#resizing = Promise.allSettled([this.#resizing, resized]).then(() => undefined);
+    await resized;
+    for (const listener of this.#resizeListeners) listener(size);
+    if (!this.readOnly) await this.#ask(FLUSH);
+  }
+
+  /** Calls back with each new capacity, before `resize` resolves. Returns the undo. */
+  onResize(callback: (sizeBytes: number) => void): () => void {
+    this.#resizeListeners.add(callback);
+    return () => this.#resizeListeners.delete(callback);
+  }
+
   /** Counters since the disk was opened. */
   stats(): DiskStats {
     return readStats(this.device.engine);
@@ -236,7 +262,11 @@ export class Disk implements AsyncDisposable {
   /** Registers a server; `close` closes it first. Returns the undo. */
   attach(face: Face): () => void {
     this.#faces.add(face);
-    return () => this.#faces.delete(face);
+    this.device.faces = this.#faces.size;
+    return () => {
+      this.#faces.delete(face);
+      this.device.faces = this.#faces.size;
+    };
   }
 
   /**
@@ -254,6 +284,7 @@ export class Disk implements AsyncDisposable {
 
   async #close(): Promise<void> {
     const faces = await Promise.allSettled([...this.#faces].map((face) => face.close()));
+    await this.#resizing;
     await this.#requests.drained();
     await this.device.drained();
     const flush = this.readOnly ? [] : await Promise.allSettled([this.#ask(FLUSH)]);
@@ -297,25 +328,12 @@ export class Disk implements AsyncDisposable {
     const operation = 'block status';
     return this.#requests.request(
       { op: OP_BLOCK_STATUS, flags: 0, offset, length, operation, signal, ...EXTENT_TABLE },
-      (count, address) => this.#extentsAt(address, count, offset),
+      (count, address) => extentsAt(this.device.bytes, address, count, offset),
     );
   }
 
   #ask(ask: Ask): Promise<void> {
     return this.#requests.request(ask, () => undefined);
-  }
-
-  #extentsAt(address: number, count: number, offset: number): DiskExtent[] {
-    const view = new DataView(this.device.bytes.buffer, address, count * EXTENT_SIZE);
-    const extents: DiskExtent[] = [];
-    let at = offset;
-    for (let entry = 0; entry < view.byteLength; entry += EXTENT_SIZE) {
-      const length = Number(view.getBigUint64(entry + EXTENT_LENGTH, true));
-      const kind = kindOf(view.getUint32(entry + EXTENT_FLAGS, true));
-      extents.push({ offset: at, length, kind, depth: 0, compressed: false });
-      at += length;
-    }
-    return extents;
   }
 
   /**
@@ -371,17 +389,4 @@ function toList(
   backends: Backend | readonly [Backend, ...Backend[]],
 ): readonly [Backend, ...Backend[]] {
   return 'attach' in backends ? [backends] : backends;
-}
-
-function kindOf(flags: number): DiskExtent['kind'] {
-  if ((flags & EXTENT_HOLE) !== 0) return 'hole';
-  return (flags & EXTENT_ZERO) !== 0 ? 'zero' : 'data';
-}
-
-function checkBufferBytes(bytes: number): number {
-  const isInRange = bytes >= SMALLEST_BUFFER_BYTES && bytes <= 2 ** 30;
-  if (typeof bytes === 'number' && isInRange && Number.isInteger(Math.log2(bytes))) return bytes;
-  throw invalid(
-    `bufferBytes must be a power of two from ${SMALLEST_BUFFER_BYTES} to 1073741824, not ${bytes}`,
-  );
 }

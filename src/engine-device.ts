@@ -5,9 +5,16 @@
  * that come later from the event loop are taken one batch at a time: the last one that is awaited
  * at once, others together after the callbacks of the current turn.
  */
-import { COMMAND_SLOTS, REQUEST_SLOTS } from './abi/limits.ts';
-import { REGION_SIZE } from './abi/region.ts';
-import { Arena, PAGE_SIZE } from './arena.ts';
+import { REQUEST_SLOTS } from './abi/limits.ts';
+import { CONFIG_DEVICE, CONFIG_FLAGS, REGION_SIZE } from './abi/region.ts';
+import { OP_CLEAR_LATCH, OP_RESET_QUEUE } from './abi/request.ts';
+import {
+  DEVICE_FLAGS,
+  DEVICE_HELD,
+  DEVICE_IN_FLIGHT,
+  DEVICE_RUNNING,
+} from './abi/virtio-device.ts';
+import { Arena } from './arena.ts';
 import type { Backend, Done } from './backend/backend.ts';
 import type { CompletionTarget, Device } from './device.ts';
 import {
@@ -15,9 +22,14 @@ import {
   type CompletionRecord,
   createEngine,
   type Engine,
+  resumeEngine,
   type SchedulingOptions,
 } from './engine.ts';
+import { isShared } from './engine-modules.ts';
+import { SluiceError } from './errors.ts';
 import { execute } from './executor.ts';
+import { diskOver } from './disk-geometry.ts';
+import { type Layout, layOut, memoryOf, type Place } from './place.ts';
 import type { Tracer } from './trace/tracer.ts';
 
 /** How a device is set up over its backends. */
@@ -44,18 +56,36 @@ const later: (callback: () => void) => void =
 const SHORTEST_SLEEP_MICROS = 2000;
 const MICROS_PER_MS = 1000;
 
-const REGION_PAGES_BYTES = Math.ceil(REGION_SIZE / PAGE_SIZE) * PAGE_SIZE;
-const WASM_PAGE_SIZE = 65536;
+/** What a gate lets through: it moves no data, and what is waited for may wait for it. */
+const PASSES_GATE: ReadonlySet<number> = new Set([OP_RESET_QUEUE, OP_CLEAR_LATCH]);
 
 export class EngineDevice implements Device {
-  readonly bytes: Uint8Array;
   readonly arena: Arena;
-  readonly engine: Engine;
-  readonly sizeBytes: number;
   readonly readOnly: boolean;
   readonly blockSizeBytes: number;
 
-  readonly #backends: readonly Backend[];
+  /** Is called before each pump: a copied guest's memory is brought up to date there. */
+  beforePump: (() => void) | undefined;
+  /**
+   * Is called after each pump, when the completions were delivered: the virtio device looks there
+   * for what the engine has told it. May kick.
+   */
+  afterPump: (() => void) | undefined;
+  /** Servers and the like that have agreed on sizes with their clients. */
+  faces = 0;
+
+  readonly #backends: readonly [Backend, ...Backend[]];
+  readonly #module: WebAssembly.Module | undefined;
+  #engine: Engine;
+  #bytes: Uint8Array;
+  #arenaBytes: number;
+  #sizeBytes: number;
+  /** The virtio device is to take chains; it does unless a gate is shut. */
+  #running = false;
+  /** Who keeps the gate shut: requests are refused as if there were no room, no chain is taken. */
+  #gates = 0;
+  /** Those that shut the gate, one after the other. */
+  #gate: Promise<void> = Promise.resolve();
   /** The engine looks at the clock. */
   readonly #timed: boolean;
   readonly #tracer: Tracer | undefined;
@@ -80,21 +110,23 @@ export class EngineDevice implements Device {
 
   /** Several backends make one disk, striped over them in chunks of `options.chunkBytes`. */
   constructor(backends: readonly [Backend, ...Backend[]], options: DeviceOptions) {
-    const pages = Math.ceil((REGION_PAGES_BYTES + options.arenaBytes) / WASM_PAGE_SIZE);
-    const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
+    const layout = layOut({ arenaBytes: options.arenaBytes });
+    const memory = memoryOf(undefined, layout);
     const disk = diskOver(backends);
     this.#backends = backends;
     this.#timed = (options.elevator ?? 'none') !== 'none' || (options.flushWaitMicros ?? 0) > 0;
     this.#tracer = options.tracer;
-    this.bytes = new Uint8Array(memory.buffer);
-    this.arena = new Arena(REGION_PAGES_BYTES, options.arenaBytes);
-    this.sizeBytes = disk.sizeBytes;
+    this.#module = options.module;
+    this.#bytes = new Uint8Array(memory.buffer);
+    this.#arenaBytes = layout.arenaBytes;
+    this.arena = new Arena(layout.arenaAt, layout.arenaBytes);
+    this.#sizeBytes = disk.sizeBytes;
     this.readOnly = disk.readOnly;
     this.blockSizeBytes = disk.blockSizeBytes;
     this.#command = { id: 0, op: 0, flags: 0, file: 0, segments: 0, data: 0, offset: 0, length: 0 };
     this.#completion = { tag: 0, status: 0, value: 0, errno: 0 };
     for (let tag = REQUEST_SLOTS - 1; tag >= 0; tag--) this.#freeTags.push(tag);
-    this.engine = createEngine({
+    this.#engine = createEngine({
       ...options,
       memory,
       capacityBytes: disk.sizeBytes,
@@ -105,8 +137,38 @@ export class EngineDevice implements Device {
       files: backends.length,
     });
     this.#tracer?.opened(this.sizeBytes, this.blockSizeBytes, this.readOnly);
-    const done: Done = (id, errno, value) => this.#answered(id, errno, value);
-    for (const backend of backends) backend.attach(memory, done);
+    this.#attach(memory);
+  }
+
+  get bytes(): Uint8Array {
+    const { buffer } = this.#engine.memory;
+    if (buffer !== this.#bytes.buffer) this.#bytes = new Uint8Array(buffer);
+    return this.#bytes;
+  }
+
+  /** The engine; another one after `moveTo`. */
+  get engine(): Engine {
+    return this.#engine;
+  }
+
+  get sizeBytes(): number {
+    return this.#sizeBytes;
+  }
+
+  /** The backends have another size now. Requests are checked against it from here on. */
+  set sizeBytes(bytes: number) {
+    this.#sizeBytes = bytes;
+    this.#engine.capacityBytes = bytes;
+  }
+
+  /** The virtio device takes chains (DRIVER_OK). */
+  get running(): boolean {
+    return this.#running;
+  }
+
+  set running(on: boolean) {
+    this.#running = on;
+    this.#applyRunning();
   }
 
   submit(
@@ -118,13 +180,15 @@ export class EngineDevice implements Device {
     data: number,
     target: CompletionTarget,
     token: number,
+    queue = 0,
   ): boolean {
+    if (this.#gates > 0 && !PASSES_GATE.has(op)) return false;
     const tag = this.#freeTags.pop();
     if (tag === undefined) return false;
     this.#targets[tag] = target;
     this.#tokens[tag] = token;
     this.#tracer?.submitted(tag, op, flags, offset, length);
-    this.engine.submit(tag, op, flags, offset, length, segments, data);
+    this.#engine.submit(tag, op, flags, offset, length, segments, data, queue);
     return true;
   }
 
@@ -137,14 +201,18 @@ export class EngineDevice implements Device {
     try {
       do {
         this.#again = false;
-        this.engine.pump(this.#timed ? performance.now() * MICROS_PER_MS : 0);
+        this.beforePump?.();
+        this.#engine.pump(this.#timed ? performance.now() * MICROS_PER_MS : 0);
         this.#executeCommands();
         this.#deliverCompletions();
+        this.afterPump?.();
       } while (this.#again);
     } finally {
       this.#kicking = false;
+      // A callback has thrown: what it kept from being done is done later.
+      if (this.#again) this.kickSoon();
     }
-    if (this.#timed) this.#kickAfter(this.engine.waitMicros);
+    if (this.#timed) this.#kickAfter(this.#engine.waitMicros);
     if (this.#idle && this.#idleWaiters.length > 0) this.#wake('idle');
   }
 
@@ -152,19 +220,110 @@ export class EngineDevice implements Device {
     this.#spaceWaiters.push(callback);
   }
 
-  /** Resolves when no request is open and nothing is at a backend. */
+  /** Resolves when no request or chain is in flight and nothing is at a backend. */
   async drained(): Promise<void> {
     this.kick();
     if (!this.#idle) await new Promise<void>((resolve) => this.#idleWaiters.push(resolve));
   }
 
+  /**
+   * Moves the engine, as it is, to another memory or another base: nothing that it knows is lost.
+   * The backends follow. With `virtqueues` a new virtio device lies beside it, all queues off.
+   * @throws SluiceError ERR_SLUICE_BUSY when anything is in flight; ERR_SLUICE_INVALID_ARGUMENT
+   *   when there is no room. Nothing has changed then.
+   */
+  moveTo(place: Place): void {
+    const layout = layOut(place);
+    this.#refuseMove(layout);
+    const memory = memoryOf(place.memory, layout);
+    const module = place.module ?? (isShared(memory) ? undefined : this.#module);
+    const engine = resumeEngine(memory, layout.base, module, layout.virtqueues);
+    const from = this.#engine;
+    const region = this.bytes.slice(from.base, from.base + REGION_SIZE);
+    new Uint8Array(memory.buffer).set(region, layout.base);
+    engine.store(CONFIG_FLAGS, engine.load(CONFIG_FLAGS) & ~CONFIG_DEVICE);
+    if (layout.virtqueues > 0 && engine.exports.initDevice(layout.base, layout.virtqueues) !== 1) {
+      throw new Error(`the engine refuses ${layout.virtqueues} virtqueues at ${layout.base}`);
+    }
+    this.#engine = engine;
+    this.#running = false;
+    this.#arenaBytes = layout.arenaBytes;
+    this.arena.moveTo(layout.arenaAt, layout.arenaBytes);
+    this.#attach(memory);
+  }
+
+  /**
+   * Runs `work` once nothing is in flight. Requests that come from this call on wait until it has
+   * ended, chains stay in their rings.
+   */
+  quiesced<T>(work: () => Promise<T>): Promise<T> {
+    this.#shutGate(1);
+    const result = this.#gate.then(() => this.drained()).then(work);
+    this.#gate = result.then(
+      () => this.#shutGate(-1),
+      () => this.#shutGate(-1),
+    );
+    return result;
+  }
+
   /** No request is open, and no command is at a backend: a sync may outlive who asked for it. */
   get #idle(): boolean {
-    return this.#freeTags.length === REQUEST_SLOTS && this.#inFlight === 0;
+    return this.#requestsInFlight === 0 && this.#inFlight === 0;
+  }
+
+  /** Requests of the host, and chains of guests. */
+  get #requestsInFlight(): number {
+    const chains =
+      this.#engine.queues === 0 ? 0 : this.#engine.load(REGION_SIZE + DEVICE_IN_FLIGHT);
+    return REQUEST_SLOTS - this.#freeTags.length + chains;
+  }
+
+  /** Requests that an error policy has stopped: they wait for `resume` or a reset. */
+  get held(): number {
+    return this.#engine.queues === 0 ? 0 : this.#engine.load(REGION_SIZE + DEVICE_HELD);
+  }
+
+  #attach(memory: WebAssembly.Memory): void {
+    const done: Done = (id, errno, value) => this.#answered(id, errno, value);
+    for (const backend of this.#backends) backend.attach(memory, done);
+  }
+
+  #refuseMove({ arenaBytes }: Layout): void {
+    const reason = this.#reasonToStay(arenaBytes);
+    if (reason !== undefined) {
+      throw new SluiceError('ERR_SLUICE_BUSY', `the disk cannot move to a memory now: ${reason}`);
+    }
+  }
+
+  #reasonToStay(arenaBytes: number): string | undefined {
+    if (this.afterPump !== undefined) return 'it has a virtio device; close that first';
+    if (this.#kicking) return 'one of its callbacks is running; move after that has returned';
+    if (!this.#idle || this.#gates > 0) {
+      return `it has ${this.#requestsInFlight} requests in flight; await them first`;
+    }
+    if (!this.arena.idle) return 'a client is in the middle of a request; close its server first';
+    if (arenaBytes >= this.#arenaBytes || this.faces === 0) return undefined;
+    return `it is served with ${this.#arenaBytes} bytes of buffers; keep these or serve it later`;
+  }
+
+  #shutGate(more: 1 | -1): void {
+    this.#gates += more;
+    this.#applyRunning();
+    if (this.#gates > 0) return;
+    this.#wake('space');
+    this.kick();
+  }
+
+  #applyRunning(): void {
+    const engine = this.#engine;
+    if (engine.queues === 0) return;
+    const at = REGION_SIZE + DEVICE_FLAGS;
+    const on = this.#running && this.#gates === 0;
+    engine.store(at, (engine.load(at) & ~DEVICE_RUNNING) | (on ? DEVICE_RUNNING : 0));
   }
 
   #executeCommands(): void {
-    const { engine } = this;
+    const engine = this.#engine;
     while (engine.takeCommand(this.#command)) {
       this.#inFlight += 1;
       execute(this.#backends, this.#command);
@@ -172,7 +331,7 @@ export class EngineDevice implements Device {
   }
 
   #deliverCompletions(): void {
-    const { engine } = this;
+    const engine = this.#engine;
     let any = false;
     while (engine.takeCompletion(this.#completion)) {
       const { tag, status, value, errno } = this.#completion;
@@ -195,14 +354,15 @@ export class EngineDevice implements Device {
   }
 
   #answered(id: number, errno: number, value: number): void {
-    this.engine.result(id, errno, value);
+    this.#engine.result(id, errno, value);
     this.#inFlight -= 1;
     if (this.#kicking) this.#again = true;
     else if (this.#inFlight === 0) this.kick();
-    else this.#kickSoon();
+    else this.kickSoon();
   }
 
-  #kickSoon(): void {
+  /** Kicks after the callbacks of this turn of the event loop. */
+  kickSoon(): void {
     if (this.#scheduled) return;
     this.#scheduled = true;
     later(this.#scheduledKick);
@@ -212,28 +372,7 @@ export class EngineDevice implements Device {
   #kickAfter(waitMicros: number): void {
     clearTimeout(this.#timer);
     if (waitMicros === Infinity) return;
-    if (waitMicros < SHORTEST_SLEEP_MICROS) this.#kickSoon();
+    if (waitMicros < SHORTEST_SLEEP_MICROS) this.kickSoon();
     else this.#timer = setTimeout(() => this.kick(), Math.floor(waitMicros / MICROS_PER_MS));
   }
-}
-
-/** What the backends are together. */
-interface Together {
-  readonly sizeBytes: number;
-  readonly readOnly: boolean;
-  readonly blockSizeBytes: number;
-  readonly depth: number;
-  readonly fua: boolean;
-}
-
-/** Several files have one size, which is whole chunks (scheduling-options.ts). */
-function diskOver(backends: readonly Backend[]): Together {
-  const depth = backends.reduce((sum, backend) => sum + backend.depth, 0);
-  return {
-    sizeBytes: backends.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
-    readOnly: backends.some(({ readOnly }) => readOnly),
-    blockSizeBytes: Math.max(...backends.map(({ blockSizeBytes }) => blockSizeBytes)),
-    depth: Math.min(depth, COMMAND_SLOTS),
-    fua: backends.every(({ fua = true }) => fua),
-  };
 }

@@ -36,15 +36,9 @@ import {
   REQUEST_SIZE,
   REQUEST_TAG,
 } from './abi/request.ts';
-import { ENGINE_WASM_BASE64 } from './engine-wasm.ts';
+import { type EngineExports, inlinedModuleFor } from './engine-modules.ts';
 
-/** What the module exports (assembly/index.ts). */
-// A type and not an interface: the loader wants an index signature.
-export type EngineExports = {
-  regionSize(): number;
-  init(base: number): number;
-  pump(base: number, now: number): number;
-};
+export { type EngineExports, inlinedModule, missingExports } from './engine-modules.ts';
 
 /** How requests are ordered and made stable. */
 export interface SchedulingOptions {
@@ -63,21 +57,13 @@ export interface SchedulingOptions {
   readonly chunkBytes?: number | undefined;
 }
 
-const ENTRY_POINTS: readonly string[] = ['regionSize', 'init', 'pump'];
-
-/** What a module lacks to be an engine: names of exports. */
-export function missingExports(module: WebAssembly.Module): string[] {
-  const names = WebAssembly.Module.exports(module).map(({ name }) => name);
-  return ENTRY_POINTS.filter((name) => !names.includes(name));
-}
-
 /** What an engine is made for. */
 export interface EngineOptions extends SchedulingOptions {
-  /** The memory to live in; it must hold region.REGION_SIZE bytes from `base` on and never grow. */
+  /** The memory to live in; it must hold region.REGION_SIZE bytes from `base` on. It may grow. */
   readonly memory: WebAssembly.Memory;
   /** Start of the region, on a 64-byte boundary. Default 0. */
   readonly base?: number;
-  /** A build of the engine; default: the release build that is inlined in the package. */
+  /** A build of the engine; default: the inlined release build that fits the memory. */
   readonly module?: WebAssembly.Module | undefined;
   readonly capacityBytes: number;
   /** Granule of hazards, a power of two. */
@@ -143,63 +129,79 @@ export interface CompletionRecord {
 const RING_MASK = RING_ENTRIES - 1;
 const HIGH_WORD = 0x1_0000_0000;
 
-let inlined: WebAssembly.Module | undefined;
-
-/** The release build that is inlined in the package, compiled once. */
-export function inlinedModule(): WebAssembly.Module {
-  if (inlined === undefined) {
-    const binary = atob(ENGINE_WASM_BASE64);
-    inlined = new WebAssembly.Module(Uint8Array.from(binary, (char) => char.charCodeAt(0)));
-  }
-  return inlined;
-}
-
 /** Instantiates the engine over a memory. */
 export function createEngine(options: EngineOptions): Engine {
-  const module = options.module ?? inlinedModule();
-  const { instance } = instantiateSync<EngineExports>(module, { env: { memory: options.memory } });
+  const { memory, base = 0 } = options;
+  const engine = resumeEngine(memory, base, options.module);
+  engine.configure(options);
+  return engine;
+}
+
+/**
+ * An engine over a region that another one has worked on, as it left it.
+ * @param queues virtqueues beside the region; their device is off until `initDevice`
+ */
+export function resumeEngine(
+  memory: WebAssembly.Memory,
+  base: number,
+  module = inlinedModuleFor(memory),
+  queues = 0,
+): Engine {
+  const { instance } = instantiateSync<EngineExports>(module, { env: { memory } });
   // The loader's own wrappers cost five times a raw call.
-  return new Engine(instance.exports as EngineExports, options);
+  return new Engine(instance.exports as EngineExports, memory, base, queues);
 }
 
 /** One engine: requests and results in, commands and completions out. */
 export class Engine {
-  readonly #exports: EngineExports;
-  readonly #base: number;
-  readonly #words: Uint32Array;
-  readonly #view: DataView;
+  /** The calls of the module. */
+  readonly exports: EngineExports;
+  /** Where the engine lives. It may grow: then the views of an unshared memory go empty. */
+  readonly memory: WebAssembly.Memory;
+  /** Where its region starts. */
+  readonly base: number;
+  /** Virtqueues of the device beside it. */
+  readonly queues: number;
+  readonly #lengthBytes: number;
+  #region: Uint32Array;
 
   /** Use `createEngine`. */
-  constructor(exports: EngineExports, options: EngineOptions) {
-    const { memory, base = 0 } = options;
-    if (base + region.REGION_SIZE > memory.buffer.byteLength) {
-      throw new RangeError(`an engine at ${base} needs ${region.REGION_SIZE} bytes of memory`);
+  constructor(exports: EngineExports, memory: WebAssembly.Memory, base: number, queues: number) {
+    this.#lengthBytes = region.REGION_SIZE + (queues === 0 ? 0 : exports.deviceSize(queues));
+    if (base + this.#lengthBytes > memory.buffer.byteLength) {
+      throw new RangeError(`an engine at ${base} needs ${this.#lengthBytes} bytes of memory`);
     }
-    this.#exports = exports;
-    this.#base = base;
-    this.#words = new Uint32Array(memory.buffer, base, region.REGION_SIZE / 4);
-    this.#view = new DataView(memory.buffer, base, region.REGION_SIZE);
-    this.#configure(options);
+    this.exports = exports;
+    this.memory = memory;
+    this.base = base;
+    this.queues = queues;
+    this.#region = new Uint32Array(memory.buffer, base, this.#lengthBytes / 4);
   }
 
   /** True while completed writes need a flush to be stable. */
   get wce(): boolean {
-    return this.#load(region.STATE_WCE) !== 0;
+    return this.load(region.STATE_WCE) !== 0;
   }
 
   /** True once a sync has failed: no flush succeeds any more. */
   get latched(): boolean {
-    return this.#load(region.STATE_LATCHED) !== 0;
+    return this.load(region.STATE_LATCHED) !== 0;
+  }
+
+  /** Capacity of the disk: what requests are checked against when they are taken. */
+  set capacityBytes(bytes: number) {
+    this.store(region.CONFIG_CAPACITY, bytes);
+    this.store(region.CONFIG_CAPACITY + 4, bytes / HIGH_WORD);
   }
 
   /** Requests that the engine has not taken yet. */
   get requestsWaiting(): number {
-    return (this.#load(region.REQUEST_TAIL) - this.#load(region.REQUEST_HEAD)) >>> 0;
+    return (this.load(region.REQUEST_TAIL) - this.load(region.REQUEST_HEAD)) >>> 0;
   }
 
   /** A counter (COUNT_* of abi/region.ts). */
   counter(offset: number): number {
-    return this.#load(offset) + this.#load(offset + 4) * HIGH_WORD;
+    return this.load(offset) + this.load(offset + 4) * HIGH_WORD;
   }
 
   /** Appends a request. The caller keeps at most RING_ENTRIES waiting. */
@@ -213,8 +215,8 @@ export class Engine {
     data: number,
     queue = 0,
   ): void {
-    const words = this.#words;
-    const tail = this.#load(region.REQUEST_TAIL);
+    const words = this.#words();
+    const tail = this.load(region.REQUEST_TAIL);
     const at = (region.REQUEST_RING + (tail & RING_MASK) * REQUEST_SIZE) >>> 2;
     words[at + REQUEST_TAG / 4] = tag;
     words[at + REQUEST_OP / 4] =
@@ -232,8 +234,8 @@ export class Engine {
 
   /** Appends the answer to a command. */
   result(id: number, errno: number, value: number): void {
-    const words = this.#words;
-    const tail = this.#load(region.RESULT_TAIL);
+    const words = this.#words();
+    const tail = this.load(region.RESULT_TAIL);
     const at = (region.RESULT_RING + (tail & RING_MASK) * RESULT_SIZE) >>> 2;
     words[at + RESULT_ID / 4] = id;
     words[at + RESULT_ERRNO / 4] = errno;
@@ -246,20 +248,20 @@ export class Engine {
    * @param nowMicros time since any moment; only deadlines and companion waits look at it
    */
   pump(nowMicros: number): number {
-    return this.#exports.pump(this.#base, nowMicros);
+    return this.exports.pump(this.base, nowMicros);
   }
 
   /** Microseconds after which to pump again though nothing has happened; Infinity: never. */
   get waitMicros(): number {
-    const wait = this.#load(region.STATE_WAIT);
+    const wait = this.load(region.STATE_WAIT);
     return wait === region.STATE_WAIT_NEVER ? Infinity : wait;
   }
 
   /** Takes the next command into `command`; false when there is none. */
   takeCommand(command: CommandRecord): boolean {
-    const words = this.#words;
-    const head = this.#load(region.COMMAND_HEAD);
-    if (head === this.#load(region.COMMAND_TAIL)) return false;
+    const words = this.#words();
+    const head = this.load(region.COMMAND_HEAD);
+    if (head === this.load(region.COMMAND_TAIL)) return false;
     const at = (region.COMMAND_RING + (head & RING_MASK) * COMMAND_SIZE) >>> 2;
     const opAndFlags = words[at + COMMAND_OP / 4] ?? 0;
     command.id = words[at + COMMAND_ID / 4] ?? 0;
@@ -268,17 +270,17 @@ export class Engine {
     command.file = (opAndFlags >>> ((COMMAND_FILE - COMMAND_OP) * 8)) & 0xffff;
     command.segments = words[at + COMMAND_SEGMENTS / 4] ?? 0;
     command.data = words[at + COMMAND_DATA / 4] ?? 0;
-    command.offset = this.#pair(at + COMMAND_OFFSET / 4);
-    command.length = this.#pair(at + COMMAND_LENGTH / 4);
+    command.offset = pair(words, at + COMMAND_OFFSET / 4);
+    command.length = pair(words, at + COMMAND_LENGTH / 4);
     words[region.COMMAND_HEAD >>> 2] = head + 1;
     return true;
   }
 
   /** Takes the next completion into `completion`; false when there is none. */
   takeCompletion(completion: CompletionRecord): boolean {
-    const words = this.#words;
-    const head = this.#load(region.COMPLETION_HEAD);
-    if (head === this.#load(region.COMPLETION_TAIL)) return false;
+    const words = this.#words();
+    const head = this.load(region.COMPLETION_HEAD);
+    if (head === this.load(region.COMPLETION_TAIL)) return false;
     const at = (region.COMPLETION_RING + (head & RING_MASK) * COMPLETION_SIZE) >>> 2;
     completion.tag = words[at + COMPLETION_TAG / 4] ?? 0;
     completion.status = words[at + COMPLETION_STATUS / 4] ?? 0;
@@ -288,12 +290,12 @@ export class Engine {
     return true;
   }
 
-  #configure(options: EngineOptions): void {
-    const view = this.#view;
+  /** Starts it anew. Use `createEngine`. */
+  configure(options: EngineOptions): void {
     const elevator = options.elevator ?? 'none';
     const deadline = typeof elevator === 'string' ? {} : elevator;
-    const word = (at: number, value: number): void => view.setUint32(at, value, true);
-    view.setBigUint64(region.CONFIG_CAPACITY, BigInt(options.capacityBytes), true);
+    const word = (at: number, value: number): void => this.store(at, value);
+    this.capacityBytes = options.capacityBytes;
     word(region.CONFIG_BLOCK_SIZE, options.blockSizeBytes);
     word(region.CONFIG_FLAGS, flagsOf(options));
     word(region.CONFIG_DEPTH, options.depth);
@@ -307,18 +309,32 @@ export class Engine {
     word(region.CONFIG_BATCH, deadline.batch ?? DEFAULT_BATCH);
     word(region.CONFIG_WRITES_STARVED, deadline.writesStarved ?? DEFAULT_WRITES_STARVED);
     word(region.CONFIG_FLUSH_WAIT, options.flushWaitMicros ?? 0);
-    if (this.#exports.init(this.#base) !== 1) {
-      throw new RangeError(`the engine refuses ${JSON.stringify(options)} at ${this.#base}`);
+    if (this.exports.init(this.base) !== 1) {
+      throw new RangeError(`the engine refuses ${JSON.stringify(options)} at ${this.base}`);
     }
   }
 
-  #load(offset: number): number {
-    return this.#words[offset >>> 2] ?? 0;
+  /** The region; anew when its buffer has detached because the memory grew. */
+  #words(): Uint32Array {
+    if (this.#region.length === 0) {
+      this.#region = new Uint32Array(this.memory.buffer, this.base, this.#lengthBytes / 4);
+    }
+    return this.#region;
   }
 
-  #pair(at: number): number {
-    return (this.#words[at] ?? 0) + (this.#words[at + 1] ?? 0) * HIGH_WORD;
+  /** A u32 of the region, or of the device behind it. */
+  load(offset: number): number {
+    return this.#words()[offset >>> 2] ?? 0;
   }
+
+  /** Sets a u32 of the region, or of the device behind it. */
+  store(offset: number, value: number): void {
+    this.#words()[offset >>> 2] = value;
+  }
+}
+
+function pair(words: Uint32Array, at: number): number {
+  return (words[at] ?? 0) + (words[at + 1] ?? 0) * HIGH_WORD;
 }
 
 function flagsOf(options: EngineOptions): number {

@@ -8,6 +8,7 @@
 /** Every code that a SluiceError can carry, and what it means. */
 export const ERROR_CODES = {
   ERR_SLUICE_ALIGNMENT: 'The image size does not fit the block size that O_DIRECT needs.',
+  ERR_SLUICE_BUSY: 'The disk is in the middle of something that must end first.',
   ERR_SLUICE_CLOSED: 'The disk was used after it was closed.',
   ERR_SLUICE_DIRECT_UNSUPPORTED: 'O_DIRECT was asked for where the system does not offer it.',
   ERR_SLUICE_FLUSH_LATCHED:
@@ -22,6 +23,7 @@ export const ERROR_CODES = {
   ERR_SLUICE_OUT_OF_RANGE: 'The request reaches past the end of the disk.',
   ERR_SLUICE_READ_ONLY: 'A write was sent to a disk that was opened read-only.',
   ERR_SLUICE_UNSUPPORTED: 'The disk or the system cannot do what was asked.',
+  ERR_SLUICE_VIRTQUEUE: 'A virtqueue or its guest memory is not as it must be.',
 } as const;
 
 /** The stable part of an error. */

@@ -12,6 +12,9 @@ export {
   type SchedulingOptions,
 } from './engine.ts';
 export { Disk } from './disk.ts';
+export { type Footprint, footprintBytes, type Place } from './place.ts';
+export type { ResizeOptions } from './resize.ts';
+export * from './virtio/index.ts';
 export type {
   ByteCount,
   DiskExtent,

@@ -27,6 +27,8 @@ export interface Ask {
   /** Puts the data of a write into the buffer, just before it is submitted. */
   readonly fill?: (address: number) => void;
   readonly signal?: AbortSignal | undefined;
+  /** The engine's queue; default 0. */
+  readonly queue?: number;
 }
 
 /** A call between its beginning and its completion. */
@@ -125,15 +127,15 @@ export class PromisedRequests implements CompletionTarget {
 
   /** False when the call has to wait, and `#advance` will come again. */
   #start(call: Call): boolean {
-    const { op, flags, offset, length, segments = 0, bufferBytes = 0, fill } = call.ask;
+    const { op, flags, offset, length, segments = 0, bufferBytes = 0, fill, queue } = call.ask;
     if (bufferBytes > 0 && call.address === 0 && !this.#allocate(call, bufferBytes)) return false;
     fill?.(call.address);
     const token = this.#freeTokens.pop() ?? this.#submitted.length;
     this.#submitted[token] = call;
     this.#queueKick();
-    if (this.#device.submit(op, flags, offset, length, segments, call.address, this, token)) {
+    const at = call.address;
+    if (this.#device.submit(op, flags, offset, length, segments, at, this, token, queue))
       return true;
-    }
     this.#submitted[token] = undefined;
     this.#freeTokens.push(token);
     this.#waiting = true;

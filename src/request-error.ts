@@ -19,6 +19,14 @@ export interface Asked {
   readonly sizeBytes: number;
 }
 
+/** Operations that name no range of the disk. */
+const RANGELESS: ReadonlySet<string> = new Set([
+  'flush',
+  'clear latch',
+  'reset queue',
+  'set write cache',
+]);
+
 /** Names of the errnos that a disk commonly meets; the number stands for the others. */
 const ERRNO_NAMES: Readonly<Record<number, string>> = {
   5: 'EIO',
@@ -98,7 +106,7 @@ function systemError(errno: number, operation: string): Error {
 export function requestError(status: number, errno: number, asked: Asked): SluiceError {
   const code = codeOf(status);
   const { operation, offset, length } = asked;
-  const hasRange = operation !== 'flush' && operation !== 'clear latch';
+  const hasRange = !RANGELESS.has(operation);
   const place = hasRange ? ` of ${length} bytes at offset ${offset}` : '';
   return new SluiceError(code, `${operation}${place} failed: ${reasonOf(code, errno, asked)}`, {
     operation,

@@ -41,3 +41,4 @@ export type {
   SimulatedFaults,
   TimedOperation,
 } from './testing/simulated-disk-options.ts';
+export * from './testing/guest/index.ts';

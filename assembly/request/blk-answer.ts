@@ -24,6 +24,13 @@ export function isOfChain(engine: usize, tag: u32): bool {
   return (tag & TAG_CHAIN) != 0 && hasDevice(engine);
 }
 
+/** True when the queue of such a request is being reset. */
+export function isOfDead(engine: usize, tag: u32): bool {
+  const device = changetype<usize>(Device.of(engine));
+  const chain = Chain.at(device, tag & ~TAG_CHAIN);
+  return Queue.at(device, chain.queue).state == QUEUE_DEAD;
+}
+
 /** True while requests of a chain are not answered. */
 export function hasRequests(engine: usize, index: u32): bool {
   return Chain.at(changetype<usize>(Device.of(engine)), index).pending != 0;

@@ -1,23 +1,17 @@
-// Small copies between a chain that has just been walked and the device. Positions count from its
-// first readable, or its first writable byte.
+// Small copies between a chain that has just been walked and the device.
 
 import { BLK_HEADER_SIZE } from '../../src/abi/virtio-blk.ts';
 import { SEGMENT_ADDRESS, SEGMENT_LENGTH, SEGMENT_SIZE } from '../../src/abi/request.ts';
 import { Walk } from '../ring/record.ts';
 
-/** Copies `length` readable bytes from position `skip` on; the caller knows that they are there. */
-export function copyReadable(walk: Walk, target: usize, skip: u32, length: u32): void {
-  let at = <usize>walk.list;
-  while (skip >= load<u32>(at, SEGMENT_LENGTH)) {
-    skip -= load<u32>(at, SEGMENT_LENGTH);
-    at += SEGMENT_SIZE;
-  }
+/** Copies `length` bytes from segment `first` on; the caller knows that they are there. */
+export function copyReadable(walk: Walk, first: u32, target: usize, length: u32): void {
+  let at = <usize>walk.list + <usize>first * SEGMENT_SIZE;
   for (let left = length; left != 0; at += SEGMENT_SIZE) {
-    const bytes = min(left, load<u32>(at, SEGMENT_LENGTH) - skip);
-    copyBytes(target, <usize>load<u32>(at, SEGMENT_ADDRESS) + skip, bytes);
+    const bytes = min(left, load<u32>(at, SEGMENT_LENGTH));
+    copyBytes(target, load<u32>(at, SEGMENT_ADDRESS), bytes);
     target += bytes;
     left -= bytes;
-    skip = 0;
   }
 }
 

@@ -36,8 +36,11 @@ export class Range {
   }
 }
 
-/** Copies and checks the list of the chain that has just been walked (L1). Returns its status. */
-export function parseRanges(engine: usize, op: i32): i32 {
+/**
+ * Copies and checks the list of the chain that has just been walked, from segment `first` on (L1).
+ * Returns its status.
+ */
+export function parseRanges(engine: usize, first: u32, op: i32): i32 {
   const state = Device.of(engine);
   const device = changetype<usize>(state);
   const bytes = Walk.of(device).readable - BLK_HEADER_SIZE;
@@ -45,7 +48,7 @@ export function parseRanges(engine: usize, op: i32): i32 {
   const limit = isDiscard ? state.discardSegments : state.zeroesSegments;
   const most = <u64>min(limit, <u32>BLK_RANGES) * BLK_RANGE_SIZE;
   if (bytes == 0 || bytes % BLK_RANGE_SIZE != 0 || bytes > most) return VIRTIO_BLK_S_IOERR;
-  copyReadable(Walk.of(device), device + RANGES, BLK_HEADER_SIZE, <u32>bytes);
+  copyReadable(Walk.of(device), first, device + RANGES, <u32>bytes);
   const flags: u32 = isDiscard ? 0 : VIRTIO_BLK_RANGE_F_UNMAP;
   const longest = isDiscard ? state.discardSectors : state.zeroesSectors;
   const sectors = changetype<Engine>(engine).capacity / SECTOR_SIZE;

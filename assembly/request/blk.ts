@@ -20,7 +20,9 @@ import {
   TAG_CHAIN,
 } from '../../src/abi/virtio-device.ts';
 import {
+  BLK_HEADER_SECTOR,
   BLK_HEADER_SIZE,
+  BLK_HEADER_TYPE,
   VIRTIO_BLK_ID_BYTES,
   VIRTIO_BLK_S_IOERR,
   VIRTIO_BLK_S_UNSUPP,
@@ -36,7 +38,7 @@ import {
 } from '../../src/abi/virtio-blk.ts';
 import { DEVICE_ID } from '../../src/abi/virtio-device.ts';
 import { SECTOR_SIZE } from '../../src/abi/limits.ts';
-import { CONFIG_READ_ONLY } from '../../src/abi/region.ts';
+import { CONFIG_READ_ONLY, REGION_SIZE } from '../../src/abi/region.ts';
 import {
   OP_DISCARD,
   OP_FLUSH,
@@ -65,32 +67,124 @@ const SECTOR_BITS: u64 = 55;
  * has none is decided at once: its `status` and `written` stand.
  */
 export function submitChain(engine: usize, index: u32): void {
-  const device = Device.of(engine);
-  const walk = Walk.of(changetype<usize>(device));
-  const chain = Chain.at(changetype<usize>(device), index);
-  chain.statusPlace = <u32>NOWHERE;
-  if (walk.writable == 0) return; // V2
-  const lastLength = placeStatus(walk, chain);
+  const device = engine + REGION_SIZE;
+  const walk = Walk.of(device);
+  const chain = Chain.at(device, index);
+  if (!parseChain(device, walk, chain)) return;
+  if (walk.type <= <u32>VIRTIO_BLK_T_OUT) submitTransfer(engine, index, 0);
+  else submitOther(engine, index);
+}
+
+/**
+ * Finds status, header and data of the chain that has just been walked; false when it is decided
+ * already. Of a transfer the data is known then: `walk.data` bytes in `walk.dataSegments` segments
+ * from the chain's `first` on. What IN and OUT differ in is chosen without branches, as guests mix
+ * them at will.
+ */
+export function parseChain(device: usize, walk: Walk, chain: Chain): bool {
+  const last = <usize>walk.end - SEGMENT_SIZE;
+  if (walk.total == walk.readable) {
+    chain.statusPlace = <u32>NOWHERE; // V2
+    chain.usedLength = 0;
+    return false;
+  }
+  const lastLength = load<u32>(last, SEGMENT_LENGTH);
+  chain.statusPlace = load<u32>(last, SEGMENT_ADDRESS) + lastLength - 1;
+  chain.padding = 0;
+  walk.total -= 1;
+  if (lastLength == 1) walk.end = <u32>last;
+  else store<u32>(last, lastLength - 1, SEGMENT_LENGTH);
   if (!readHeader(device, walk, lastLength)) {
+    chain.status = VIRTIO_BLK_S_IOERR;
+    return false;
+  }
+  const type = walk.type & ~VIRTIO_BLK_T_BARRIER;
+  if (lastLength != 1 && type != VIRTIO_BLK_T_GET_ID) widenStatus(walk, chain, lastLength);
+  const isOut: bool = (type & 1) != 0;
+  const out = walk.readable - BLK_HEADER_SIZE;
+  const into = walk.total - walk.readable;
+  let skipped: u32 = 1;
+  if (load<u32>(walk.list, SEGMENT_LENGTH) != BLK_HEADER_SIZE && isOut) skipped = skipHeader(walk);
+  walk.data = select<u64>(out, into, isOut);
+  walk.stray = select<u64>(into, out, isOut);
+  chain.first = select<u32>(skipped, walk.readableSegments, isOut);
+  const first = walk.list + chain.first * SEGMENT_SIZE;
+  walk.dataSegments = (walk.end - first) / SEGMENT_SIZE;
+  return true;
+}
+
+/**
+ * A last buffer of `length` bytes with more than the status byte has data too. But where the data
+ * would not be whole sectors then, and is without it, all of it is status area: zeroes, and the
+ * status in its last byte. The data of GET_ID is never whole sectors.
+ */
+function widenStatus(walk: Walk, chain: Chain, length: u32): void {
+  const data = walk.total - walk.readable;
+  const before = data + 1 - <u64>length;
+  if (length >= <u32>SECTOR_SIZE || data % SECTOR_SIZE == 0 || before % SECTOR_SIZE != 0) return;
+  chain.padding = length - 1;
+  walk.total -= <u64>chain.padding;
+  walk.end -= SEGMENT_SIZE;
+}
+
+/** Copies the header (V1); false when it is not whole, or the framing not as it has to be. */
+function readHeader(device: usize, walk: Walk, lastLength: u32): bool {
+  if (walk.readable < <u64>BLK_HEADER_SIZE) return false;
+  const first = <usize>walk.list;
+  const length = load<u32>(first, SEGMENT_LENGTH);
+  if (changetype<Device>(device).has(DEVICE_FIXED_FRAMING)) {
+    if (length != BLK_HEADER_SIZE || lastLength != 1) return false;
+  }
+  if (length < <u32>BLK_HEADER_SIZE) {
+    copyReadable(walk, 0, changetype<usize>(walk) + offsetof<Walk>('type'), BLK_HEADER_SIZE);
+    return true;
+  }
+  const header = <usize>load<u32>(first, SEGMENT_ADDRESS);
+  walk.type = load<u32>(header, BLK_HEADER_TYPE);
+  walk.sector = load<u64>(header, BLK_HEADER_SECTOR);
+  return true;
+}
+
+/** IN and OUT. */
+function submitTransfer(engine: usize, index: u32, flags: i32): void {
+  const device = engine + REGION_SIZE;
+  const walk = Walk.of(device);
+  const chain = Chain.at(device, index);
+  if (walk.stray != 0 || !isWhole(device, walk.sector, walk.data)) {
     chain.status = VIRTIO_BLK_S_IOERR;
     return;
   }
+  const isOut: bool = (walk.type & 1) != 0;
+  chain.written = select<u32>(0, <u32>walk.data, isOut);
+  const first = <usize>walk.list + <usize>chain.first * SEGMENT_SIZE;
+  const segments = walk.dataSegments;
+  const op = select<i32>(OP_WRITE, OP_READ, isOut);
+  // A request without data names one segment of no bytes.
+  const place = segments == 1 ? load<u32>(first, SEGMENT_ADDRESS) : <u32>first;
+  const offset = walk.sector * SECTOR_SIZE;
+  append(engine, index, op, flags, max(segments, 1), place, offset, walk.data);
+}
+
+/** Whatever is not plainly IN or OUT. */
+function submitOther(engine: usize, index: u32): void {
+  const device = Device.of(engine);
+  const walk = Walk.of(changetype<usize>(device));
+  const chain = Chain.at(changetype<usize>(device), index);
   const barrier = (walk.type & VIRTIO_BLK_T_BARRIER) != 0 && device.has(DEVICE_BARRIER);
   const flags = barrier ? REQUEST_BARRIER : 0;
   const type = walk.type & ~VIRTIO_BLK_T_BARRIER;
   if (isReadOnly(engine) && changesDisk(type)) chain.status = VIRTIO_BLK_S_IOERR;
-  else dispatch(engine, index, chain, type, flags);
+  else dispatch(engine, index, type, flags);
 }
 
 /** Does what the header says. */
-function dispatch(engine: usize, index: u32, chain: Chain, type: u32, flags: i32): void {
+function dispatch(engine: usize, index: u32, type: u32, flags: i32): void {
   const device = Device.of(engine);
+  const chain = Chain.at(changetype<usize>(device), index);
   switch (type) {
     case VIRTIO_BLK_T_IN:
-      submitRead(engine, index, flags);
-      break;
     case VIRTIO_BLK_T_OUT:
-      submitWrite(engine, index, flags);
+      submitTransfer(engine, index, flags);
       break;
     case VIRTIO_BLK_T_FLUSH:
     case VIRTIO_BLK_T_FLUSH_OUT:
@@ -128,97 +222,18 @@ function changesDisk(type: u32): bool {
   }
 }
 
-/**
- * Finds the status byte, which is the last writable one, and takes the status area off the list.
- * Where the data would not be whole sectors otherwise, or there is none, all of a last buffer
- * shorter than a sector is status area: zeroes, and the status in its last byte. Returns the length
- * of that buffer.
- */
-function placeStatus(walk: Walk, chain: Chain): u32 {
-  const last = <usize>walk.end - SEGMENT_SIZE;
-  const length = load<u32>(last, SEGMENT_LENGTH);
-  const writable = walk.writable;
-  let area: u32 = 1;
-  if (length != 1 && length < <u32>SECTOR_SIZE) {
-    const before = writable - <u64>length;
-    const isRagged: bool = before == 0 || (writable - 1) % SECTOR_SIZE != 0;
-    if (isRagged && before % SECTOR_SIZE == 0) area = length;
-  }
-  chain.statusPlace = load<u32>(last, SEGMENT_ADDRESS) + length - 1;
-  chain.padding = area - 1;
-  walk.total -= <u64>area;
-  if (length == area) walk.end = <u32>last;
-  else store<u32>(last, length - area, SEGMENT_LENGTH);
-  return length;
-}
-
-/** Copies the header (V1); false when it is not whole, or the framing not as it has to be. */
-function readHeader(device: Device, walk: Walk, lastLength: u32): bool {
-  if (walk.readable < <u64>BLK_HEADER_SIZE) return false;
-  const first = <usize>walk.list;
-  const length = load<u32>(first, SEGMENT_LENGTH);
-  if (device.has(DEVICE_FIXED_FRAMING)) {
-    if (length != BLK_HEADER_SIZE || lastLength != 1) return false;
-  }
-  const header = changetype<usize>(walk) + offsetof<Walk>('type');
-  if (length < <u32>BLK_HEADER_SIZE) copyReadable(walk, header, 0, BLK_HEADER_SIZE);
-  else v128.store(header, v128.load(load<u32>(first, SEGMENT_ADDRESS)));
-  return true;
-}
-
-function submitRead(engine: usize, index: u32, flags: i32): void {
-  const device = changetype<usize>(Device.of(engine));
-  const walk = Walk.of(device);
-  const chain = Chain.at(device, index);
-  const length = walk.writable;
-  if (walk.readable != <u64>BLK_HEADER_SIZE || !isWhole(engine, walk.sector, length)) {
-    chain.status = VIRTIO_BLK_S_IOERR;
-    return;
-  }
-  chain.written = <u32>length;
-  chain.first = walk.readableSegments;
-  submitData(engine, index, OP_READ, flags, length);
-}
-
-function submitWrite(engine: usize, index: u32, flags: i32): void {
-  const device = changetype<usize>(Device.of(engine));
-  const walk = Walk.of(device);
-  const chain = Chain.at(device, index);
-  const length = walk.readable - BLK_HEADER_SIZE;
-  if (walk.writable != 0 || !isWhole(engine, walk.sector, length)) {
-    chain.status = VIRTIO_BLK_S_IOERR;
-    return;
-  }
-  chain.first = skipHeader(walk);
-  submitData(engine, index, OP_WRITE, flags, length);
-}
-
-/** Sends the segments of the walk from the chain's first on as the data of a request. */
-function submitData(engine: usize, index: u32, op: i32, flags: i32, length: u64): void {
-  const device = changetype<usize>(Device.of(engine));
-  const walk = Walk.of(device);
-  const first = <usize>walk.list + <usize>Chain.at(device, index).first * SEGMENT_SIZE;
-  const segments = <u32>(<usize>walk.end - first) / SEGMENT_SIZE;
-  const offset = walk.sector * SECTOR_SIZE;
-  if (segments > 1) append(engine, index, op, flags, segments, <u32>first, offset, length);
-  else {
-    // A request without data names one segment of no bytes.
-    const place = segments == 1 ? load<u32>(first, SEGMENT_ADDRESS) : <u32>first;
-    append(engine, index, op, flags, 1, place, offset, length);
-  }
-}
-
 /** V5. */
-function isWhole(engine: usize, sector: u64, length: u64): bool {
-  const blockSectors = <u64>Device.of(engine).blockSectors;
-  if (sector >> SECTOR_BITS != 0 || sector % blockSectors != 0) return false;
-  return length % (blockSectors * SECTOR_SIZE) == 0;
+function isWhole(device: usize, sector: u64, length: u64): bool {
+  // A power of two.
+  const blockSectors = <u64>changetype<Device>(device).blockSectors;
+  if (sector >> SECTOR_BITS != 0 || (sector & (blockSectors - 1)) != 0) return false;
+  return (length & (blockSectors * SECTOR_SIZE - 1)) == 0;
 }
 
 /** 5.2.6: the id is 20 bytes; a shorter buffer gets the first of them. */
 function answerId(device: usize, chain: Chain): void {
   const walk = Walk.of(device);
-  const length = <u32>min(walk.writable, <u64>VIRTIO_BLK_ID_BYTES);
+  const length = <u32>min(walk.total - walk.readable, <u64>VIRTIO_BLK_ID_BYTES);
   chain.first = walk.readableSegments;
   chain.written = length;
   copyOut(walk, device + DEVICE_ID, length);
@@ -228,7 +243,7 @@ function answerId(device: usize, chain: Chain): void {
 function submitRanges(engine: usize, index: u32, op: i32, flags: i32): void {
   const device = changetype<usize>(Device.of(engine));
   const chain = Chain.at(device, index);
-  chain.status = parseRanges(engine, op);
+  chain.status = parseRanges(engine, chain.first, op);
   if (chain.status != 0) return;
   const ranges = rangesOf(device);
   for (let i: u32 = 0; i < ranges; i++) {

@@ -6,6 +6,7 @@
 //     reads and writes that a flush would have to make stable can be ignored.
 // O3  What the backend cannot do is no error of the medium: it is always reported. So is a failed
 //     sync (flush.ts, F6).
+// O4  What fails while its queue is being reset is not held: nobody would let it go on.
 
 import { ERRNO_EDQUOT, ERRNO_EFBIG, ERRNO_ENOSPC, ERRNO_ENOTSUP } from '../../src/abi/command.ts';
 import { COUNT_HELD } from '../../src/abi/region.ts';
@@ -18,7 +19,7 @@ import {
 import { Device } from '../device.ts';
 import { count, NONE } from '../engine.ts';
 import { VERIFY, verify } from '../verify.ts';
-import { isOfChain } from './blk-answer.ts';
+import { isOfChain, isOfDead } from './blk-answer.ts';
 import { PLACE_ALONE, PLACE_HELD, Slot } from './slot.ts';
 import { isWriteClass } from './take.ts';
 
@@ -26,6 +27,7 @@ import { isWriteClass } from './take.ts';
 export function actionOf(engine: usize, index: u32, errno: u32): u32 {
   const slot = Slot.at(engine, index);
   if (!isOfChain(engine, slot.tag) || errno == <u32>ERRNO_ENOTSUP) return ON_ERROR_REPORT;
+  if (isOfDead(engine, slot.tag)) return ON_ERROR_REPORT; // O4
   const device = Device.of(engine);
   const action = isWriteClass(slot.op) ? device.writeError : device.readError;
   if (action == ON_ERROR_STOP_ENOSPC) return isFull(errno) ? ON_ERROR_STOP : ON_ERROR_REPORT;
@@ -47,6 +49,15 @@ function isFull(errno: u32): bool {
 /** Holds a request that has failed (O1). */
 export function hold(engine: usize, index: u32, errno: u32): void {
   const device = Device.of(engine);
+  device.heldErrno = errno;
+  device.heldOffset = Slot.at(engine, index).offset;
+  count(engine, COUNT_HELD, 1);
+  keepHeld(engine, index);
+}
+
+/** Adds a request to the end of the line of those that are held. */
+export function keepHeld(engine: usize, index: u32): void {
+  const device = Device.of(engine);
   const slot = Slot.at(engine, index);
   slot.place = PLACE_HELD;
   slot.next = NONE;
@@ -54,9 +65,6 @@ export function hold(engine: usize, index: u32, errno: u32): void {
   else Slot.at(engine, device.heldTail).next = index;
   device.heldTail = index;
   device.held += 1;
-  device.heldErrno = errno;
-  device.heldOffset = slot.offset;
-  count(engine, COUNT_HELD, 1);
 }
 
 /** Takes the request that was held first off the line; NONE: nothing is held. */

@@ -5,13 +5,15 @@
 //     the chain is taken.
 // Y2  A chain lists what will be read: first its indirect table, if it has one; then, once that is
 //     there, its readable buffers.
-// Y3  A landed chain lists what was written: data, status area, status.
+// Y3  A landed chain lists what was written: data, status area, status; nothing when its queue is
+//     being reset.
 
 import { SEGMENT_ADDRESS, SEGMENT_LENGTH, SEGMENT_SIZE } from '../../src/abi/request.ts';
 import {
   CHAIN_DESCRIPTORS,
   PEEK_NONE,
   PEEK_TABLE,
+  QUEUE_DEAD,
   RING_ERROR_HEAD,
 } from '../../src/abi/virtio-device.ts';
 import { VIRTIO_BLK_S_OK } from '../../src/abi/virtio-blk.ts';
@@ -21,7 +23,7 @@ import { NOWHERE } from '../guest.ts';
 import { isAvailableAt } from './packed.ts';
 import { Chain, Queue, segmentsOf, Walk } from './record.ts';
 import { availableSplit, headAt, TOO_MANY } from './split.ts';
-import { beginWalk, walkPacked, walkSplit } from './walk.ts';
+import { beginWalk, Walker } from './walk.ts';
 
 /** Begins to peek at what is available in a queue. */
 export function beginPeek(device: usize, index: u32): void {
@@ -40,6 +42,7 @@ export function peekChain(device: usize, index: u32, hasTable: bool): u32 {
   if (!isNextThere(queue)) return <u32>PEEK_NONE;
   beginWalk(device, device + WALK_SEGMENTS, CHAIN_DESCRIPTORS, NONE);
   walk.stopsAtTable = u32(!hasTable);
+  walk.error = 0;
   const isSound = walkNext(device, queue);
   walk.stopsAtTable = 0;
   if (!isSound) return walk.error == 0 ? <u32>PEEK_TABLE : <u32>PEEK_NONE;
@@ -55,9 +58,9 @@ function isNextThere(queue: Queue): bool {
 }
 
 function walkNext(device: usize, queue: Queue): bool {
-  if (queue.isPacked) return walkPacked(device, queue, queue.peek);
+  if (queue.isPacked) return Walker.packed(device, queue, queue.peek);
   const head = headAt(queue, queue.peek);
-  if (head < queue.size) return walkSplit(device, queue, head);
+  if (head < queue.size) return Walker.split(device, queue, head);
   Walk.of(device).error = RING_ERROR_HEAD;
   return false;
 }
@@ -78,6 +81,7 @@ export function listWritten(device: usize, index: u32): u32 {
   const chain = Chain.at(device, index);
   const list = device + WALK_SEGMENTS;
   if (chain.statusPlace == <u32>NOWHERE) return 0;
+  if (Queue.at(device, chain.queue).state == QUEUE_DEAD) return 0;
   let entries: u32 = 0;
   const data = segmentsOf(device, chain) + <usize>chain.first * SEGMENT_SIZE;
   let left: u32 = chain.status == VIRTIO_BLK_S_OK ? chain.written : 0;

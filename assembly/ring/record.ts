@@ -129,6 +129,9 @@ export class Chain {
   /** Packed: descriptors of the ring that it takes. */
   slots: u16;
   state: u16;
+  /** Where the status byte goes, after `padding` zeroes; NOWHERE: there is none. */
+  statusPlace: u32;
+  // 16: zero at first.
   /** Segment table: its number and 1, or 0 for the record's own. */
   table: u32;
   /** VIRTIO_BLK_S_*; that of the first of its requests that failed. */
@@ -137,10 +140,9 @@ export class Chain {
   pending: u32;
   /** Bytes that it has written when all went well, the status area aside. */
   written: u32;
+  // 32
   /** What goes into the used entry. */
   usedLength: u32;
-  /** Where the status byte goes, after `padding` zeroes; NOWHERE: there is none. */
-  statusPlace: u32;
   padding: u32;
   /** The first of its segments that has data. */
   first: u32;
@@ -155,7 +157,13 @@ export class Chain {
   }
 }
 
+const CHAIN_ZEROES: usize = 16;
 const CHAIN_OWN_SEGMENTS: usize = 64;
+
+/** Clears what has to be zero at first. */
+export function clearChain(chain: Chain): void {
+  v128.store(changetype<usize>(chain), i64x2.splat(0), CHAIN_ZEROES);
+}
 
 /** Where the record's own segments are. */
 export function ownSegments(chain: Chain): usize {
@@ -178,7 +186,7 @@ export class Walk {
   /** Sum of all lengths, and of those of readable buffers. */
   total: u64;
   readable: u64;
-  /** VIRTQ_DESC_F_WRITE once a writable descriptor has come. */
+  /** 1 once a writable descriptor has come. */
   direction: u32;
   /** The segments: where they begin, where the next goes, and where there is no more room. */
   list: u32;
@@ -188,13 +196,10 @@ export class Walk {
   readableSegments: u32;
   /** The chain whose list it is, which may have a table instead; NONE: it has to do. */
   chain: u32;
-  /** Descriptors before the indirect table, and 1 in it. */
-  descriptors: u32;
-  isNested: u32;
   /** Packed: descriptors of the ring, and the buffer id of the last. */
   slots: u32;
   id: u32;
-  /** RING_ERROR_*, and at which descriptor. */
+  /** When it failed: RING_ERROR_*, and at which descriptor. */
   error: u32;
   errorDescriptor: u32;
   /** 1: stop at an indirect table, as it is not there yet (peek.ts). */
@@ -204,14 +209,13 @@ export class Walk {
   type: u32;
   reserved: u32;
   sector: u64;
+  /** Bytes in the direction of the type, its segments, and bytes in the other direction. */
+  data: u64;
+  stray: u64;
+  dataSegments: u32;
 
   static of(device: usize): Walk {
     return changetype<Walk>(device + WALK);
-  }
-
-  /** Bytes of the writable buffers. */
-  get writable(): u64 {
-    return this.total - this.readable;
   }
 }
 
@@ -230,6 +234,7 @@ if (offsetof<Queue>('inFlight') != QUEUE_IN_FLIGHT) ERROR('Queue.inFlight');
 if (offsetof<Queue>('size') != QUEUE_PRIVATE) ERROR('Queue.size');
 if (offsetof<Queue>() > QUEUE_HEADS) ERROR('Queue');
 if (<usize>QUEUE_STRIDE != QUEUE_HEADS + 65536 / 8) ERROR('QUEUE_STRIDE');
+if (offsetof<Chain>('table') != CHAIN_ZEROES) ERROR('Chain.table');
 if (offsetof<Chain>() != CHAIN_OWN_SEGMENTS) ERROR('Chain');
 if (CHAIN_OWN_SEGMENTS + CHAIN_SEGMENTS * SEGMENT_SIZE != CHAIN_SIZE) ERROR('CHAIN_SIZE');
 if (offsetof<Walk>('sector') - offsetof<Walk>('type') != BLK_HEADER_SECTOR) ERROR('Walk.sector');

@@ -6,7 +6,6 @@
 import { BLK_RANGES, CHAIN_SEGMENTS, CHAIN_TABLES, CHAINS } from '../../src/abi/virtio-device.ts';
 import { SEGMENT_SIZE } from '../../src/abi/request.ts';
 import { REQUEST_SLOTS } from '../../src/abi/limits.ts';
-import { VIRTIO_BLK_S_OK } from '../../src/abi/virtio-blk.ts';
 import { Device, TABLE_LINKS } from '../device.ts';
 import { NONE } from '../engine.ts';
 import { VERIFY, verify } from '../verify.ts';
@@ -14,6 +13,7 @@ import {
   Chain,
   CHAIN_FREE,
   CHAIN_TAKEN,
+  clearChain,
   leaveHead,
   ownSegments,
   Queue,
@@ -50,19 +50,11 @@ export function openChain(device: usize, queue: Queue): u32 {
   const chain = Chain.at(device, index);
   if (VERIFY) verify(chain.state == CHAIN_FREE);
   state.freeChain = chain.next;
-  state.inFlight += 1;
   queue.inFlight += 1;
-  chain.next = NONE;
   chain.queue = <u16>queue.index;
   chain.slots = 0;
   chain.state = CHAIN_TAKEN;
-  chain.table = 0;
-  chain.status = VIRTIO_BLK_S_OK;
-  chain.pending = 0;
-  chain.written = 0;
-  chain.usedLength = 0;
-  chain.padding = 0;
-  chain.first = 0;
+  clearChain(chain);
   return index;
 }
 
@@ -85,7 +77,7 @@ export function closeChain(device: usize, index: u32): void {
   const queue = Queue.at(device, chain.queue);
   if (VERIFY) verify(chain.pending == 0);
   leaveHead(queue, chain.head);
-  queue.slots -= chain.slots;
+  if (queue.isPacked) queue.slots -= chain.slots;
   dropChain(device, index);
 }
 
@@ -99,7 +91,6 @@ export function dropChain(device: usize, index: u32): void {
     state.freeTable = chain.table - 1;
   }
   Queue.at(device, chain.queue).inFlight -= 1;
-  state.inFlight -= 1;
   chain.state = CHAIN_FREE;
   chain.next = state.freeChain;
   state.freeChain = index;
@@ -111,4 +102,15 @@ function tableLink(device: usize, table: u32): u32 {
 
 function setTableLink(device: usize, table: u32, next: u32): void {
   store<u32>(device + TABLE_LINKS + <usize>table * 4, next);
+}
+
+/** Counts the chains in flight over all queues, for the host to read. */
+export function countInFlight(device: usize): u32 {
+  const state = changetype<Device>(device);
+  let chains: u32 = 0;
+  for (let index: u32 = 0; index < state.queueCount; index++) {
+    chains += Queue.at(device, index).inFlight;
+  }
+  state.inFlight = chains;
+  return chains;
 }

@@ -24,7 +24,7 @@ import { bitOf, breakQueue } from './queue.ts';
 import { Chain, enterHead, leaveHead, ownSegments, Queue, Walk } from './record.ts';
 import { dropChain, hasRoom, openChain } from './slot.ts';
 import { availableSplit, enableSplit, suppressSplit, takeHead, TOO_MANY } from './split.ts';
-import { beginWalk, walkPacked, walkSplit } from './walk.ts';
+import { beginWalk, Walker } from './walk.ts';
 
 /** Begins a call (T3). */
 export function beginTaking(engine: usize): void {
@@ -46,20 +46,18 @@ export function takeChain(engine: usize): u32 {
   const state = changetype<Device>(device);
   while (state.left != 0 || findChains(engine, device)) {
     const queue = Queue.at(device, state.turn);
-    state.left -= 1;
-    state.budget -= 1;
     const index = openChain(device, queue);
     const isSound = queue.isPacked
       ? takePacked(device, queue, index)
-      : takeSplit(device, queue, index);
+      : Taker.split(device, queue, index);
     if (!isSound) {
       dropChain(device, index);
-      state.left = 0;
+      untake(engine, state);
       continue;
     }
+    state.left -= 1;
     if (queue.has(QUEUE_IN_ORDER)) appendInOrder(device, queue, index);
-    count(engine, COUNT_CHAINS, 1);
-    if (state.budget == 0 || !hasRoom(state)) pass(state, queue);
+    if ((state.left | state.budget) == 0 || !hasRoom(state)) untake(engine, state);
     return index;
   }
   return NONE;
@@ -69,10 +67,19 @@ export function takeChain(engine: usize): u32 {
 function findChains(engine: usize, device: usize): bool {
   const state = changetype<Device>(device);
   while (canTakeChain(engine)) {
-    state.left = available(device, Queue.at(device, turnOf(state)));
+    const waiting = available(device, Queue.at(device, turnOf(state)));
+    state.left = min(waiting, state.budget);
+    state.budget -= state.left;
+    count(engine, COUNT_CHAINS, state.left);
     if (state.left != 0) return true;
   }
   return false;
+}
+
+/** What was found and cannot be taken now is not counted; the turn goes to the next queue. */
+function untake(engine: usize, state: Device): void {
+  count(engine, COUNT_CHAINS, -(<u64>state.left));
+  pass(state);
 }
 
 /** T2: the queue whose turn it is. The caller has seen that there is one. */
@@ -84,9 +91,9 @@ function turnOf(state: Device): u32 {
 }
 
 /** The turn goes to the next queue. */
-function pass(state: Device, queue: Queue): void {
+function pass(state: Device): void {
   state.left = 0;
-  state.turn = queue.index + 1 < state.queueCount ? queue.index + 1 : 0;
+  state.turn = state.turn + 1 < state.queueCount ? state.turn + 1 : 0;
 }
 
 /** Chains that wait in a queue; 0: it is empty, and the driver will notify (T1), or broken. */
@@ -102,7 +109,7 @@ function available(device: usize, queue: Queue): u32 {
   } else if (waiting == 0) {
     const state = changetype<Device>(device);
     state.kicked &= ~bitOf(queue);
-    pass(state, queue);
+    pass(state);
   } else suppress(queue);
   return waiting;
 }
@@ -124,23 +131,27 @@ function enable(queue: Queue): void {
   else enableSplit(queue);
 }
 
-function takeSplit(device: usize, queue: Queue, index: u32): bool {
-  const head = takeHead(queue);
-  if (head >= queue.size) return refuse(device, queue, RING_ERROR_HEAD, head);
-  if (!enterHead(queue, head)) return refuse(device, queue, RING_ERROR_IN_FLIGHT, head);
-  const chain = Chain.at(device, index);
-  chain.head = <u16>head;
-  beginWalk(device, ownSegments(chain), CHAIN_SEGMENTS, index);
-  if (walkSplit(device, queue, head)) return true;
-  leaveHead(queue, head);
-  return refuseWalk(device, queue, head);
+/** Inlined, as what it is made of is: see walk.ts. */
+class Taker {
+  @inline
+  static split(device: usize, queue: Queue, index: u32): bool {
+    const head = takeHead(queue);
+    if (head >= queue.size) return refuse(device, queue, RING_ERROR_HEAD, head);
+    if (!enterHead(queue, head)) return refuse(device, queue, RING_ERROR_IN_FLIGHT, head);
+    const chain = Chain.at(device, index);
+    chain.head = <u16>head;
+    beginWalk(device, ownSegments(chain), CHAIN_SEGMENTS, index);
+    if (Walker.split(device, queue, head)) return true;
+    leaveHead(queue, head);
+    return refuseWalk(device, queue, head);
+  }
 }
 
 function takePacked(device: usize, queue: Queue, index: u32): bool {
   const slot = queue.avail;
   const chain = Chain.at(device, index);
   beginWalk(device, ownSegments(chain), CHAIN_SEGMENTS, index);
-  if (!walkPacked(device, queue, slot)) return refuseWalk(device, queue, slot);
+  if (!Walker.packed(device, queue, slot)) return refuseWalk(device, queue, slot);
   const walk = Walk.of(device);
   const slots = walk.slots;
   if (queue.slots + slots > queue.size) {
@@ -169,6 +180,7 @@ function refuseWalk(device: usize, queue: Queue, head: u32): bool {
 
 /** Adds a chain to the end of its queue's line. */
 function appendInOrder(device: usize, queue: Queue, index: u32): void {
+  Chain.at(device, index).next = NONE;
   if (queue.orderTail == NONE) queue.orderHead = index;
   else Chain.at(device, queue.orderTail).next = index;
   queue.orderTail = index;

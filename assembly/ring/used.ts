@@ -20,7 +20,7 @@ import { count, NONE } from '../engine.ts';
 import { publishPacked, putUsedPacked } from './packed.ts';
 import { bitOf } from './queue.ts';
 import { Chain, CHAIN_DONE, Queue } from './record.ts';
-import { closeChain } from './slot.ts';
+import { closeChain, countInFlight } from './slot.ts';
 import { publishSplit, putUsedSplit } from './split.ts';
 
 /** A chain is decided: it goes back to the driver, now or in its turn (U2, U4, U5). */
@@ -58,6 +58,7 @@ export function publishUsed(engine: usize): void {
     if (wanted) state.interrupts |= bitOf(queue);
   }
   state.used = 0;
+  countInFlight(device);
 }
 
 /** Writes the used entry of a chain, or leaves it for its turn. */

@@ -43,171 +43,198 @@ import { moveToTable } from './slot.ts';
 /** The largest indirect table that has a number for each entry. */
 const INDIRECT_ENTRIES_MAX: u32 = 65535;
 
-/** Walks the split chain that starts at `head` into the list of `chain`; true when it is sound. */
-export function walkSplit(device: usize, queue: Queue, head: u32): bool {
-  const walk = Walk.of(device);
-  const desc = <usize>queue.desc;
-  return walkLinked(device, walk, queue, desc, queue.size, head) && isSum(walk, head);
-}
-
-/**
- * Walks the packed list whose first descriptor is at `slot`; true when it is sound. It takes
- * `walk.slots` descriptors of the ring; `walk.id` is the buffer id of the last.
- */
-export function walkPacked(device: usize, queue: Queue, slot: u32): bool {
-  const walk = Walk.of(device);
-  const desc = <usize>queue.desc;
-  return walkConsecutive(device, walk, queue, desc, queue.size, slot) && isSum(walk, slot);
-}
-
-/** K7. */
-function isSum(walk: Walk, at: u32): bool {
-  return walk.total <= <u64>u32.MAX_VALUE || fail(walk, RING_ERROR_BYTES, at);
-}
-
 /** Begins a walk that lists up to `room` segments at `list`; see Walk.chain. */
 export function beginWalk(device: usize, list: usize, room: u32, chain: u32): void {
   const walk = Walk.of(device);
-  walk.total = 0;
-  walk.readable = 0;
-  walk.direction = 0;
   walk.list = <u32>list;
-  walk.end = <u32>list;
   walk.limit = <u32>list + room * SEGMENT_SIZE;
-  walk.readableSegments = 0;
   walk.chain = chain;
-  walk.descriptors = 0;
-  walk.slots = 0;
-  walk.isNested = 0;
-  walk.error = 0;
-}
-
-/** Follows `next` in a table of `entries` descriptors: the ring's, or an indirect one. */
-function walkLinked(
-  device: usize,
-  walk: Walk,
-  queue: Queue,
-  table: usize,
-  entries: u32,
-  first: u32,
-): bool {
-  let region = GuestRegion.at(device, changetype<Device>(device).region);
-  let start = region.start;
-  let size = region.size;
-  let place = region.address;
-  let limit = walk.limit;
-  const steps = min(entries, CHAIN_DESCRIPTORS - walk.descriptors);
-  let direction = walk.direction;
-  let total = walk.total;
-  let end = walk.end;
-  let index = first;
-  for (let left = steps; left != 0; left--) {
-    const descriptor = table + <usize>index * DESC_SIZE;
-    const address = load<u64>(descriptor, DESC_ADDRESS);
-    const rest = load<u64>(descriptor, DESC_LENGTH);
-    const flags = <u32>(rest >> 32);
-    const length = <u32>rest;
-    const offset = address - start;
-    const isPlain: bool = (flags & (VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_INDIRECT)) == direction;
-    const isInside: bool = offset < size && <u64>length <= size - offset;
-    if (isPlain && isInside && length != 0 && end != limit) {
-      store<u64>(end, ((<u64>length) << 32) | <u64>(place + <u32>offset));
-      end += SEGMENT_SIZE;
-      total += <u64>length;
-    } else {
-      walk.total = total;
-      walk.end = end;
-      if ((flags & VIRTQ_DESC_F_INDIRECT) != 0) {
-        if (walk.isNested != 0) return fail(walk, RING_ERROR_INDIRECT_NESTED, index);
-        walk.descriptors = steps - left;
-        return walkIndirect(device, walk, queue, address, length, flags, index);
-      }
-      if (!addBuffer(device, walk, address, length, flags, index)) return false;
-      direction = walk.direction;
-      total = walk.total;
-      end = walk.end;
-      limit = walk.limit;
-      region = GuestRegion.at(device, changetype<Device>(device).region);
-      start = region.start;
-      size = region.size;
-      place = region.address;
-    }
-    if ((flags & VIRTQ_DESC_F_NEXT) == 0) {
-      leave(walk, total, end);
-      return true;
-    }
-    index = flags >> 16;
-    if (index >= entries) return fail(walk, RING_ERROR_NEXT, index);
-  }
-  const isLoop: bool = steps == entries;
-  return fail(walk, isLoop ? RING_ERROR_LOOP : RING_ERROR_DESCRIPTORS, index);
 }
 
 /**
- * Takes descriptor after descriptor of a packed list: of the ring, which it may wrap around, or of
- * an indirect table, where only WRITE counts and all entries belong to it (2.8.7).
+ * The loops along a chain. Each has one branch for everything that is rare; what it finds of an
+ * ordinary buffer is computed without branches, as guests mix reads and writes at will. They are
+ * inlined where chains are taken: the calls would cost as much as the loops (bench: ring split 3).
  */
-function walkConsecutive(
-  device: usize,
-  walk: Walk,
-  queue: Queue,
-  table: usize,
-  entries: u32,
-  first: u32,
-): bool {
-  let region = GuestRegion.at(device, changetype<Device>(device).region);
-  let start = region.start;
-  let size = region.size;
-  let place = region.address;
-  let limit = walk.limit;
-  const isRing: bool = walk.isNested == 0;
-  const kept: u32 = isRing ? 0xffff : VIRTQ_DESC_F_WRITE;
-  const steps = min(entries, CHAIN_DESCRIPTORS - walk.descriptors);
-  let direction = walk.direction;
-  let total = walk.total;
-  let end = walk.end;
-  let index = first;
-  for (let left = steps; left != 0; left--) {
-    const descriptor = table + <usize>index * DESC_SIZE;
-    const address = load<u64>(descriptor, DESC_ADDRESS);
-    const rest = load<u64>(descriptor, DESC_LENGTH);
-    const flags = <u32>(rest >> 48) & kept;
-    const length = <u32>rest;
-    const offset = address - start;
-    const isPlain: bool = (flags & (VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_INDIRECT)) == direction;
-    const isInside: bool = offset < size && <u64>length <= size - offset;
-    if (isPlain && isInside && length != 0 && end != limit) {
-      store<u64>(end, ((<u64>length) << 32) | <u64>(place + <u32>offset));
-      end += SEGMENT_SIZE;
-      total += <u64>length;
-    } else {
-      walk.total = total;
-      walk.end = end;
-      if ((flags & VIRTQ_DESC_F_INDIRECT) != 0) {
-        if (left != steps) return fail(walk, RING_ERROR_INDIRECT_NEXT, index);
-        noteSlot(walk, rest, 1);
-        return walkIndirect(device, walk, queue, address, length, flags, index);
+export class Walker {
+  /** Walks the split chain that starts at `head`; true when it is sound. */
+  @inline
+  static split(device: usize, queue: Queue, head: u32): bool {
+    const walk = Walk.of(device);
+    let region = GuestRegion.at(device, changetype<Device>(device).region);
+    let start = region.start;
+    let size = region.size;
+    let place = region.address;
+    let limit = walk.limit;
+    let table = <usize>queue.desc;
+    let entries = queue.size;
+    let steps = min(entries, <u32>CHAIN_DESCRIPTORS);
+    let left = steps;
+    let nested: bool = false;
+    let direction: u32 = 0;
+    let total: u64 = 0;
+    let readable: u64 = 0;
+    let end = walk.list;
+    // Offset of the descriptor in its table.
+    let at = head * DESC_SIZE;
+    for (;;) {
+      if (left == 0) return fail(walk, boundError(steps, entries), at / DESC_SIZE);
+      left -= 1;
+      const address = load<u64>(table + <usize>at, DESC_ADDRESS);
+      const rest = load<u64>(table + <usize>at, DESC_LENGTH);
+      const flags = <u32>(rest >> 32);
+      const length = rest & 0xffff_ffff;
+      const writable = (flags >> 1) & 1;
+      if (address - start >= size) {
+        region = regionOf(device, address);
+        start = region.start;
+        size = region.size;
+        place = region.address;
       }
-      if (!addBuffer(device, walk, address, length, flags, index)) return false;
-      direction = walk.direction;
-      total = walk.total;
-      end = walk.end;
-      limit = walk.limit;
-      region = GuestRegion.at(device, changetype<Device>(device).region);
-      start = region.start;
-      size = region.size;
-      place = region.address;
+      const offset = address - start;
+      // A length of 0 wraps, and so is too long.
+      const fits: bool = offset < size && length - 1 < size - offset && end != limit;
+      if (fits && (flags & VIRTQ_DESC_F_INDIRECT) == 0 && writable >= direction) {
+        store<u64>(end, (length << 32) | <u64>(place + <u32>offset));
+        end += SEGMENT_SIZE;
+        total += length;
+        readable += (ONE_SEGMENT | length) & (<u64>writable - 1);
+        direction = writable;
+      } else if ((flags & VIRTQ_DESC_F_INDIRECT) != 0) {
+        const index = at / DESC_SIZE;
+        table = enterTable(device, queue, address, <u32>length, flags, index, nested);
+        if (table == NOWHERE) return false;
+        entries = <u32>length / DESC_SIZE;
+        steps = min(entries, CHAIN_DESCRIPTORS + 1 - (steps - left));
+        left = steps;
+        nested = true;
+        at = 0;
+        continue;
+      } else {
+        spill(walk, direction, end, total, readable);
+        const index = at / DESC_SIZE;
+        if (!addBuffer(device, walk, address, <u32>length, flags, index)) return false;
+        direction = walk.direction;
+        total = walk.total;
+        readable = readableOf(walk);
+        end = walk.end;
+        limit = walk.limit;
+      }
+      if ((flags & VIRTQ_DESC_F_NEXT) == 0) break;
+      at = <u32>(rest >> 44) & 0xffff0;
+      if (at >= entries * DESC_SIZE) return fail(walk, RING_ERROR_NEXT, at / DESC_SIZE);
     }
-    if (isRing ? (flags & VIRTQ_DESC_F_NEXT) == 0 : left == 1 && steps == entries) {
-      if (isRing) noteSlot(walk, rest, steps - left + 1);
-      leave(walk, total, end);
-      return true;
-    }
-    index += 1;
-    if (isRing && index == entries) index = 0;
+    spill(walk, direction, end, total, readable);
+    return isSum(walk, head);
   }
-  const isLoop: bool = steps == entries;
-  return fail(walk, isLoop ? RING_ERROR_LOOP : RING_ERROR_DESCRIPTORS, index);
+
+  /**
+   * Walks the packed list whose first descriptor is at `slot`; true when it is sound. It takes
+   * `walk.slots` descriptors of the ring; `walk.id` is the buffer id of the last. In an indirect
+   * table only WRITE counts, and all entries belong to it (2.8.7).
+   */
+  @inline
+  static packed(device: usize, queue: Queue, slot: u32): bool {
+    const walk = Walk.of(device);
+    let region = GuestRegion.at(device, changetype<Device>(device).region);
+    let start = region.start;
+    let size = region.size;
+    let place = region.address;
+    let limit = walk.limit;
+    let table = <usize>queue.desc;
+    let entries = queue.size;
+    let steps = min(entries, <u32>CHAIN_DESCRIPTORS);
+    let left = steps;
+    let kept: u32 = 0xffff;
+    let direction: u32 = 0;
+    let total: u64 = 0;
+    let readable: u64 = 0;
+    let end = walk.list;
+    let index = slot;
+    for (;;) {
+      if (left == 0) return fail(walk, boundError(steps, entries), index);
+      left -= 1;
+      const descriptor = table + <usize>index * DESC_SIZE;
+      const address = load<u64>(descriptor, DESC_ADDRESS);
+      const rest = load<u64>(descriptor, DESC_LENGTH);
+      const flags = <u32>(rest >> 48) & kept;
+      const length = rest & 0xffff_ffff;
+      const writable = (flags >> 1) & 1;
+      if (address - start >= size) {
+        region = regionOf(device, address);
+        start = region.start;
+        size = region.size;
+        place = region.address;
+      }
+      const offset = address - start;
+      const fits: bool = offset < size && length - 1 < size - offset && end != limit;
+      if (fits && (flags & VIRTQ_DESC_F_INDIRECT) == 0 && writable >= direction) {
+        store<u64>(end, (length << 32) | <u64>(place + <u32>offset));
+        end += SEGMENT_SIZE;
+        total += length;
+        readable += (ONE_SEGMENT | length) & (<u64>writable - 1);
+        direction = writable;
+      } else if ((flags & VIRTQ_DESC_F_INDIRECT) != 0) {
+        if (left + 1 != steps) return fail(walk, RING_ERROR_INDIRECT_NEXT, index);
+        noteSlot(walk, rest, 1);
+        table = enterTable(device, queue, address, <u32>length, flags, index, false);
+        if (table == NOWHERE) return false;
+        entries = <u32>length / DESC_SIZE;
+        steps = min(entries, <u32>CHAIN_DESCRIPTORS);
+        left = steps;
+        kept = VIRTQ_DESC_F_WRITE;
+        index = 0;
+        continue;
+      } else {
+        spill(walk, direction, end, total, readable);
+        if (!addBuffer(device, walk, address, <u32>length, flags, index)) return false;
+        direction = walk.direction;
+        total = walk.total;
+        readable = readableOf(walk);
+        end = walk.end;
+        limit = walk.limit;
+      }
+      const isRing: bool = kept == 0xffff;
+      if (isRing) noteSlot(walk, rest, steps - left);
+      if (isRing ? (flags & VIRTQ_DESC_F_NEXT) == 0 : left == 0 && steps == entries) break;
+      index = index + 1 < entries ? index + 1 : 0;
+    }
+    spill(walk, direction, end, total, readable);
+    return isSum(walk, slot);
+  }
+}
+
+/** Why a walk has not ended: the table has no more descriptors, or a chain may have no more. */
+function boundError(steps: u32, entries: u32): u32 {
+  return steps == entries ? RING_ERROR_LOOP : RING_ERROR_DESCRIPTORS;
+}
+
+/** The place of the table that a descriptor with INDIRECT names (K5), or NOWHERE with an error. */
+function enterTable(
+  device: usize,
+  queue: Queue,
+  address: u64,
+  length: u32,
+  flags: u32,
+  at: u32,
+  nested: bool,
+): usize {
+  const walk = Walk.of(device);
+  const error = errorOfTable(queue, length, flags, nested);
+  const table = error == 0 ? placeOf(device, address, <u64>length) : NOWHERE;
+  if (table == NOWHERE) fail(walk, error != 0 ? error : RING_ERROR_RANGE, at);
+  if (table == NOWHERE || walk.stopsAtTable == 0) return table;
+  listTable(walk, table, length);
+  return NOWHERE;
+}
+
+function errorOfTable(queue: Queue, length: u32, flags: u32, nested: bool): u32 {
+  if (nested) return RING_ERROR_INDIRECT_NESTED;
+  if (!queue.has(QUEUE_INDIRECT)) return RING_ERROR_INDIRECT_FEATURE;
+  if ((flags & VIRTQ_DESC_F_NEXT) != 0) return RING_ERROR_INDIRECT_NEXT;
+  const entries = length / DESC_SIZE;
+  const isWhole: bool = length % DESC_SIZE == 0 && entries != 0;
+  return isWhole && entries <= INDIRECT_ENTRIES_MAX ? 0 : RING_ERROR_INDIRECT_LENGTH;
 }
 
 /** The ring's part of a packed list: its descriptors, and the id that the last of them has. */
@@ -216,40 +243,27 @@ function noteSlot(walk: Walk, rest: u64, slots: u32): void {
   walk.id = <u32>(rest >> 32) & 0xffff;
 }
 
-/** Writes back what a loop kept in registers. */
-function leave(walk: Walk, total: u64, end: u32): void {
-  walk.total = total;
+/** In the loops: readable bytes in the low bits, readable segments from here on. */
+const SEGMENT_SHIFT: u64 = 48;
+const ONE_SEGMENT: u64 = 1 << 48;
+
+/** Writes back what a loop keeps in registers. */
+function spill(walk: Walk, direction: u32, end: u32, total: u64, readable: u64): void {
+  walk.direction = direction;
   walk.end = end;
-  if (walk.direction != 0) return;
-  walk.readable = total;
-  walk.readableSegments = (end - walk.list) / SEGMENT_SIZE;
+  walk.total = total;
+  walk.readable = readable & (ONE_SEGMENT - 1);
+  walk.readableSegments = <u32>(readable >> SEGMENT_SHIFT);
 }
 
-/** Walks the table that a descriptor with INDIRECT names (K5). */
-function walkIndirect(
-  device: usize,
-  walk: Walk,
-  queue: Queue,
-  address: u64,
-  length: u32,
-  flags: u32,
-  at: u32,
-): bool {
-  if (!queue.has(QUEUE_INDIRECT)) return fail(walk, RING_ERROR_INDIRECT_FEATURE, at);
-  if ((flags & VIRTQ_DESC_F_NEXT) != 0) return fail(walk, RING_ERROR_INDIRECT_NEXT, at);
-  const entries = length / DESC_SIZE;
-  if (length % DESC_SIZE != 0 || entries == 0 || entries > INDIRECT_ENTRIES_MAX) {
-    return fail(walk, RING_ERROR_INDIRECT_LENGTH, at);
-  }
-  const table = placeOf(device, address, <u64>length);
-  if (table == NOWHERE) return fail(walk, RING_ERROR_RANGE, at);
-  if (walk.stopsAtTable != 0) {
-    listTable(walk, table, length);
-    return false;
-  }
-  walk.isNested = 1;
-  if (queue.isPacked) return walkConsecutive(device, walk, queue, table, entries, 0);
-  return walkLinked(device, walk, queue, table, entries, 0);
+/** The readable part, as the loops keep it. */
+function readableOf(walk: Walk): u64 {
+  return walk.readable | ((<u64>walk.readableSegments) << SEGMENT_SHIFT);
+}
+
+/** K7. */
+function isSum(walk: Walk, at: u32): bool {
+  return walk.total <= <u64>u32.MAX_VALUE || fail(walk, RING_ERROR_BYTES, at);
 }
 
 /** The only segment of the walk is an indirect table. */
@@ -266,8 +280,8 @@ function fail(walk: Walk, error: u32, at: u32): bool {
 }
 
 /**
- * Adds a buffer that is not like the ones before it: the first writable one, one of another region
- * or of several, an empty one, one for which the list has no room; false when it breaks a rule.
+ * Adds a buffer that is out of the ordinary: in another region, or in several, empty, or one for
+ * which the list has no room; false when it breaks a rule.
  */
 function addBuffer(
   device: usize,
@@ -277,13 +291,13 @@ function addBuffer(
   flags: u32,
   at: u32,
 ): bool {
-  const direction = flags & VIRTQ_DESC_F_WRITE;
-  if (direction != walk.direction) {
-    if (direction == 0) return fail(walk, RING_ERROR_ORDER, at);
-    leave(walk, walk.total, walk.end);
-    walk.direction = direction;
-  }
+  const writable = (flags >> 1) & 1;
+  if (writable < walk.direction) return fail(walk, RING_ERROR_ORDER, at);
+  walk.direction = writable;
   walk.total += <u64>length;
+  if (writable == 0) walk.readable += <u64>length;
+  // The end of the address space is the end of every buffer (guest.ts, I3).
+  if (length != 0 && address + (length - 1) < address) return fail(walk, RING_ERROR_RANGE, at);
   for (let left = length; left != 0;) {
     const region = regionOf(device, address);
     if (region.size == 0) return fail(walk, RING_ERROR_RANGE, at);
@@ -304,6 +318,7 @@ function addSegment(device: usize, walk: Walk, place: usize, length: u32): bool 
   store<u32>(walk.end, <u32>place, SEGMENT_ADDRESS);
   store<u32>(walk.end, length, SEGMENT_LENGTH);
   walk.end += SEGMENT_SIZE;
+  walk.readableSegments += walk.direction ^ 1;
   return true;
 }
 

@@ -2,7 +2,9 @@ import type { Row } from '../row.ts';
 import { ENGINE_ROWS } from './engine.ts';
 import { MERGE_ROWS } from './merge.ts';
 import { OVERLAP_ROWS } from './overlap.ts';
+import { RING_ROWS } from './ring.ts';
 import { SORT_ROWS } from './sort.ts';
+import { VIRTIO_ROWS } from './virtio.ts';
 import { ZERO_ROWS } from './zero.ts';
 
 /** All rows, in the order in which they are printed. */
@@ -12,4 +14,6 @@ export const ROWS: readonly Row[] = [
   ...MERGE_ROWS,
   ...OVERLAP_ROWS,
   ...ZERO_ROWS,
+  ...RING_ROWS,
+  ...VIRTIO_ROWS,
 ];

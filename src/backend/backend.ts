@@ -16,7 +16,7 @@ export type Done = (id: number, errno: number, value: number) => void;
 
 /** A file, a device or a memory, opened. */
 export interface Backend {
-  /** Capacity in bytes. */
+  /** Capacity in bytes; changed by `resize` alone. */
   readonly sizeBytes: number;
   /**
    * The granule in bytes, a power of two: the engine keeps requests apart that share a granule.
@@ -30,7 +30,11 @@ export interface Backend {
   /** False: it cannot write stably at once; the engine writes and syncs instead. Default true. */
   readonly fua?: boolean;
 
-  /** Must be called once before any command: the memory that addresses refer to, and the answer. */
+  /**
+   * Must be called before any command: the memory that addresses refer to, and the answer. May be
+   * called again, for another memory, while no command is in flight. The memory may grow at any
+   * time, by somebody else's hand: views of an unshared one are empty then.
+   */
   attach(memory: WebAssembly.Memory, done: Done): void;
 
   read(id: number, offset: number, length: number, segments: number, data: number): void;
@@ -54,6 +58,12 @@ export interface Backend {
   blockStatus(id: number, offset: number, length: number, data: number): void;
   /** Everything whose write was answered before this call is on stable storage when answered. */
   sync(id: number): void;
+
+  /**
+   * Changes the capacity; what is new reads as zeroes. No command is in flight. A sync makes it
+   * stable. Rejects with a SluiceError, and then nothing has changed. Left out where it cannot be.
+   */
+  resize?(sizeBytes: number): Promise<void>;
 
   /** Releases files and locks. No command is in flight. Rejects with what close(2) reported. */
   close(): Promise<void>;

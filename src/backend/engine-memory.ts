@@ -16,23 +16,41 @@ export interface DataCommand {
   readonly data: number;
 }
 
-/** Views of an engine's memory; valid while the memory does not grow. */
+/**
+ * Views of an engine's memory. Somebody else may grow it: an unshared buffer detaches then, so its
+ * views go empty, and views of a shared one end where it ended. Each call looks out for that
+ * first; what is returned holds until the next turn of the event loop. I/O that is under way when
+ * it grows lands all the same: V8 grows memories in place, and Node keeps theirs.
+ */
 export class EngineMemory {
-  /** The whole memory. */
-  readonly bytes: Uint8Array;
-  /** The same bytes, for the little-endian fields of tables. */
-  readonly view: DataView;
-  readonly #sizeBytes: number;
+  readonly #memory: WebAssembly.Memory;
+  #bytes: Uint8Array;
+  #view: DataView;
 
-  constructor(buffer: ArrayBufferLike) {
-    this.bytes = new Uint8Array(buffer);
-    this.view = new DataView(buffer);
-    this.#sizeBytes = this.bytes.length;
+  constructor(memory: WebAssembly.Memory) {
+    this.#memory = memory;
+    this.#bytes = new Uint8Array(memory.buffer);
+    this.#view = new DataView(memory.buffer);
+  }
+
+  /** The whole memory. */
+  get bytes(): Uint8Array {
+    if (this.#bytes.length === 0) this.#renew();
+    return this.#bytes;
+  }
+
+  /** The same bytes, for the little-endian fields of tables. */
+  get view(): DataView {
+    if (this.#bytes.length === 0) this.#renew();
+    return this.#view;
   }
 
   /** `length` bytes at `address` are inside. */
   contains(address: number, length: number): boolean {
-    return address >= 0 && length >= 0 && address + length <= this.#sizeBytes;
+    if (address < 0 || length < 0) return false;
+    if (address + length <= this.#bytes.length) return true;
+    this.#renew();
+    return address + length <= this.#bytes.length;
   }
 
   /** The command's data is inside, and its segments add up to its length. */
@@ -50,12 +68,12 @@ export class EngineMemory {
 
   /** Address of the bytes of a table's entry. */
   segmentAddress(table: number, index: number): number {
-    return this.view.getUint32(table + index * SEGMENT_SIZE + SEGMENT_ADDRESS, true);
+    return this.#view.getUint32(table + index * SEGMENT_SIZE + SEGMENT_ADDRESS, true);
   }
 
   /** Length of the bytes of a table's entry. */
   segmentLength(table: number, index: number): number {
-    return this.view.getUint32(table + index * SEGMENT_SIZE + SEGMENT_LENGTH, true);
+    return this.#view.getUint32(table + index * SEGMENT_SIZE + SEGMENT_LENGTH, true);
   }
 
   /** Every segment starts at a multiple of `addressGranule` and has whole `lengthGranule`s. */
@@ -73,7 +91,8 @@ export class EngineMemory {
 
   /** The command's data after the first `skip` bytes, as views that are not empty. */
   views({ length, segments, data }: DataCommand, skip = 0): Uint8Array[] {
-    if (segments === 1) return [this.bytes.subarray(data + skip, data + length)];
+    const { bytes } = this;
+    if (segments === 1) return [bytes.subarray(data + skip, data + length)];
     const views: Uint8Array[] = [];
     let toSkip = skip;
     for (let index = 0; index < segments; index++) {
@@ -82,9 +101,21 @@ export class EngineMemory {
       const from = Math.min(toSkip, segmentBytes);
       toSkip -= from;
       if (from < segmentBytes) {
-        views.push(this.bytes.subarray(address + from, address + segmentBytes));
+        views.push(bytes.subarray(address + from, address + segmentBytes));
       }
     }
     return views;
   }
+
+  #renew(): void {
+    const { buffer } = this.#memory;
+    if (buffer === this.#bytes.buffer) return;
+    this.#bytes = new Uint8Array(buffer);
+    this.#view = new DataView(buffer);
+  }
+}
+
+/** The memory of a backend that is not attached: nothing is inside. */
+export function noMemory(): EngineMemory {
+  return new EngineMemory(new WebAssembly.Memory({ initial: 0, maximum: 0 }));
 }

@@ -7,7 +7,7 @@
  * B3 A write first reads the blocks that it covers only in part, then writes whole blocks. That
  *    is safe because the engine keeps commands apart that share a block (backend.ts).
  */
-import { type Settle, readPooled, settled, writePooled } from './file-transfer.ts';
+import { readPooled, type Settle, settled, type Views, writePooled } from './file-transfer.ts';
 
 const BOUNCE_BUFFERS = 4;
 const BOUNCE_BUFFER_BYTES = 256 * 1024;
@@ -50,17 +50,16 @@ export interface BounceRequest {
   readonly length: number;
 }
 
-/** Reads the range into the views, which hold `length` bytes together. */
+/** Reads the range into the views. */
 export function readBounced(
   buffers: BounceBuffers,
   request: BounceRequest,
-  views: readonly Uint8Array[],
+  views: Views,
   settle: Settle,
 ): void {
-  const target = new ViewCursor(views);
   const readChunk = async (chunk: Chunk): Promise<number> => {
     const errno = await readBlocks(request, chunk.blocks, chunk.start);
-    if (errno === 0) target.fillFrom(chunk.wanted);
+    if (errno === 0) fillFrom(views(chunk.done), chunk.wanted);
     return errno;
   };
   void inChunks(buffers, request, readChunk).then(settle);
@@ -70,15 +69,14 @@ export function readBounced(
 export function writeBounced(
   buffers: BounceBuffers,
   request: BounceRequest,
-  views: readonly Uint8Array[] | null,
+  views: Views | null,
   settle: Settle,
 ): void {
-  const source = views === null ? null : new ViewCursor(views);
   const writeChunk = async (chunk: Chunk): Promise<number> => {
     const errno = await readEdges(request, chunk);
     if (errno !== 0) return errno;
-    if (source === null) chunk.wanted.fill(0);
-    else source.copyInto(chunk.wanted);
+    if (views === null) chunk.wanted.fill(0);
+    else copyInto(views(chunk.done), chunk.wanted);
     return writeBlocks(request, chunk.blocks, chunk.start);
   };
   void inChunks(buffers, request, writeChunk).then(settle);
@@ -86,6 +84,8 @@ export function writeBounced(
 
 /** Whole blocks in the buffer, and the part of them that the command names. */
 interface Chunk {
+  /** Bytes of the command before it. */
+  readonly done: number;
   /** Offset in the file of the first block. */
   readonly start: number;
   readonly blocks: Uint8Array;
@@ -102,7 +102,7 @@ async function inChunks(
   const buffer = await buffers.take();
   let errno = 0;
   for (let position = request.offset; position < end && errno === 0;) {
-    const chunk = chunkAt(position, end, request.blockBytes, buffer);
+    const chunk = chunkAt(position, request, buffer);
     errno = await step(chunk);
     position += chunk.wanted.length;
   }
@@ -110,11 +110,14 @@ async function inChunks(
   return errno;
 }
 
-function chunkAt(position: number, end: number, blockBytes: number, buffer: Uint8Array): Chunk {
+function chunkAt(position: number, request: BounceRequest, buffer: Uint8Array): Chunk {
+  const { blockBytes, offset, length } = request;
+  const end = offset + length;
   const start = position - (position % blockBytes);
   const lastBlock = Math.ceil(end / blockBytes) * blockBytes;
   const stop = Math.min(lastBlock, start + buffer.length);
   return {
+    done: position - offset,
     start,
     blocks: buffer.subarray(0, stop - start),
     wanted: buffer.subarray(position - start, Math.min(end, stop) - start),
@@ -145,41 +148,30 @@ function writeBlocks(request: BounceRequest, blocks: Uint8Array, offset: number)
 }
 
 function transferOf({ fd, blockBytes }: BounceRequest, blocks: Uint8Array, offset: number) {
-  return { fd, offset, views: [blocks], granuleBytes: blockBytes };
+  const views = (skip: number): Uint8Array[] => [blocks.subarray(skip)];
+  return { fd, offset, length: blocks.length, views, granuleBytes: blockBytes };
 }
 
-/** A place in a list of views that moves on as bytes are copied. */
-class ViewCursor {
-  readonly #views: readonly Uint8Array[];
-  #index = 0;
-  #position = 0;
+/** Copies bytes out of the views until `target` is full. */
+function copyInto(views: readonly Uint8Array[], target: Uint8Array): void {
+  inParts(views, target, (part, view) => part.set(view));
+}
 
-  constructor(views: readonly Uint8Array[]) {
-    this.#views = views;
-  }
+/** Copies all of `source` into the views. */
+function fillFrom(views: readonly Uint8Array[], source: Uint8Array): void {
+  inParts(views, source, (part, view) => view.set(part));
+}
 
-  /** Copies the next bytes of the views out. */
-  copyInto(target: Uint8Array): void {
-    this.#each(target, (part, view) => part.set(view));
-  }
-
-  /** Copies bytes into the views. */
-  fillFrom(source: Uint8Array): void {
-    this.#each(source, (part, view) => view.set(part));
-  }
-
-  #each(other: Uint8Array, copy: (part: Uint8Array, view: Uint8Array) => void): void {
-    for (let done = 0; done < other.length;) {
-      const view = this.#views[this.#index]?.subarray(this.#position);
-      if (view === undefined) return;
-      const count = Math.min(view.length, other.length - done);
-      copy(other.subarray(done, done + count), view.subarray(0, count));
-      done += count;
-      this.#position += count;
-      if (count === view.length) {
-        this.#index++;
-        this.#position = 0;
-      }
-    }
+function inParts(
+  views: readonly Uint8Array[],
+  bytes: Uint8Array,
+  copy: (part: Uint8Array, view: Uint8Array) => void,
+): void {
+  let done = 0;
+  for (const view of views) {
+    const count = Math.min(view.length, bytes.length - done);
+    copy(bytes.subarray(done, done + count), view.subarray(0, count));
+    done += count;
+    if (done === bytes.length) return;
   }
 }

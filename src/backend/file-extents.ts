@@ -29,13 +29,14 @@ export interface Scan {
 
 /** Scans one file. Without native calls, or where the file system does not say, all is data. */
 export class ExtentScanner {
+  /** What the file is to have at least. */
+  sizeBytes: number;
   readonly #fd: number;
-  readonly #sizeBytes: number;
   #native: Native | null;
 
   constructor(fd: number, sizeBytes: number, native: Native | null) {
     this.#fd = fd;
-    this.#sizeBytes = sizeBytes;
+    this.sizeBytes = sizeBytes;
     this.#native = native;
   }
 
@@ -61,7 +62,7 @@ export class ExtentScanner {
 
   /** ENXIO means "no data from here on", and also "past the end": of a file that was cut. */
   #isCut(native: Native): boolean {
-    return native.lseek(this.#fd, 0, SEEK_END) < this.#sizeBytes;
+    return native.lseek(this.#fd, 0, SEEK_END) < this.sizeBytes;
   }
 
   #unsupported(length: number): Scan {

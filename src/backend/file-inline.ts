@@ -35,14 +35,17 @@ const TWO_POW_32 = 4294967296;
 class NativeInlineIo implements InlineIo {
   readonly #memory: EngineMemory;
   readonly #native: Native;
-  readonly #base: number;
+  /** What `#base` is the address of: other views after the memory has grown. */
+  #bytes: Uint8Array;
+  #base: number;
   readonly #vector = new Uint32Array(new ArrayBuffer(VECTOR_ENTRIES * IOVEC_WORDS * 4));
   readonly #vectorAddress: number;
 
   constructor(memory: EngineMemory, native: Native) {
     this.#memory = memory;
     this.#native = native;
-    this.#base = native.addressOf(memory.bytes);
+    this.#bytes = memory.bytes;
+    this.#base = native.addressOf(this.#bytes);
     this.#vectorAddress = native.addressOf(new Uint8Array(this.#vector.buffer));
   }
 
@@ -58,11 +61,19 @@ class NativeInlineIo implements InlineIo {
   write(fd: number, command: DataCommand): number {
     const { offset, length, segments, data } = command;
     if (segments === 1) {
+      this.#locate();
       return this.#answer(this.#native.pwrite(fd, this.#base + data, length, offset));
     }
     const count = this.#gather(command);
     if (count < 0) return count;
     return this.#answer(this.#native.pwritev2(fd, this.#vectorAddress, count, offset, 0));
+  }
+
+  #locate(): void {
+    const { bytes } = this.#memory;
+    if (bytes === this.#bytes) return;
+    this.#bytes = bytes;
+    this.#base = this.#native.addressOf(bytes);
   }
 
   #answer(moved: number): number {
@@ -74,6 +85,7 @@ class NativeInlineIo implements InlineIo {
    * is read now is only followed inside the memory.
    */
   #gather({ length, segments, data }: DataCommand): number {
+    this.#locate();
     if (segments === 1) {
       this.#setEntry(0, data, length);
       return 1;

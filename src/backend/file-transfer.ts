@@ -16,11 +16,18 @@ import { EAGAIN, EINTR, errnoOf } from './errno.ts';
 /** Called once: 0 or a positive errno. */
 export type Settle = (errno: number) => void;
 
-/** What to move: `views` are consumed one after the other, from `offset` in the file on. */
+/**
+ * The bytes to move after the first `skip`, as views. Asked for each time: a memory that has grown
+ * meanwhile has left the old views empty.
+ */
+export type Views = (skip: number) => Uint8Array[];
+
+/** What to move: the bytes of `views`, one after the other, from `offset` in the file on. */
 export interface TransferRequest {
   readonly fd: number;
   readonly offset: number;
-  readonly views: readonly Uint8Array[];
+  readonly length: number;
+  readonly views: Views;
   /** Continue only at multiples of this many bytes: the block size under O_DIRECT, or 1. */
   readonly granuleBytes: number;
 }
@@ -29,12 +36,12 @@ const INTERRUPTIONS = 100;
 const REFUSALS = 10;
 const STALLS = 3;
 
-/** Reads into all of the views. */
+/** Reads all of it. */
 export function readPooled(request: TransferRequest, settle: Settle): void {
   new Transfer(readv, request, settle).start();
 }
 
-/** Writes all of the views. */
+/** Writes all of it. */
 export function writePooled(request: TransferRequest, settle: Settle): void {
   new Transfer(writev, request, settle).start();
 }
@@ -68,30 +75,24 @@ type VectorCall = (
 
 class Transfer {
   readonly #call: VectorCall;
-  readonly #fd: number;
-  readonly #granuleBytes: number;
+  readonly #request: TransferRequest;
   readonly #settle: Settle;
-  #views: Uint8Array[];
-  #offset: number;
-  #remaining: number;
+  #moved = 0;
   #interruptions = 0;
   #refusals = 0;
   #stalls = 0;
 
   constructor(call: VectorCall, request: TransferRequest, settle: Settle) {
     this.#call = call;
-    this.#fd = request.fd;
-    this.#granuleBytes = request.granuleBytes;
+    this.#request = request;
     this.#settle = settle;
-    this.#views = [...request.views];
-    this.#offset = request.offset;
-    this.#remaining = request.views.reduce((total, view) => total + view.length, 0);
   }
 
   start(): void {
-    this.#call(this.#fd, this.#views, this.#offset, (error, moved) => {
+    const { fd, offset, views, length } = this.#request;
+    this.#call(fd, views(this.#moved), offset + this.#moved, (error, moved) => {
       if (error !== null) this.#onError(errnoOf(error));
-      else if (moved === this.#remaining) this.#settle(0);
+      else if (moved === length - this.#moved) this.#settle(0);
       else this.#onShort(moved);
     });
   }
@@ -108,26 +109,12 @@ class Transfer {
   }
 
   #onShort(moved: number): void {
-    const whole = moved - (moved % this.#granuleBytes);
+    const whole = moved - (moved % this.#request.granuleBytes);
     if (moved === 0 || (whole === 0 && this.#stalls++ >= STALLS)) {
       this.#settle(ERRNO_EIO);
       return;
     }
-    this.#views = dropBytes(this.#views, whole);
-    this.#offset += whole;
-    this.#remaining -= whole;
+    this.#moved += whole;
     this.start();
   }
-}
-
-/** The views without their first `count` bytes. */
-function dropBytes(views: readonly Uint8Array[], count: number): Uint8Array[] {
-  const rest: Uint8Array[] = [];
-  let toDrop = count;
-  for (const view of views) {
-    const dropped = Math.min(toDrop, view.length);
-    toDrop -= dropped;
-    if (dropped < view.length) rest.push(view.subarray(dropped));
-  }
-  return rest;
 }

@@ -120,8 +120,15 @@ async function writeZeroChunks(fd: number, offset: number, length: number): Prom
   zeroBuffer ??= new Uint8Array(ZERO_BUFFER_BYTES);
   let errno = 0;
   for (let done = 0; done < length && errno === 0; done += ZERO_BUFFER_BYTES) {
-    const views = [zeroBuffer.subarray(0, Math.min(ZERO_BUFFER_BYTES, length - done))];
-    const request = { fd, offset: offset + done, views, granuleBytes: 1 };
+    const zeroes = zeroBuffer.subarray(0, Math.min(ZERO_BUFFER_BYTES, length - done));
+    const views = (skip: number): Uint8Array[] => [zeroes.subarray(skip)];
+    const request = {
+      fd,
+      offset: offset + done,
+      length: zeroes.length,
+      views,
+      granuleBytes: 1,
+    };
     errno = await settled((settle) => writePooled(request, settle));
   }
   return errno;

@@ -22,7 +22,7 @@ import { COMMAND_SLOTS } from '../abi/limits.ts';
 import { EXTENT_SIZE, EXTENT_TABLE_ENTRIES } from '../abi/request.ts';
 import { SluiceError } from '../errors.ts';
 import type { Backend, Done } from './backend.ts';
-import { type DataCommand, EngineMemory } from './engine-memory.ts';
+import { type DataCommand, EngineMemory, noMemory } from './engine-memory.ts';
 import { writeExtents } from './extent-table.ts';
 import { BounceBuffers, readBounced, writeBounced } from './file-bounce.ts';
 import { EBADF, EFAULT, EINVAL, EROFS, isTransient } from './errno.ts';
@@ -38,7 +38,8 @@ import {
   refuseOddSize,
   sizeOf,
 } from './file-open.ts';
-import { readPooled, type Settle, syncData, writePooled } from './file-transfer.ts';
+import { resizeFile } from './file-resize.ts';
+import { readPooled, type Settle, syncData, type Views, writePooled } from './file-transfer.ts';
 import { Zeroes } from './file-zero.ts';
 import { lockImage, type LockMode } from './lock.ts';
 import { loadNative, type Native } from './native.ts';
@@ -110,7 +111,6 @@ interface OpenImage {
 
 /** Commands on one file. See backend.ts for what each of them promises. */
 export class FileBackend implements Backend {
-  readonly sizeBytes: number;
   readonly blockSizeBytes: number;
   readonly readOnly: boolean;
   readonly depth: number;
@@ -133,16 +133,17 @@ export class FileBackend implements Backend {
   readonly #zeroes: Zeroes;
   readonly #scanner: ExtentScanner;
   readonly #buffers = new BounceBuffers();
+  #sizeBytes: number;
   #nowait: boolean;
   /** Cached reads would wait for the disk, and the file does not know RWF_NOWAIT. */
   #readsPooled = false;
   #closing: Promise<void> | undefined;
-  #memory = new EngineMemory(new ArrayBuffer(0));
+  #memory = noMemory();
   #io = createInlineIo(this.#memory, null);
   #done: Done = refuseBeforeAttach;
 
   constructor({ path, options, files, native, sizeBytes, alignment }: OpenImage) {
-    this.sizeBytes = sizeBytes;
+    this.#sizeBytes = sizeBytes;
     this.blockSizeBytes = alignment.blockBytes;
     this.readOnly = options.writable !== true;
     this.#direct = options.direct === true;
@@ -167,8 +168,12 @@ export class FileBackend implements Backend {
     });
   }
 
+  get sizeBytes(): number {
+    return this.#sizeBytes;
+  }
+
   attach(memory: WebAssembly.Memory, done: Done): void {
-    this.#memory = new EngineMemory(memory.buffer);
+    this.#memory = new EngineMemory(memory);
     this.#io = createInlineIo(this.#memory, this.#native);
     this.#done = done;
   }
@@ -234,6 +239,14 @@ export class FileBackend implements Backend {
     syncData(this.#files.plain, this.#settle(id));
   }
 
+  async resize(sizeBytes: number): Promise<void> {
+    const { blockSizeBytes: blockBytes, readOnly } = this;
+    const image = { path: this.#path, files: this.#files, native: this.#native };
+    await resizeFile({ ...image, readOnly, blockBytes }, sizeBytes);
+    this.#sizeBytes = sizeBytes;
+    this.#scanner.sizeBytes = sizeBytes;
+  }
+
   close(): Promise<void> {
     this.#closing ??= closeDescriptors(this.#files).catch((cause: unknown) => {
       const path = this.#path;
@@ -261,7 +274,7 @@ export class FileBackend implements Backend {
   /** A closed descriptor's number may by now belong to another file: it is not used again. */
   #refusalOfRange(offset: number, length: number): number {
     if (this.#closing !== undefined) return EBADF;
-    return offset >= 0 && length >= 0 && offset + length <= this.sizeBytes ? 0 : EINVAL;
+    return offset >= 0 && length >= 0 && offset + length <= this.#sizeBytes ? 0 : EINVAL;
   }
 
   #refusalOfWrite(): number {
@@ -309,9 +322,8 @@ export class FileBackend implements Backend {
   #bounceRead(command: DataCommand): void {
     this.counters.offThread++;
     this.counters.bounced++;
-    const views = this.#memory.views(command);
     const request = this.#bounceOf(this.#files.plain, command);
-    readBounced(this.#buffers, request, views, this.#settle(command.id));
+    readBounced(this.#buffers, request, this.#viewsOf(command), this.#settle(command.id));
   }
 
   #writeHere(command: DataCommand, isStable: boolean): void {
@@ -331,9 +343,8 @@ export class FileBackend implements Backend {
   #bounceWrite(command: DataCommand, isStable: boolean): void {
     this.counters.offThread++;
     this.counters.bounced++;
-    const views = this.#memory.views(command);
     const request = this.#bounceOf(this.#writeDescriptor(isStable), command);
-    writeBounced(this.#buffers, request, views, this.#settle(command.id));
+    writeBounced(this.#buffers, request, this.#viewsOf(command), this.#settle(command.id));
   }
 
   #writeDescriptor(isStable: boolean): number {
@@ -345,8 +356,14 @@ export class FileBackend implements Backend {
   }
 
   #transferOf(fd: number, command: DataCommand, skip: number) {
-    const views = this.#memory.views(command, skip);
-    return { fd, offset: command.offset + skip, views, granuleBytes: this.blockSizeBytes };
+    const { offset, length } = command;
+    const views = this.#viewsOf(command, skip);
+    const granuleBytes = this.blockSizeBytes;
+    return { fd, offset: offset + skip, length: length - skip, views, granuleBytes };
+  }
+
+  #viewsOf(command: DataCommand, from = 0): Views {
+    return (skip) => this.#memory.views(command, from + skip);
   }
 
   #bounceOf(fd: number, { offset, length }: DataCommand) {

@@ -8,7 +8,7 @@ import { COMMAND_SLOTS } from '../abi/limits.ts';
 import { EXTENT_HOLE, EXTENT_SIZE, EXTENT_TABLE_ENTRIES, EXTENT_ZERO } from '../abi/request.ts';
 import { SluiceError } from '../errors.ts';
 import type { Backend, Done } from './backend.ts';
-import { EngineMemory } from './engine-memory.ts';
+import { EngineMemory, noMemory } from './engine-memory.ts';
 import { EFAULT, EINVAL, EROFS } from './errno.ts';
 import { ExtentBuilder, writeExtents } from './extent-table.ts';
 
@@ -52,7 +52,7 @@ const NO_FLAGS = { stable: false, mayUnmap: false, fast: false };
 
 /** A Backend whose calls arrive as records in accept(). */
 export abstract class MemoryDisk implements Backend {
-  readonly sizeBytes: number;
+  sizeBytes: number;
   readonly blockSizeBytes: number;
   readonly readOnly: boolean;
   readonly depth: number;
@@ -66,7 +66,7 @@ export abstract class MemoryDisk implements Backend {
   closed = false;
 
   protected readonly fastZeroes: boolean;
-  protected memory = new EngineMemory(new ArrayBuffer(0));
+  protected memory = noMemory();
   protected done: Done = refuseBeforeAttach;
 
   constructor(options: MemoryDiskOptions) {
@@ -79,7 +79,7 @@ export abstract class MemoryDisk implements Backend {
   }
 
   attach(memory: WebAssembly.Memory, done: Done): void {
-    this.memory = new EngineMemory(memory.buffer);
+    this.memory = new EngineMemory(memory);
     this.done = done;
   }
 

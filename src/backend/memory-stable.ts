@@ -20,8 +20,8 @@ export interface SyncCover {
 
 /** A volatile and a stable image of the same size, all zeroes at first. */
 export class StableImage {
-  readonly volatile: Uint8Array;
-  readonly stable: Uint8Array;
+  volatile: Uint8Array;
+  stable: Uint8Array;
   /** Page number -> when it was last written. */
   #dirty = new Map<number, number>();
   readonly #covers = new Set<SyncCover>();
@@ -68,6 +68,13 @@ export class StableImage {
     for (const other of this.#covers) if (other.order < cover.order) other.pages.clear();
   }
 
+  /** Cuts or extends both; no sync is under way. */
+  resize(sizeBytes: number): void {
+    for (const page of this.#dirty.keys()) if (page * PAGE >= sizeBytes) this.#dirty.delete(page);
+    this.volatile = resized(this.volatile, sizeBytes);
+    this.stable = resized(this.stable, sizeBytes);
+  }
+
   /** Back to what is stable. */
   cutPower(): void {
     this.volatile.set(this.stable);
@@ -82,6 +89,12 @@ export class StableImage {
       for (const [page, copy] of pages) overlay(copy, page * PAGE, bytes, offset);
     }
   }
+}
+
+function resized(bytes: Uint8Array, sizeBytes: number): Uint8Array {
+  const other = new Uint8Array(sizeBytes);
+  other.set(bytes.subarray(0, sizeBytes));
+  return other;
 }
 
 /** Copies the part of `bytes` (at `offset`) that lies in `copy` (at `start`). */

@@ -62,10 +62,6 @@ const EIO = 5;
  * ```
  */
 export class MemoryBackend extends MemoryDisk {
-  /** What reads see. Tests may look and write. */
-  readonly volatile: Uint8Array;
-  /** What a power cut leaves. Tests may look and write. */
-  readonly stable: Uint8Array;
   /** Every command in the order it came in. */
   readonly log: MemoryCommand[] = [];
   /** While true, commands wait for release(); setting it to false releases nothing by itself. */
@@ -81,8 +77,16 @@ export class MemoryBackend extends MemoryDisk {
     this.hold = options.hold ?? false;
     this.#discardFill = options.discardFill ?? 0;
     this.#image = new StableImage(options.sizeBytes);
-    this.volatile = this.#image.volatile;
-    this.stable = this.#image.stable;
+  }
+
+  /** What reads see. Tests may look and write. */
+  get volatile(): Uint8Array {
+    return this.#image.volatile;
+  }
+
+  /** What a power cut leaves. Tests may look and write. */
+  get stable(): Uint8Array {
+    return this.#image.stable;
   }
 
   /** Commands that wait, oldest first. */
@@ -110,6 +114,13 @@ export class MemoryBackend extends MemoryDisk {
   /** Makes a coming command of this kind fail. Several faults may wait at once. */
   fail(op: MemoryOperation, { errno = EIO, nth = 1, appliedBytes = 0 }: MemoryFault = {}): void {
     this.#faults.push({ op, errno, nth, appliedBytes, left: nth });
+  }
+
+  /** Cuts or extends the disk, in a way that survives a power cut. */
+  resize(sizeBytes: number): Promise<void> {
+    this.#image.resize(sizeBytes);
+    this.sizeBytes = sizeBytes;
+    return Promise.resolve();
   }
 
   /** The host loses power: what is not stable is gone, held commands are never answered. */

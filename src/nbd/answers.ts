@@ -14,7 +14,6 @@ export class Answers {
   readonly table = new RequestTable();
   readonly sender: Sender;
   readonly #device: Device;
-  readonly #view: DataView;
   readonly #structured: boolean;
   #open = 0;
   #burst = 0;
@@ -26,11 +25,9 @@ export class Answers {
    * @param writable called when a full socket takes replies again
    */
   constructor(device: Device, socket: ByteSocket, structured: boolean, writable: () => void) {
-    const { bytes } = device;
     this.#device = device;
-    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     this.#structured = structured;
-    this.sender = new Sender(socket, { settled: this.#settled, writable }, bytes, device.arena);
+    this.sender = new Sender(socket, { settled: this.#settled, writable }, device);
   }
 
   /** Requests without a sent reply. */
@@ -117,7 +114,9 @@ export class Answers {
     const { table } = this;
     const one = ((table.flags[slot] ?? 0) & CMD_FLAG_REQ_ONE) !== 0;
     const address = table.address[slot] ?? 0;
-    const packed = packExtents(this.#view, address, extents, table.length[slot] ?? 0, one);
+    const { bytes } = this.#device;
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    const packed = packExtents(view, address, extents, table.length[slot] ?? 0, one);
     // A device that describes nothing leaves nothing that could be said.
     if (packed === 0) return this.plain(slot, NBD_EIO);
     const length = packed * WIRE_EXTENT_SIZE;

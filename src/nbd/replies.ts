@@ -9,7 +9,8 @@
  *     before.
  * P2  There is always room for the headers of all requests of the connection.
  */
-import { type Arena, isSmall } from '../arena.ts';
+import { isSmall } from '../arena.ts';
+import type { Device } from '../device.ts';
 import { GATHER_BYTES, MAX_REQUESTS, REPLY_BUFFER_BYTES } from './limits.ts';
 import {
   CHUNK_SIZE,
@@ -30,8 +31,7 @@ const RESERVED_BYTES = MAX_REQUESTS * HEADER_BYTES;
 const WORD = 2 ** 32;
 
 export class Replies {
-  readonly #memory: Uint8Array;
-  readonly #arena: Arena;
+  readonly #device: Device;
   readonly #buffer = new Uint8Array(REPLY_BUFFER_BYTES + RESERVED_BYTES);
   readonly #view = new DataView(this.#buffer.buffer);
   #used = 0;
@@ -47,9 +47,8 @@ export class Replies {
   #heldSmallBytes = 0;
   #heldLargeBytes = 0;
 
-  constructor(memory: Uint8Array, arena: Arena) {
-    this.#memory = memory;
-    this.#arena = arena;
+  constructor(device: Device) {
+    this.#device = device;
   }
 
   /** Replies collected. */
@@ -118,9 +117,9 @@ export class Replies {
   data(address: number, lengthBytes: number, bufferBytes: number): boolean {
     const fits = this.#used + lengthBytes + RESERVED_BYTES <= this.#buffer.length;
     if (lengthBytes < GATHER_BYTES && fits) {
-      this.#buffer.set(this.#memory.subarray(address, address + lengthBytes), this.#used);
+      this.#buffer.set(this.#device.bytes.subarray(address, address + lengthBytes), this.#used);
       this.#used += lengthBytes;
-      this.#arena.release(address, bufferBytes);
+      this.#device.arena.release(address, bufferBytes);
       return true;
     }
     const index = this.#gathers++;
@@ -143,6 +142,7 @@ export class Replies {
 
   /** The bytes from `sent` on, in pieces. */
   pieces(sent: number): Uint8Array[] {
+    const { bytes: memory } = this.#device;
     const pieces: Uint8Array[] = [];
     let skip = sent;
     let from = 0;
@@ -155,7 +155,7 @@ export class Replies {
       const at = this.#gatherAt[index] ?? 0;
       const address = this.#gatherAddress[index] ?? 0;
       add(this.#buffer, from, at);
-      add(this.#memory, address, address + (this.#gatherLength[index] ?? 0));
+      add(memory, address, address + (this.#gatherLength[index] ?? 0));
       from = at;
     }
     add(this.#buffer, from, this.#used);
@@ -165,7 +165,7 @@ export class Replies {
   /** Everything was sent or will never be: forgets it and releases what it held (P1). */
   clear(): void {
     for (let index = 0; index < this.#gathers; index++) {
-      this.#arena.release(this.#gatherAddress[index] ?? 0, this.#gatherBuffer[index] ?? 0);
+      this.#device.arena.release(this.#gatherAddress[index] ?? 0, this.#gatherBuffer[index] ?? 0);
     }
     this.#used = 0;
     this.#gathers = 0;

@@ -10,7 +10,7 @@
  * S2  A reply counts until the kernel has all of it, or the client is gone: a client that does not
  *     read is not served further than its limits.
  */
-import type { Arena } from '../arena.ts';
+import type { Device } from '../device.ts';
 import { Replies } from './replies.ts';
 import type { ByteSocket } from './socket.ts';
 
@@ -25,8 +25,7 @@ export interface ReplyOwner {
 export class Sender {
   readonly #socket: ByteSocket;
   readonly #owner: ReplyOwner;
-  readonly #memory: Uint8Array;
-  readonly #arena: Arena;
+  readonly #device: Device;
   #filling: Replies;
   #sending: Replies | undefined;
   #spare: Replies | undefined;
@@ -40,12 +39,11 @@ export class Sender {
     this.#owner.writable();
   };
 
-  constructor(socket: ByteSocket, owner: ReplyOwner, memory: Uint8Array, arena: Arena) {
+  constructor(socket: ByteSocket, owner: ReplyOwner, device: Device) {
     this.#socket = socket;
     this.#owner = owner;
-    this.#memory = memory;
-    this.#arena = arena;
-    this.#filling = new Replies(memory, arena);
+    this.#device = device;
+    this.#filling = new Replies(device);
   }
 
   /** Where the next reply goes. */
@@ -78,7 +76,7 @@ export class Sender {
     if (sent < 0) this.#deaf = true;
     if (sent === length || this.#deaf) return this.#settle(replies);
     this.#sending = replies;
-    this.#filling = this.#spare ?? new Replies(this.#memory, this.#arena);
+    this.#filling = this.#spare ?? new Replies(this.#device);
     this.#spare = undefined;
     this.#socket.writeLater(replies.pieces(sent), this.#written);
   }

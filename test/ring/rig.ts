@@ -1,6 +1,7 @@
 /**
- * One engine with a virtio device, a guest in its memory, and a disk of bytes as its host. The guest
- * is the mock driver of src/testing/guest; the host answers commands at once or when it is told.
+ * One engine with a virtio device, a guest in its memory, and a disk of bytes as its host. The
+ * guest is the mock driver of src/testing/guest; the host answers commands at once or when it is
+ * told.
  */
 
 import {
@@ -61,6 +62,8 @@ export interface RigOptions {
   readonly ramBytes?: number;
   /** Guest address of the RAM; above 4 GiB unless a test says otherwise. */
   readonly guestAddress?: bigint;
+  /** The memory is shared, as the shared build wants it. */
+  readonly shared?: boolean;
 }
 
 /** How a queue is made. */
@@ -101,11 +104,12 @@ export class GuestRig {
     const queues = options.queues ?? 1;
     this.ramBytes = options.ramBytes ?? RAM_BYTES;
     this.guestAddress = options.guestAddress ?? 0x7f59_7f22_a000n;
-    const probe = new WebAssembly.Memory({ initial: 0 });
+    const shared = options.shared === true;
+    const probe = createMemory(1, shared);
     const deviceBytes = instantiate(build, probe).deviceSize(queues) >>> 0;
     this.ram = Math.ceil((DEVICE + deviceBytes) / PAGE_BYTES) * PAGE_BYTES;
     const bytes = this.ram + this.ramBytes + PAGE_BYTES;
-    this.memory = new WebAssembly.Memory({ initial: Math.ceil(bytes / PAGE_BYTES) });
+    this.memory = createMemory(Math.ceil(bytes / PAGE_BYTES), shared);
     this.view = new DataView(this.memory.buffer);
     this.#bytes = new Uint8Array(this.memory.buffer);
     this.exports = instantiate(build, this.memory);
@@ -333,6 +337,12 @@ const ENGINE: EngineConfig = {
   noFlush: false,
   wce: true,
 };
+
+function createMemory(pages: number, shared: boolean): WebAssembly.Memory {
+  return new WebAssembly.Memory(
+    shared ? { initial: pages, maximum: pages, shared } : { initial: pages },
+  );
+}
 
 function low(value: bigint): number {
   return Number(value & WORD_MASK);

@@ -18,11 +18,16 @@ for (const build of BUILDS) {
             rig.run();
             expect(disk.poll().length).toBe(4);
             expect([write.status, read.status, flush.status, id.status]).toEqual([0, 0, 0, 0]);
-            expect(rig.disk.subarray((8 + i) * 512, (9 + i) * 512)).toEqual(new Uint8Array(512).fill(i + 1));
+            expect(rig.disk.subarray((8 + i) * 512, (9 + i) * 512)).toEqual(
+              new Uint8Array(512).fill(i + 1),
+            );
             expect(read.data()[0]).toBe((9 + i) & 255);
             expect(read.damage()).toEqual([]);
             expect(new TextDecoder().decode(id.data())).toMatch(/^sluice-test-serial\0\0$/);
-            disk.release(write); disk.release(read); disk.release(flush); disk.release(id);
+            disk.release(write);
+            disk.release(read);
+            disk.release(flush);
+            disk.release(id);
           }
           expect(rig.takeBroken()).toBe(0n);
         });

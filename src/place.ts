@@ -1,0 +1,87 @@
+/**
+ * Where a device lies in a memory:
+ *
+ *     base                        64-byte boundary
+ *     | engine | virtqueues | .. | arena |
+ *                                page boundary
+ */
+import { REGION_SIZE } from './abi/region.ts';
+import { DEVICE_QUEUES, QUEUE_STRIDE, VIRTQUEUES } from './abi/virtio-device.ts';
+import { isArenaSize, PAGE_SIZE } from './arena.ts';
+import { invalid, toWhole } from './arguments.ts';
+
+/** What a device is to take up. */
+export interface Footprint {
+  /** Start of it all, on a 64-byte boundary. Default 0. */
+  readonly base?: number | undefined;
+  /** Virtqueues beside the engine, 0 to 63. Default 0: no virtio device. */
+  readonly virtqueues?: number | undefined;
+  /** Bytes of transfer buffers for calls and NBD clients, a power of two from 64 KiB to 1 GiB. */
+  readonly arenaBytes: number;
+}
+
+/** A footprint in a memory. */
+export interface Place extends Footprint {
+  /** The memory to live in. Default: a new one that is just large enough. */
+  readonly memory?: WebAssembly.Memory | undefined;
+  /** A build of the engine that can live there; default: the inlined one that can. */
+  readonly module?: WebAssembly.Module | undefined;
+}
+
+/** A footprint in addresses. */
+export interface Layout {
+  readonly base: number;
+  readonly virtqueues: number;
+  readonly arenaAt: number;
+  readonly arenaBytes: number;
+  /** The first address behind it. */
+  readonly end: number;
+}
+
+const BASE_ALIGN = 64;
+const LARGEST_BASE = 2 ** 32 - BASE_ALIGN;
+const WASM_PAGE_SIZE = 65_536;
+
+/** Bytes of memory that a device takes up from `base` on. */
+export function footprintBytes(footprint: Footprint): number {
+  const { base, end } = layOut(footprint);
+  return end - base;
+}
+
+/** Checks a footprint and lays it out. */
+export function layOut({ base = 0, virtqueues = 0, arenaBytes }: Footprint): Layout {
+  toWhole(base, 'base', 0, LARGEST_BASE);
+  if (base % BASE_ALIGN !== 0) {
+    throw invalid(`base must be a multiple of ${BASE_ALIGN}, not ${base}`);
+  }
+  toWhole(virtqueues, 'virtqueues', 0, VIRTQUEUES);
+  toArenaBytes(arenaBytes, 'arenaBytes');
+  const deviceBytes = virtqueues === 0 ? 0 : DEVICE_QUEUES + virtqueues * QUEUE_STRIDE;
+  const arenaAt = Math.ceil((base + REGION_SIZE + deviceBytes) / PAGE_SIZE) * PAGE_SIZE;
+  return { base, virtqueues, arenaAt, arenaBytes, end: arenaAt + arenaBytes };
+}
+
+/** The memory of a place, large enough. */
+export function memoryOf(
+  given: WebAssembly.Memory | undefined,
+  layout: Layout,
+): WebAssembly.Memory {
+  const { base, end } = layout;
+  if (given === undefined) {
+    const pages = Math.ceil(end / WASM_PAGE_SIZE);
+    return new WebAssembly.Memory({ initial: pages, maximum: pages });
+  }
+  const { byteLength } = given.buffer;
+  if (end <= byteLength) return given;
+  throw invalid(
+    `a memory of ${byteLength} bytes has no room for a disk at base ${base}: it needs ` +
+      `${end - base} bytes from there, so ${end} in all; grow the memory or ask for less ` +
+      '(footprintBytes says how much it is)',
+  );
+}
+
+/** A size of an arena. */
+export function toArenaBytes(bytes: number, name: string): number {
+  if (typeof bytes === 'number' && isArenaSize(bytes)) return bytes;
+  throw invalid(`${name} must be a power of two from 65536 to 1073741824, not ${bytes}`);
+}

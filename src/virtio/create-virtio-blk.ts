@@ -1,0 +1,154 @@
+/**
+ * Puts a virtio-blk device on a disk: finds the memory, moves the disk's engine into it, shows it
+ * the guest's RAM.
+ *
+ *     memory    | ...  guest RAM, anywhere ...  base: engine | queues | buffers ... |
+ *     ramBytes  | engine | queues | buffers | guest RAM |
+ *     guest     | engine | queues | buffers | mirror of the guest (copied-guest.ts) |
+ */
+import { CONFIG_BARRIER, CONFIG_FLAGS } from '../abi/region.ts';
+import { invalid, toWhole } from '../arguments.ts';
+import type { Disk } from '../disk.ts';
+import { layOut } from '../place.ts';
+import { CopiedGuest } from './copied-guest.ts';
+import { offeredFeatures } from './features.ts';
+import { requestSettings } from './negotiation.ts';
+import { VirtioBlk } from './virtio-blk.ts';
+import {
+  toEvents,
+  toFixed,
+  toLegacy,
+  toRegions,
+  toValues,
+  type VirtioBlkOptions,
+} from './virtio-blk-options.ts';
+import type { VirtioBlkParts } from './virtio-blk-types.ts';
+import { toPolicies, toRegion } from './virtqueue-checks.ts';
+import type { GuestRegion } from './virtqueue-types.ts';
+import { VirtQueues } from './virtqueues.ts';
+
+/** Where everything lies. */
+interface Ground {
+  readonly memory: WebAssembly.Memory;
+  readonly base: number;
+  readonly arenaBytes: number;
+  readonly virtqueues: number;
+  readonly regions: readonly GuestRegion[];
+  /** The guest's RAM, where it was made here. */
+  readonly ram?: () => Uint8Array;
+  /** The guest itself, where it has to be copied to and from `ram`. */
+  readonly guest?: Uint8Array;
+}
+
+const DEFAULT_ARENA_BYTES = 1024 * 1024;
+const WASM_PAGE_SIZE = 65_536;
+const LARGEST_MEMORY = 2 ** 32;
+
+/**
+ * Makes a virtio-blk device. The disk goes on as it is, in the new memory; closing the disk closes
+ * the device first. Nothing may be in flight on the disk, and it can have one device at a time.
+ * @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT; ERR_SLUICE_BUSY when requests are in flight, or
+ *   the disk has a virtio device; ERR_SLUICE_VIRTQUEUE when guest RAM does not lie where it should
+ */
+export function createVirtioBlk(disk: Disk, options: VirtioBlkOptions): VirtioBlk {
+  const parts = toParts(disk, options);
+  const ground = findGround(options, parts.values.queues);
+  disk.device.moveTo(ground);
+  const undo: (() => void)[] = [];
+  const blk = new VirtioBlk({
+    ...parts,
+    makeQueues: (events) => new VirtQueues(disk.device, events, copyOf(disk, ground)),
+    ram: ground.guest === undefined ? ground.ram : undefined,
+    onClose: () => undo.forEach((step) => step()),
+  });
+  undo.push(disk.attach(blk));
+  undo.push(disk.onResize(() => blk.resized(disk.size)));
+  try {
+    for (const region of ground.regions) blk.queues.addRegion(region);
+  } catch (error) {
+    void blk.close();
+    throw error;
+  }
+  return blk;
+}
+
+/** What keeps the mirror of a copied guest. */
+function copyOf({ device }: Disk, { guest, regions }: Ground): CopiedGuest | undefined {
+  const mirror = regions[0]?.address;
+  if (guest === undefined || mirror === undefined) return undefined;
+  return new CopiedGuest(device, guest, mirror);
+}
+
+/** Everything that can be wrong with the options is found here, before the disk moves. */
+function toParts(disk: Disk, options: VirtioBlkOptions): Omit<VirtioBlkParts, 'makeQueues'> {
+  const { engine, blockSizeBytes } = disk.device;
+  const legacy = toLegacy(options);
+  const values = toValues(options, { capacityBytes: disk.size, granuleBytes: blockSizeBytes });
+  const settings = toFixed(options);
+  toPolicies(requestSettings(0n, values, settings));
+  const offered = offeredFeatures(options.features ?? {}, {
+    readOnly: disk.readOnly,
+    legacy,
+    barriers: (engine.load(CONFIG_FLAGS) & CONFIG_BARRIER) !== 0,
+    queues: values.queues,
+    sizeMax: values.sizeMaxBytes > 0,
+  });
+  const { wce } = disk;
+  return { values, settings, offered, legacy, wce, events: toEvents(options) };
+}
+
+function findGround(options: VirtioBlkOptions, virtqueues: number): Ground {
+  const { memory, ramBytes, guest } = options;
+  const given = [memory, ramBytes, guest].filter((place) => place !== undefined);
+  if (given.length !== 1) {
+    throw invalid(
+      "a virtio-blk device needs the guest's memory: give one of memory, ramBytes and guest",
+    );
+  }
+  if (guest !== undefined) return copiedGround(options, virtqueues);
+  return memory === undefined ? ownGround(options, virtqueues) : givenGround(options, virtqueues);
+}
+
+function givenGround(options: VirtioBlkOptions, virtqueues: number): Ground {
+  const { memory, base, arenaBytes = DEFAULT_ARENA_BYTES } = options;
+  if (!(memory instanceof WebAssembly.Memory)) throw invalid('memory must be a WebAssembly.Memory');
+  if (base === undefined) {
+    throw invalid('base must say where in this memory the engine may live; nothing else uses it');
+  }
+  const regions = toRegions(options.ram).map((region) => toRegion(region));
+  return { memory, base, arenaBytes, virtqueues, regions };
+}
+
+function ownGround(options: VirtioBlkOptions, virtqueues: number): Ground {
+  const { base, ram, ramBytes = 0, arenaBytes = DEFAULT_ARENA_BYTES } = options;
+  if (base !== undefined || ram !== undefined) throw invalid('base and ram go with memory');
+  const { end } = layOut({ base: 0, virtqueues, arenaBytes });
+  const address = Math.ceil(end / WASM_PAGE_SIZE) * WASM_PAGE_SIZE;
+  toWhole(ramBytes, 'ramBytes', 1, LARGEST_MEMORY - address);
+  const pages = Math.ceil((address + ramBytes) / WASM_PAGE_SIZE);
+  const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
+  const bytes = new Uint8Array(memory.buffer, address, ramBytes);
+  return {
+    memory,
+    base: 0,
+    arenaBytes,
+    virtqueues,
+    regions: [{ guestAddress: 0n, address, sizeBytes: ramBytes }],
+    ram: () => bytes,
+  };
+}
+
+/** A guest outside of any WebAssembly memory: a mirror as large as it, in a memory of ours. */
+function copiedGround(options: VirtioBlkOptions, virtqueues: number): Ground {
+  const { guest, features, ...rest } = options;
+  const bytes = guest instanceof ArrayBuffer ? new Uint8Array(guest) : guest;
+  if (!(bytes instanceof Uint8Array)) throw invalid('guest must be an ArrayBuffer or Uint8Array');
+  if (!(bytes.buffer instanceof ArrayBuffer)) {
+    throw invalid(
+      "a guest that runs on another thread cannot be copied; give its WebAssembly.Memory as 'memory'",
+    );
+  }
+  if (features?.inOrder === true)
+    throw invalid('a copied guest has no IN_ORDER; leave inOrder out');
+  return { ...ownGround({ ...rest, ramBytes: bytes.length }, virtqueues), guest: bytes };
+}

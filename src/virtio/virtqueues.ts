@@ -1,0 +1,399 @@
+/**
+ * The raw device side of virtqueues: what any transport plugs into, be it vhost-user, PCI in an
+ * emulator, or mmio. There is no feature negotiation and no configuration space here.
+ *
+ *              attach                      detach, when drained
+ *      off ────────────▶ on ◀──▶ paused ────────────────────────▶ off
+ *                         │        │
+ *                         └──▶ broken ──▶ detach or reset ──▶ off
+ *      any but off ──reset──▶ dead ──when nothing is in flight──▶ off
+ *
+ * The engine takes the chains itself when it is kicked, and turns them into requests; nothing here
+ * reads a ring. What the engine has to say it leaves in words beside its region, which are read
+ * after each pump.
+ *
+ * V1  A queue that is reset is dead at once: its ring is not touched after the call, and nobody is
+ *     interrupted for it.
+ * V2  Callbacks run outside of the engine and may call anything. One that throws keeps none of the
+ *     others from being called.
+ * V3  A word is cleared before its callbacks run, so nothing that comes meanwhile is lost.
+ */
+import { REGION_SIZE } from '../abi/region.ts';
+import { OP_RESET_QUEUE, OP_SET_WCE } from '../abi/request.ts';
+import * as abi from '../abi/virtio-device.ts';
+import { toSwitch, toWhole } from '../arguments.ts';
+import type { Face } from '../disk-types.ts';
+import type { EngineDevice } from '../engine-device.ts';
+import { type Ask, PromisedRequests } from '../promised-requests.ts';
+import type { CopiedGuest } from './copied-guest.ts';
+import { halves, toConfig, toPolicies, toRegion, toSettings } from './virtqueue-checks.ts';
+import {
+  attachText,
+  hex,
+  queueError,
+  regionName,
+  regionText,
+  ringErrorText,
+  stateName,
+} from './virtqueue-texts.ts';
+import type {
+  DeviceSettings,
+  GuestRegion,
+  QueueConfig,
+  QueueEvents,
+  QueueState,
+  RingPosition,
+} from './virtqueue-types.ts';
+
+export type * from './virtqueue-types.ts';
+
+const HIGH_WORD = 2 ** 32;
+const EVENT_SETS = [abi.DEVICE_KICKED, abi.DEVICE_INTERRUPTS, abi.DEVICE_BROKEN];
+const NOTHING = { flags: 0, offset: 0, length: 0 };
+
+export class VirtQueues implements Face {
+  /** Queues of the device. */
+  readonly count: number;
+  readonly #device: EngineDevice;
+  readonly #events: QueueEvents;
+  readonly #requests: PromisedRequests;
+  readonly #guest: CopiedGuest | undefined;
+  readonly #regions = new Map<bigint, GuestRegion>();
+  /** Removals of regions that wait: all queues are paused meanwhile. */
+  #removals = 0;
+  /** Queues that are being detached. */
+  readonly #leaving = new Set<number>();
+  #waiters: { readonly isDone: () => boolean; readonly wake: () => void }[] = [];
+  #held = 0;
+  #closing: Promise<void> | undefined;
+
+  /**
+   * Over a device that has moved to its memory with `virtqueues`, and has no other device yet.
+   * @param guest when its memory is not the engine's
+   */
+  constructor(device: EngineDevice, events: QueueEvents, guest?: CopiedGuest) {
+    this.count = device.engine.queues;
+    if (this.count === 0) throw queueError('use', 'virtqueues', 'the disk has moved without any');
+    if (device.afterPump !== undefined) throw queueError('use', 'virtqueues', 'they are in use');
+    this.#device = device;
+    this.#events = events;
+    this.#requests = new PromisedRequests(device);
+    this.#guest = guest;
+    device.beforePump = guest === undefined ? undefined : () => guest.copyIn();
+    device.afterPump = () => this.#afterPump();
+  }
+
+  /** Buffers are taken (DRIVER_OK). Turning it on looks at every queue. */
+  get running(): boolean {
+    return this.#device.running;
+  }
+
+  set running(on: boolean) {
+    this.#device.running = toSwitch(on, 'running') && this.#closing === undefined;
+    if (!on) return;
+    for (let queue = 0; queue < this.count; queue++) this.#mark(queue);
+    this.#device.kick();
+  }
+
+  /** Completed writes need a flush to be stable. */
+  get wce(): boolean {
+    return this.#device.engine.wce;
+  }
+
+  /** Says what was negotiated and how chains are judged that are taken from now on. */
+  configure(settings: DeviceSettings): void {
+    const { id, flags } = toSettings(settings);
+    const { read, write } = toPolicies(settings);
+    const kept = this.#load(abi.DEVICE_FLAGS) & (abi.DEVICE_RUNNING | abi.DEVICE_COPIED);
+    this.#store(abi.DEVICE_FLAGS, kept | flags);
+    this.#store(abi.DEVICE_BLOCK_SECTORS, settings.blockSectors);
+    this.#store(abi.DEVICE_DISCARD_SECTORS, settings.discardSectors);
+    this.#store(abi.DEVICE_DISCARD_SEGMENTS, settings.discardSegments);
+    this.#store(abi.DEVICE_ZEROES_SECTORS, settings.zeroesSectors);
+    this.#store(abi.DEVICE_ZEROES_SEGMENTS, settings.zeroesSegments);
+    this.#store(abi.DEVICE_READ_ERROR, read);
+    this.#store(abi.DEVICE_WRITE_ERROR, write);
+    for (const [index, word] of id.entries()) this.#store(abi.DEVICE_ID + index * 4, word);
+  }
+
+  /**
+   * Shows the engine a part of guest memory.
+   * @throws SluiceError ERR_SLUICE_VIRTQUEUE when it does not fit in
+   */
+  addRegion(region: GuestRegion): void {
+    const { guestAddress, sizeBytes, address } = toRegion(region);
+    const { exports, base, memory } = this.#device.engine;
+    const { byteLength } = memory.buffer;
+    if (address + sizeBytes > byteLength) {
+      const why = `the memory has ${byteLength} bytes; grow it first`;
+      throw queueError('add', `guest memory ${regionName(region)}`, why);
+    }
+    const [low, high] = halves(guestAddress);
+    const sizeHigh = Math.floor(sizeBytes / HIGH_WORD);
+    const code = exports.mapGuest(base, low, high, sizeBytes >>> 0, sizeHigh, address) >>> 0;
+    if (code !== 0) throw queueError('add', `guest memory ${regionName(region)}`, regionText(code));
+    this.#regions.set(guestAddress, { guestAddress, sizeBytes, address });
+  }
+
+  /**
+   * Takes a part of guest memory away. All queues pause until nothing is in flight, then go on.
+   * @throws SluiceError ERR_SLUICE_VIRTQUEUE when an attached ring lies in it; it stays then
+   */
+  async removeRegion(guestAddress: bigint): Promise<void> {
+    this.#removals += 1;
+    this.#pauseOrGoOn();
+    try {
+      await this.#until(() => this.inFlight() === 0);
+      const { exports, base } = this.#device.engine;
+      const code = exports.unmapGuest(base, ...halves(guestAddress)) >>> 0;
+      if (code !== 0) throw queueError('remove', `region ${hex(guestAddress)}`, regionText(code));
+      this.#regions.delete(guestAddress);
+    } finally {
+      this.#removals -= 1;
+      this.#pauseOrGoOn();
+      this.#device.kick();
+    }
+  }
+
+  /**
+   * Switches a queue on with the ring that the driver has set up; the numbers may change at will
+   * after that. What is available in it is taken at once when the device runs.
+   * @throws SluiceError ERR_SLUICE_VIRTQUEUE: which queue, what was asked, what to do
+   */
+  attach(queue: number, config: QueueConfig): void {
+    const at = this.#queueAt(queue);
+    const words = toConfig(config);
+    const state = this.state(queue);
+    if (this.#closing !== undefined) throw queueError('attach', `queue ${queue}`, 'it is closed');
+    if (state === 'off') for (const [offset, word] of words) this.#store(at + offset, word);
+    const { exports, base } = this.#device.engine;
+    const code = exports.attachQueue(base, queue) >>> 0;
+    if (code !== 0) {
+      const why = attachText(code, config, state, this.#regions.values());
+      throw queueError('attach', `queue ${queue}`, why);
+    }
+    this.#pauseOrGoOn();
+    this.#mark(queue);
+    this.#device.kick();
+  }
+
+  /**
+   * The driver has made buffers available in a queue: takes them. The number may come straight
+   * from the guest; one of no queue means nothing, nor does a queue that is off.
+   */
+  notify(queue: number): void {
+    if (queue >>> 0 !== queue || queue >= this.count) return;
+    this.#mark(queue);
+    this.#device.kick();
+  }
+
+  /** Runs the engine; looks at no queue that was not notified. */
+  poll(): void {
+    this.#device.kick();
+  }
+
+  /**
+   * Switches a queue off when what is in flight of it has been returned; nothing more is taken.
+   * Resolves with the place to go on from. Waits for `resume` when a request was stopped.
+   * @throws SluiceError ERR_SLUICE_VIRTQUEUE when it is not attached, or was reset meanwhile
+   */
+  async detach(queue: number): Promise<RingPosition> {
+    const at = this.#queueAt(queue);
+    if (this.state(queue) === 'off') {
+      throw queueError('detach', `queue ${queue}`, 'it is not attached');
+    }
+    this.#leaving.add(queue);
+    this.#pauseOrGoOn();
+    await this.#until(() => this.inFlight(queue) === 0);
+    this.#leaving.delete(queue);
+    const state = this.state(queue);
+    if (state !== 'paused' && state !== 'broken') {
+      throw queueError('detach', `queue ${queue}`, 'it was reset or detached meanwhile');
+    }
+    this.#switchOff(queue);
+    const nextAvail = this.#load(at + abi.QUEUE_NEXT_AVAIL);
+    return { nextAvail, nextUsed: this.#load(at + abi.QUEUE_NEXT_USED) };
+  }
+
+  /**
+   * Kills a queue: no used entry, no interrupt, no access to the ring after this call (V1).
+   * Resolves when nothing of it is in flight any more, and it is off.
+   */
+  async reset(queue: number): Promise<void> {
+    const at = this.#queueAt(queue);
+    if (this.state(queue) === 'off') return;
+    const { exports, base } = this.#device.engine;
+    exports.setQueueState(base, queue, abi.QUEUE_DEAD);
+    this.#held = this.#load(abi.DEVICE_HELD);
+    for (const set of EVENT_SETS) this.#setBit(set, queue, false);
+    if (this.#load(at + abi.QUEUE_IN_FLIGHT) === 0) {
+      this.#switchOff(queue);
+      return;
+    }
+    await this.#ask({ op: OP_RESET_QUEUE, operation: 'reset queue', queue: queue + 1 });
+    await this.#until(() => this.#load(at + abi.QUEUE_IN_FLIGHT) === 0);
+    if (this.state(queue) === 'dead') this.#switchOff(queue);
+  }
+
+  /** Turns the write cache on or off; off resolves after a flush, but counts at once. */
+  async setWce(on: boolean): Promise<void> {
+    const length = toSwitch(on, 'the write cache') ? 1 : 0;
+    await this.#ask({ op: OP_SET_WCE, length, operation: 'set write cache' });
+  }
+
+  /** Sends again what an error policy has stopped, and takes chains again. */
+  resume(): void {
+    const { exports, base } = this.#device.engine;
+    exports.resumeDevice(base);
+    this.#held = 0;
+    this.#device.kick();
+  }
+
+  /** Chains that were taken and not returned: of a queue, or of all. */
+  inFlight(queue?: number): number {
+    if (queue === undefined) return this.#load(abi.DEVICE_IN_FLIGHT);
+    return this.#load(this.#queueAt(queue) + abi.QUEUE_IN_FLIGHT);
+  }
+
+  state(queue: number): QueueState {
+    return stateName(this.#load(this.#queueAt(queue) + abi.QUEUE_STATE));
+  }
+
+  /** Resets all queues and leaves the disk to others. Requests that were stopped end, too. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    this.#device.running = false;
+    await Promise.all(Array.from({ length: this.count }, (_, queue) => this.reset(queue)));
+    await this.#requests.drained();
+    this.#device.beforePump = undefined;
+    this.#device.afterPump = undefined;
+    for (const { wake } of this.#waiters.splice(0)) wake();
+  }
+
+  /** Looks at what the last pump has left (V2, V3). */
+  #afterPump(): void {
+    this.#guest?.land();
+    const failures: unknown[] = [];
+    const call = (callback: () => void): void => {
+      try {
+        callback();
+      } catch (error) {
+        failures.push(error);
+      }
+    };
+    this.#take(abi.DEVICE_INTERRUPTS, (queue) => call(() => this.#events.onInterrupt(queue)));
+    this.#take(abi.DEVICE_BROKEN, (queue) => call(() => this.#tellBroken(queue)));
+    const held = this.#load(abi.DEVICE_HELD);
+    const isStopped = held > this.#held;
+    this.#held = held;
+    if (isStopped) call(() => this.#tellHeld(held));
+    if (this.#waiters.length > 0) this.#wakeWaiters();
+    if (this.#hasMore()) this.#device.kickSoon();
+    if (failures.length > 0) throw failures[0];
+  }
+
+  /** A guest that adds chains as fast as they are taken: the others have their turn first. */
+  #hasMore(): boolean {
+    if (!this.running || this.inFlight() > 0) return false;
+    for (let queue = 0; queue < this.count; queue++) {
+      if (this.#hasBit(abi.DEVICE_KICKED, queue) && this.state(queue) === 'on') return true;
+    }
+    return false;
+  }
+
+  #tellBroken(queue: number): void {
+    const at = this.#queueAt(queue);
+    const error = this.#load(at + abi.QUEUE_ERROR);
+    const head = this.#load(at + abi.QUEUE_ERROR_HEAD);
+    const descriptor = this.#load(at + abi.QUEUE_ERROR_DESCRIPTOR);
+    const reason = ringErrorText(error);
+    this.#events.onBroken({ queue, error, reason, head, descriptor });
+  }
+
+  #tellHeld(held: number): void {
+    const high = this.#load(abi.DEVICE_HELD_OFFSET + 4);
+    const offset = this.#load(abi.DEVICE_HELD_OFFSET) + high * HIGH_WORD;
+    this.#events.onHeld({ held, offset, errno: this.#load(abi.DEVICE_HELD_ERRNO) });
+  }
+
+  #wakeWaiters(): void {
+    const waiters = this.#waiters;
+    this.#waiters = waiters.filter(({ isDone }) => !isDone());
+    for (const waiter of waiters) if (!this.#waiters.includes(waiter)) waiter.wake();
+  }
+
+  /** Resolves when something is so after a pump, or when the device is closed. */
+  async #until(isDone: () => boolean): Promise<void> {
+    if (isDone()) return;
+    await new Promise<void>((wake) => this.#waiters.push({ isDone, wake }));
+  }
+
+  /** Pauses the queues that are to be, and lets the others go on. */
+  #pauseOrGoOn(): void {
+    const { exports, base } = this.#device.engine;
+    for (let queue = 0; queue < this.count; queue++) {
+      const isToPause = this.#removals > 0 || this.#leaving.has(queue);
+      const state = this.state(queue);
+      if (isToPause && state === 'on') exports.setQueueState(base, queue, abi.QUEUE_PAUSED);
+      else if (!isToPause && state === 'paused') {
+        exports.setQueueState(base, queue, abi.QUEUE_ON);
+        this.#mark(queue);
+      }
+    }
+  }
+
+  #switchOff(queue: number): void {
+    const { exports, base } = this.#device.engine;
+    const code = exports.detachQueue(base, queue) >>> 0;
+    if (code !== 0) throw new Error(`the engine does not let queue ${queue} go: ${code}`);
+  }
+
+  /** Asks at once: the next chain is taken after it. */
+  #ask(ask: Omit<Ask, 'flags' | 'offset' | 'length'> & { length?: number }): Promise<void> {
+    const answer = this.#requests.request({ ...NOTHING, ...ask }, () => undefined);
+    this.#device.kick();
+    return answer;
+  }
+
+  #queueAt(queue: number): number {
+    toWhole(queue, 'queue', 0, this.count - 1);
+    return abi.DEVICE_QUEUES + queue * abi.QUEUE_STRIDE;
+  }
+
+  /** Has the next pump look at a queue. */
+  #mark(queue: number): void {
+    this.#setBit(abi.DEVICE_KICKED, queue, true);
+  }
+
+  #setBit(set: number, queue: number, on: boolean): void {
+    const at = set + (queue >>> 5) * 4;
+    const bit = 1 << (queue & 31);
+    const word = this.#load(at);
+    this.#store(at, on ? word | bit : word & ~bit);
+  }
+
+  #hasBit(set: number, queue: number): boolean {
+    return (this.#load(set + (queue >>> 5) * 4) & (1 << (queue & 31))) !== 0;
+  }
+
+  /** Empties a set of queues and calls back for each that was in it. */
+  #take(set: number, each: (queue: number) => void): void {
+    for (let queue = 0; queue < this.count; queue++) {
+      if (!this.#hasBit(set, queue)) continue;
+      this.#setBit(set, queue, false);
+      each(queue);
+    }
+  }
+
+  #load(offset: number): number {
+    return this.#device.engine.load(REGION_SIZE + offset);
+  }
+
+  #store(offset: number, value: number): void {
+    this.#device.engine.store(REGION_SIZE + offset, value);
+  }
+}
