@@ -1,5 +1,6 @@
-// Can the engine tests fail? Each mutant is the engine with one promise broken; the tests of
-// test/engine must kill every one. Run it after changing assembly/ or those tests.
+// Can the engine tests fail? Each mutant is the engine with one promise broken; the tests of its
+// folder, test/engine or test/ring, must kill every one. Run it after changing assembly/ or those
+// tests.
 //
 //   node scripts/mutants.mjs [--explore] [PART OF A NAME ...]
 //
@@ -33,14 +34,15 @@ const HANG_MS = 180_000;
  */
 
 /**
- * Runs the engine tests on a build.
+ * Runs the engine tests of a folder on a build.
+ * @param {string} folder
  * @param {string} wasm
  * @param {string} report
  * @returns {Promise<TestRun>}
  */
-async function runTests(wasm, report) {
+async function runTests(folder, wasm, report) {
   rmSync(report, { force: true });
-  const args = ['run', 'test/engine', '--maxWorkers', '1', '--reporter', 'json'];
+  const args = ['run', folder, '--maxWorkers', '1', '--reporter', 'json'];
   const child = spawn(
     process.execPath,
     ['node_modules/vitest/vitest.mjs', ...args, '--outputFile', report],
@@ -96,22 +98,25 @@ function witness(name, failed) {
 
 /** @param {readonly Mutant[]} mutants */
 async function run(mutants) {
-  const changes = mutants.map((mutant) => ({ name: mutant.name, sources: mutate(mutant) }));
+  const changes = mutants.map((mutant) => ({ ...mutant, sources: mutate(mutant) }));
   const scratch = mkdtempSync(join(tmpdir(), 'sluice-mutants-'));
   const wasm = join(scratch, 'engine.wasm');
   const report = join(scratch, 'report.json');
   try {
     writeFileSync(wasm, await compileWith(new Map()));
-    const healthy = await runTests(wasm, report);
-    if (healthy.crashed || healthy.failed.length > 0) {
-      throw new Error(`the tests must pass on the engine as it is: ${healthy.failed.join('\n')}`);
+    for (const folder of new Set(mutants.map(({ tests }) => tests))) {
+      const healthy = await runTests(folder, wasm, report);
+      if (healthy.crashed || healthy.failed.length > 0) {
+        const failed = healthy.failed.join('\n');
+        throw new Error(`the tests must pass on the engine as it is: ${failed}`);
+      }
+      console.log(`as it is: ${healthy.passed} tests of ${folder} pass`);
     }
-    console.log(`as it is: ${healthy.passed} tests pass`);
     let survivors = 0;
-    for (const { name, sources } of changes) {
+    for (const { name, tests, sources } of changes) {
       writeFileSync(wasm, await compileWith(sources));
       const started = Date.now();
-      const { failed, crashed } = await runTests(wasm, report);
+      const { failed, crashed } = await runTests(tests, wasm, report);
       const seconds = ((Date.now() - started) / 1000).toFixed(1);
       const killed = crashed || failed.length > 0;
       if (!killed) survivors += 1;

@@ -17,13 +17,16 @@
 import {
   ATTACH_ALIGN,
   ATTACH_BUSY,
+  ATTACH_IN_ORDER,
   ATTACH_OVERLAP,
   ATTACH_POSITION,
   ATTACH_RANGE,
   ATTACH_SIZE,
   ATTACH_UNKNOWN,
+  DEVICE_COPIED,
   QUEUE_BROKEN,
   QUEUE_DEAD,
+  QUEUE_IN_ORDER,
   QUEUE_OFF,
   QUEUE_ON,
   QUEUE_PAUSED,
@@ -69,6 +72,7 @@ export function attachQueue(device: usize, index: u32): u32 {
   queue.size = queue.configSize;
   queue.flags = queue.configFlags;
   if (!isSize(queue)) return ATTACH_SIZE;
+  if (state.has(DEVICE_COPIED) && queue.has(QUEUE_IN_ORDER)) return ATTACH_IN_ORDER;
   const error = placeRing(device, queue);
   if (error != 0) return error;
   if (!isPosition(queue)) return ATTACH_POSITION;

@@ -18,6 +18,7 @@ import { ROOT } from '../paths.mjs';
  * @property {string} name the rule that it breaks, and how
  * @property {readonly Edit[]} edits
  * @property {boolean} explored the crash explorer must find it; else the engine's tests do
+ * @property {string} tests the folder whose tests must kill it
  */
 
 /**
@@ -28,7 +29,19 @@ import { ROOT } from '../paths.mjs';
  * @returns {Mutant}
  */
 export function mutant(name, file, ...edits) {
-  return { name, edits: edits.map((edit) => Object.assign({ file }, edit)), explored: false };
+  const all = edits.map((edit) => Object.assign({ file }, edit));
+  return { name, edits: all, explored: false, tests: 'test/engine' };
+}
+
+/**
+ * A mutant that the tests of the rings must kill.
+ * @param {string} name
+ * @param {string} file
+ * @param {readonly { find: string, replace: string, file?: string }[]} edits
+ * @returns {Mutant}
+ */
+export function ringMutant(name, file, ...edits) {
+  return { ...mutant(name, file, ...edits), tests: 'test/ring' };
 }
 
 /**

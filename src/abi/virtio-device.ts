@@ -147,6 +147,8 @@ export const ATTACH_OVERLAP = 5;
 export const ATTACH_POSITION = 6;
 /** No such queue or region. */
 export const ATTACH_UNKNOWN = 7;
+/** IN_ORDER for a copied guest: its chains stand in another line. */
+export const ATTACH_IN_ORDER = 11;
 /** The region overlaps another one, or the engine, or runs past the memory. */
 export const MAP_RANGE = 8;
 /** Guest address and place are not equal modulo MAP_ALIGN. */

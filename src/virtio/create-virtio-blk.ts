@@ -145,7 +145,8 @@ function copiedGround(options: VirtioBlkOptions, virtqueues: number): Ground {
   if (!(bytes instanceof Uint8Array)) throw invalid('guest must be an ArrayBuffer or Uint8Array');
   if (!(bytes.buffer instanceof ArrayBuffer)) {
     throw invalid(
-      "a guest that runs on another thread cannot be copied; give its WebAssembly.Memory as 'memory'",
+      'a guest that runs on another thread cannot be copied: let its RAM be a ' +
+        'WebAssembly.Memory, and give that as memory',
     );
   }
   if (features?.inOrder === true)

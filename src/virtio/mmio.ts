@@ -50,6 +50,7 @@ export interface MmioRegisters {
   readonly queueAlign: number;
 }
 
+/** The register window of a device. VIRTIO 1.3, 4.2. */
 export class Mmio {
   readonly #device: VirtioDevice;
   readonly #config = new Uint8Array(LARGEST_CONFIG_ACCESS);

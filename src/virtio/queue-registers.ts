@@ -62,6 +62,7 @@ interface Queue {
 
 const ADDRESS_BITS = 64;
 
+/** What a driver has said about each queue, and the queues as they were switched on. */
 export class QueueRegisters {
   /** Number of queues. */
   readonly count: number;

@@ -2,6 +2,7 @@
 import {
   ATTACH_ALIGN,
   ATTACH_BUSY,
+  ATTACH_IN_ORDER,
   ATTACH_OVERLAP,
   ATTACH_POSITION,
   ATTACH_RANGE,
@@ -104,6 +105,8 @@ export function attachText(
       return `no ring of ${size} entries can go on at ${JSON.stringify(position)}`;
     case ATTACH_UNKNOWN:
       return 'the device has no such queue';
+    case ATTACH_IN_ORDER:
+      return 'a copied guest has no IN_ORDER; do not offer it';
     default:
       return `the engine refuses with ${code}`;
   }

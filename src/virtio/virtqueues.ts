@@ -51,6 +51,7 @@ const HIGH_WORD = 2 ** 32;
 const EVENT_SETS = [abi.DEVICE_KICKED, abi.DEVICE_INTERRUPTS, abi.DEVICE_BROKEN];
 const NOTHING = { flags: 0, offset: 0, length: 0 };
 
+/** See the head of the file. */
 export class VirtQueues implements Face {
   /** Queues of the device. */
   readonly count: number;
@@ -95,7 +96,6 @@ export class VirtQueues implements Face {
     this.#device.kick();
   }
 
-  /** Completed writes need a flush to be stable. */
   get wce(): boolean {
     return this.#device.engine.wce;
   }

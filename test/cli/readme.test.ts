@@ -38,27 +38,36 @@ function rows(text: string): string[][] {
   );
 }
 
+/** Runs the program of a chapter on a disk of 4 MiB; what it prints, in lines. */
+async function runExample(title: string): Promise<string[]> {
+  const [, code] = /```js\n([^]*?)```/.exec(chapter(title)) ?? [];
+  // Below the root, so that the example finds the package by its name.
+  await mkdir(join(ROOT, 'build'), { recursive: true });
+  const folder = await mkdtemp(join(ROOT, 'build', 'readme-'));
+  try {
+    await writeFile(join(folder, 'example.mjs'), code!);
+    await writeFile(join(folder, 'disk.img'), '');
+    await truncate(join(folder, 'disk.img'), 4 * 2 ** 20);
+    const output = await succeed(process.execPath, ['example.mjs'], { cwd: folder });
+    return output.trimEnd().split('\n');
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+}
+
 describe('the README', () => {
   it('has an example that runs', async () => {
-    const [, code] = /```js\n([^]*?)```/.exec(chapter('Library')) ?? [];
-    // Below the root, so that the example finds the package by its name.
-    await mkdir(join(ROOT, 'build'), { recursive: true });
-    const folder = await mkdtemp(join(ROOT, 'build', 'readme-'));
-    try {
-      await writeFile(join(folder, 'example.mjs'), code!);
-      await writeFile(join(folder, 'disk.img'), '');
-      await truncate(join(folder, 'disk.img'), 4 * 2 ** 20);
-      const output = await succeed(process.execPath, ['example.mjs'], { cwd: folder });
-      const lines = output.trimEnd().split('\n');
-      expect(lines[0]).toBe('hello');
-      expect(lines.slice(1, -2).join('\n')).toMatch(/^0 \d+ data(\n\d+ \d+ (data|zero|hole))*$/);
-      expect(lines.slice(-2)).toEqual([
-        'nbd+unix:///?socket=disk.sock',
-        '{ received: 1, elided: 0, coalesced: 0 }',
-      ]);
-    } finally {
-      await rm(folder, { recursive: true });
-    }
+    const lines = await runExample('Library');
+    expect(lines[0]).toBe('hello');
+    expect(lines.slice(1, -2).join('\n')).toMatch(/^0 \d+ data(\n\d+ \d+ (data|zero|hole))*$/);
+    expect(lines.slice(-2)).toEqual([
+      'nbd+unix:///?socket=disk.sock',
+      '{ received: 1, elided: 0, coalesced: 0 }',
+    ]);
+  });
+
+  it('has an example of a guest that runs', async () => {
+    expect(await runExample('Virtio')).toEqual(['0 0 0 7']);
   });
 
   it.each(['serve', 'crash'])('has the help of sluice %s', async (command) => {

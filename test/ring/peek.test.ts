@@ -305,4 +305,9 @@ describe.each(FACES)('chains that land ($name)', (face) => {
     expect(Buffer.compare(memory.bytes(rig.ram, rig.ramBytes), before)).toBe(0);
     expect([rig.detach(), rig.takeInterrupts()]).toEqual([0, 0n]);
   });
+
+  it('U5: IN_ORDER is refused: chains that land stand in another line', () => {
+    const refused = `refused: ${abi.ATTACH_IN_ORDER}`;
+    expect(() => rigWith(face, { features: { inOrder: true } }, COPIED)).toThrow(refused);
+  });
 });

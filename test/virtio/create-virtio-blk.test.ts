@@ -321,10 +321,10 @@ describe('options', () => {
     );
   });
 
-  it('guest memory outside of a WebAssembly memory is not supported', () => {
+  it('guest memory that is no memory is refused', () => {
     const { disk } = openDisk();
-    expect(() => createVirtioBlk(disk, { guest: new ArrayBuffer(MIB) })).toThrow(
-      expect.objectContaining({ code: 'ERR_SLUICE_UNSUPPORTED' }),
+    expect(() => createVirtioBlk(disk, { guest: [1, 2] as never })).toThrow(
+      expect.objectContaining({ code: 'ERR_SLUICE_INVALID_ARGUMENT' }),
     );
   });
 });
