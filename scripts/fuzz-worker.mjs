@@ -10,19 +10,15 @@ const FAILURES_MAX = 8;
 /** Milliseconds between two lines about the progress. */
 const STEP_MS = 10_000;
 
-const {
-  Fuzzer,
-  CORPUS_FILE,
-  CORPUS_FOLDER,
-  describeInput,
-  loadInputs,
-  nameOf,
-  saveInputs,
-  toLine,
-} = await import(FUZZER_URL);
+const { Fuzzer, CORPUS_FOLDER, SUBJECTS, loadInputs, nameOf, saveInputs, toLine } = await import(
+  FUZZER_URL
+);
 const { seconds, seed, corpus, minimize, watched } = workerData;
-const fuzzer = new Fuzzer(seed, new Uint8Array(watched));
-const queue = join(corpus === CORPUS_FOLDER ? join(ROOT, 'build/fuzz') : corpus, 'queue.txt');
+const subject = SUBJECTS[workerData.subject];
+const fuzzer = new Fuzzer(seed, subject, new Uint8Array(watched));
+const folder = corpus === CORPUS_FOLDER ? join(ROOT, 'build/fuzz') : corpus;
+const queue = join(folder, `queue-${subject.name}.txt`);
+const kept = join(corpus, subject.corpusFile);
 const startedMs = Date.now();
 const before = process.cpuUsage();
 let reported = 0;
@@ -36,7 +32,7 @@ function reportFailures() {
       message,
       line: toLine(bytes),
       name: nameOf(bytes),
-      words: describeInput(bytes),
+      words: subject.describe(bytes),
     };
     parentPort?.postMessage({ failure }, []);
   }
@@ -57,7 +53,8 @@ function sayProgress() {
 }
 
 say(`seed ${seed}`);
-fuzzer.load(loadInputs(join(corpus, CORPUS_FILE)));
+say(`${subject.name}:`);
+fuzzer.load(loadInputs(kept));
 fuzzer.load(loadInputs(queue));
 const endMs = startedMs + seconds * 1000;
 sayProgress();
@@ -69,7 +66,7 @@ while (Date.now() < endMs && fuzzer.failures.length < FAILURES_MAX) {
 reportFailures();
 saveInputs(queue, fuzzer.inputs());
 if (minimize) {
-  const kept = fuzzer.minimize();
-  saveInputs(join(corpus, CORPUS_FILE), kept);
-  say(`${kept.length} inputs in ${join(corpus, CORPUS_FILE)}`);
+  const inputs = fuzzer.minimize();
+  saveInputs(kept, inputs);
+  say(`${inputs.length} inputs in ${kept}`);
 }

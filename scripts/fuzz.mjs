@@ -1,15 +1,18 @@
-// npm run fuzz [-- --seconds N --seed S --corpus DIR --minimize]
+// npm run fuzz [-- --seconds N --seed S --only KIND --corpus DIR --minimize]
 //
 // Coverage-guided fuzzing of the engine (test/fuzz): changes inputs at random and keeps what
-// reaches something new in build/engine.cov.wasm, while a host checks every rule it can see.
+// reaches something new in build/engine.cov.wasm, while a host checks every rule it can see. There
+// are two kinds of input: requests of the engine's host (engine), and programs of a guest and its
+// host (guest), which make virtqueues, chains and trouble.
 //
-//   --seconds N    how long (60)
+//   --seconds N    how long in all (60)
 //   --seed S       where the random numbers start: the same seed does the same (the time of day)
+//   --only KIND    engine or guest; else each has half of the time
 //   --corpus DIR   where the inputs are that it starts from (test/corpus/fuzz)
 //   --minimize     at the end, writes the smallest set that reaches all of it there
 //
-// What a run has found is in build/fuzz/queue.txt for the next one (in DIR, if that is given). An
-// input that breaks a rule is shrunk, printed with all that it does, and saved in
+// What a run has found is in build/fuzz/queue-KIND.txt for the next one (in DIR, if that is given).
+// An input that breaks a rule is shrunk, printed with all that it does, and saved in
 // build/fuzz/failures; the exit code is 1.
 
 import { spawnSync } from 'node:child_process';
@@ -22,6 +25,8 @@ import { ROOT } from './paths.mjs';
 /** A run takes milliseconds; one that takes this long hangs. */
 const HANG_MS = 30_000;
 const FAILURES = join(ROOT, 'build/fuzz/failures');
+/** The kinds of input (test/fuzz/subject.ts). */
+const KINDS = ['engine', 'guest'];
 
 /** Compiles test/fuzz and what it imports to build/fuzz/js. */
 export function compileFuzzer() {
@@ -40,6 +45,7 @@ function options() {
       seconds: { type: 'string', default: '60' },
       seed: { type: 'string', default: String(Date.now() % 1e9) },
       corpus: { type: 'string', default: join(ROOT, 'test/corpus/fuzz') },
+      only: { type: 'string' },
       minimize: { type: 'boolean', default: false },
     },
   });
@@ -47,33 +53,43 @@ function options() {
   const seed = Number(values.seed);
   if (!(seconds >= 0)) throw new Error(`--seconds takes a number, not ${values.seconds}`);
   if (!Number.isInteger(seed)) throw new Error(`--seed takes a whole number, not ${values.seed}`);
-  return { seconds, seed, corpus: resolve(values.corpus), minimize: values.minimize };
+  const { only, minimize } = values;
+  if (only !== undefined && !KINDS.includes(only)) {
+    throw new Error(`--only takes ${KINDS.join(' or ')}, not ${only}`);
+  }
+  const kinds = only === undefined ? KINDS : [only];
+  const corpus = resolve(values.corpus);
+  return { seconds: seconds / kinds.length, seed, corpus, minimize, kinds };
 }
 
 /**
  * Prints an input that breaks a rule and saves it.
  * @param {{ message: string, line: string, name: string, words: string[] }} failure
  * @param {number} seed
+ * @param {string} bugs the file of the corpus for it
  */
-function report({ message, line, name, words }, seed) {
+function report({ message, line, name, words }, seed, bugs) {
   const file = join(FAILURES, `${name}.txt`);
   const text = [`# seed ${seed}: ${message}`, ...words.map((word) => `#   ${word}`), line, ''];
   mkdirSync(FAILURES, { recursive: true });
   writeFileSync(file, text.join('\n'));
-  console.log(`${text.join('\n')}saved as ${file}; with the fix, into test/corpus/fuzz/bugs.txt`);
+  console.log(`${text.join('\n')}saved as ${file}; with the fix, into test/corpus/fuzz/${bugs}`);
 }
 
 /**
  * Runs the loop in a thread of its own and watches whether it goes on.
  * @param {ReturnType<typeof options>} chosen
+ * @param {string} kind
  * @returns {Promise<number>} how many inputs failed
  */
-async function run(chosen) {
-  const { WATCH_BYTES, toLine } = await import(FUZZER_URL);
+async function run(chosen, kind) {
+  const { SUBJECTS, WATCH_BYTES, toLine } = await import(FUZZER_URL);
+  const subject = SUBJECTS.findIndex((/** @type {{ name: string }} */ one) => one.name === kind);
+  const { bugsFile } = SUBJECTS[subject];
   const watched = new SharedArrayBuffer(WATCH_BYTES);
   const view = new DataView(watched);
   const worker = new Worker(new URL('fuzz-worker.mjs', import.meta.url), {
-    workerData: { ...chosen, watched },
+    workerData: { ...chosen, subject, watched },
   });
   let failures = 0;
   let execs = -1;
@@ -85,7 +101,7 @@ async function run(chosen) {
       if (Date.now() - since < HANG_MS) return;
       const bytes = Uint8Array.from(new Uint8Array(watched, 8, view.getUint32(4, true)));
       const failure = { message: 'the engine hangs', line: toLine(bytes), name: 'hang', words: [] };
-      report(failure, chosen.seed);
+      report(failure, chosen.seed, bugsFile);
       failures += 1;
       void worker.terminate();
     }, 1000);
@@ -95,7 +111,7 @@ async function run(chosen) {
       if (message.text !== undefined) console.log(message.text);
       if (message.failure === undefined) return;
       failures += 1;
-      report(message.failure, chosen.seed);
+      report(message.failure, chosen.seed, bugsFile);
     });
     worker.on('error', reject);
     worker.on('exit', () => {
@@ -108,7 +124,10 @@ async function run(chosen) {
 if (import.meta.url === new URL(process.argv[1] ?? '', 'file:').href) {
   try {
     if (!compileFuzzer()) throw new Error('test/fuzz does not compile');
-    if ((await run(options())) > 0) process.exitCode = 1;
+    const chosen = options();
+    for (const kind of chosen.kinds) {
+      if ((await run(chosen, kind)) > 0) process.exitCode = 1;
+    }
   } catch (error) {
     console.error(error instanceof Error ? error.message : error);
     process.exitCode = 1;

@@ -15,7 +15,6 @@ import { RESULT_RING } from '../../src/abi/region.ts';
 import {
   STATUS_IO_ERROR,
   STATUS_NO_SPACE,
-  STATUS_OK,
   STATUS_UNSUPPORTED,
 } from '../../src/abi/request.ts';
 import { Engine } from '../engine.ts';
@@ -51,11 +50,9 @@ export function errnoShown(errno: u32): u32 {
   return errno == ERRNO_ENOTSUP ? 0 : errno;
 }
 
-/** The status that an errno of the host means. */
+/** The status that an errno of the host, not 0, means. */
 export function statusOf(errno: u32): u32 {
   switch (errno) {
-    case 0:
-      return STATUS_OK;
     case ERRNO_ENOSPC:
     case ERRNO_EDQUOT:
     case ERRNO_EFBIG:

@@ -122,6 +122,8 @@ function widenStatus(walk: Walk, chain: Chain, length: u32): void {
   const data = walk.total - walk.readable;
   const before = data + 1 - <u64>length;
   if (length >= <u32>SECTOR_SIZE || data % SECTOR_SIZE == 0 || before % SECTOR_SIZE != 0) return;
+  // Of a buffer that regions have cut, `length` is what the last of them holds.
+  if (walk.cutEnd == walk.end) return;
   chain.padding = length - 1;
   walk.total -= <u64>chain.padding;
   walk.end -= SEGMENT_SIZE;
@@ -133,7 +135,8 @@ function readHeader(device: usize, walk: Walk, lastLength: u32): bool {
   const first = <usize>walk.list;
   const length = load<u32>(first, SEGMENT_LENGTH);
   if (changetype<Device>(device).has(DEVICE_FIXED_FRAMING)) {
-    if (length != BLK_HEADER_SIZE || lastLength != 1) return false;
+    const isAlone: bool = length == BLK_HEADER_SIZE || walk.cutEnd != 0;
+    if (!isAlone || lastLength != 1) return false;
   }
   if (length < <u32>BLK_HEADER_SIZE) {
     copyReadable(walk, 0, changetype<usize>(walk) + offsetof<Walk>('type'), BLK_HEADER_SIZE);

@@ -47,7 +47,8 @@ import {
 import { Device } from '../device.ts';
 import { NONE } from '../engine.ts';
 import { GuestRegion, NOWHERE, overlap, placeOf } from '../guest.ts';
-import { clearHeads, Queue } from './record.ts';
+import { Chain, CHAIN_DONE, clearHeads, Queue } from './record.ts';
+import { closeChain } from './slot.ts';
 
 /** The bit of a queue in the device's bitmaps. */
 export function bitOf(queue: Queue): u64 {
@@ -154,7 +155,20 @@ export function setQueueState(device: usize, index: u32, next: u32): u32 {
   queue.state = next;
   if (next == QUEUE_ON) state.on |= bitOf(queue);
   else state.on &= ~bitOf(queue);
+  if (next == QUEUE_DEAD) dropDecided(device, queue);
   return 0;
+}
+
+/** Frees the chains of a dead queue that are decided and wait for earlier ones (IN_ORDER). */
+function dropDecided(device: usize, queue: Queue): void {
+  for (let index = queue.orderHead; index != NONE;) {
+    const chain = Chain.at(device, index);
+    const next = chain.next;
+    if (chain.state == CHAIN_DONE) closeChain(device, index);
+    index = next;
+  }
+  queue.orderHead = NONE;
+  queue.orderTail = NONE;
 }
 
 /** Switches off a queue that does not run and has nothing in flight (N4); 0, or why not. */

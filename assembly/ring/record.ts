@@ -204,7 +204,8 @@ export class Walk {
   errorDescriptor: u32;
   /** 1: stop at an indirect table, as it is not there yet (peek.ts). */
   stopsAtTable: u32;
-  private reserved0: u32;
+  /** The end of the last buffer that is several segments, as several regions hold it; or 0. */
+  cutEnd: u32;
   /** The request header (5.2.6), copied. */
   type: u32;
   reserved: u32;

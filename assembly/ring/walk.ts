@@ -49,6 +49,7 @@ export function beginWalk(device: usize, list: usize, room: u32, chain: u32): vo
   walk.list = <u32>list;
   walk.limit = <u32>list + room * SEGMENT_SIZE;
   walk.chain = chain;
+  walk.cutEnd = 0;
 }
 
 /**
@@ -308,6 +309,7 @@ function addBuffer(
     }
     address += <u64>piece;
     left -= piece;
+    if (piece != length) walk.cutEnd = walk.end;
   }
   return true;
 }

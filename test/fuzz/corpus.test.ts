@@ -3,80 +3,82 @@
 
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { BUILDS, type Build } from '../support/engine.ts';
-import {
-  BUGS_FILE,
-  CORPUS_FILE,
-  CORPUS_FOLDER,
-  loadInputs,
-  MUTANTS_FILE,
-  nameOf,
-} from './corpus.ts';
-import { describeInput } from './describe.ts';
-import { type EngineExports, Host } from './host.ts';
+import { BUILDS, type Build, instantiate } from '../support/engine.ts';
+import { BUGS_FILE, CORPUS_FOLDER, loadInputs, MUTANTS_FILE, nameOf } from './corpus.ts';
 import { toLine } from './input.ts';
-import { createMemory } from './layout.ts';
+import { GUEST, type Runner, type Subject, SUBJECTS } from './subject.ts';
 
-const CORPUS = loadInputs(join(CORPUS_FOLDER, CORPUS_FILE));
+const load = (file: string): Uint8Array[] => loadInputs(join(CORPUS_FOLDER, file));
+
 /** What once failed, and where. */
-const BUGS = [
-  ['on the engine', loadInputs(join(CORPUS_FOLDER, BUGS_FILE))],
-  ['on a mutant of it', loadInputs(join(CORPUS_FOLDER, MUTANTS_FILE))],
-] as const;
+const BUGS: Record<Subject['name'], readonly (readonly [string, Uint8Array[]])[]> = {
+  engine: [
+    ['on the engine', load(BUGS_FILE)],
+    ['on a mutant of it', load(MUTANTS_FILE)],
+  ],
+  guest: [['on the device', load(GUEST.bugsFile)]],
+};
 
-function hostOf(build: Build): Host {
-  const memory = createMemory();
-  const instance = new WebAssembly.Instance(build.module, { env: { memory } });
-  return new Host(instance.exports as unknown as EngineExports, memory);
+function runnerOf(subject: Subject, build: Build): Runner {
+  const memory = subject.createMemory();
+  return subject.createRunner(instantiate(build, memory), memory);
 }
 
 /** Runs inputs; says what each has put out, and throws with the words of one that fails. */
-function digestsOf(host: Host, inputs: readonly Uint8Array[]): number[] {
+function digestsOf(subject: Subject, build: Build, inputs: readonly Uint8Array[]): number[] {
+  const runner = runnerOf(subject, build);
   return inputs.map((bytes) => {
     try {
-      host.run(bytes);
+      runner.run(bytes);
     } catch (error) {
-      const words = [toLine(bytes), ...describeInput(bytes)].join('\n');
+      const words = [toLine(bytes), ...subject.describe(bytes)].join('\n');
       throw new Error(`input ${nameOf(bytes)}: ${String(error)}\n${words}`, { cause: error });
     }
-    return host.digest;
+    return runner.digest;
   });
 }
 
-/** What the corpus puts out on a build, found once. */
+/** What a corpus puts out on a build, found once. */
 const FIRST = new Map<string, number[]>();
 
-function firstDigestsOf(build: Build): number[] {
-  const digests = FIRST.get(build.name) ?? digestsOf(hostOf(build), CORPUS);
-  FIRST.set(build.name, digests);
+function firstDigestsOf(subject: Subject, build: Build): number[] {
+  const key = `${subject.name} ${build.name}`;
+  const digests = FIRST.get(key) ?? digestsOf(subject, build, load(subject.corpusFile));
+  FIRST.set(key, digests);
   return digests;
 }
 
-describe.each(BUILDS)('the corpus of the fuzzer ($name build)', (build) => {
+const CASES = SUBJECTS.flatMap((subject) =>
+  BUILDS.map((build) => [subject.name, build.name, subject, build] as const),
+);
+
+describe.each(CASES)('the %s corpus (%s build)', (_name, _build, subject, build) => {
+  const corpus = load(subject.corpusFile);
+
   it('keeps every rule that the host can see', () => {
-    expect(CORPUS.length).toBeGreaterThan(50);
-    expect(firstDigestsOf(build)).toHaveLength(CORPUS.length);
+    expect(corpus.length).toBeGreaterThan(50);
+    expect(firstDigestsOf(subject, build)).toHaveLength(corpus.length);
   });
 
-  it.each(BUGS)('would notice what once failed %s', (_, inputs) => {
+  it.each(BUGS[subject.name])('would notice what once failed %s', (_, inputs) => {
     expect(inputs.length).toBeGreaterThan(0);
-    expect(digestsOf(hostOf(build), inputs)).toHaveLength(inputs.length);
+    expect(digestsOf(subject, build, inputs)).toHaveLength(inputs.length);
   });
 
   it('P2: puts out the same whatever the engine in this memory has done before', () => {
-    const again = digestsOf(hostOf(build), CORPUS.toReversed()).toReversed();
-    expect(again).toEqual(firstDigestsOf(build));
+    const again = digestsOf(subject, build, corpus.toReversed()).toReversed();
+    expect(again).toEqual(firstDigestsOf(subject, build));
   });
 });
 
-describe('the corpus of the fuzzer', () => {
+describe.each(SUBJECTS.map((one) => [one.name, one] as const))('the %s corpus', (_, subject) => {
   it('P2: puts out the same on every build', () => {
-    const [first, ...others] = BUILDS.map((build) => firstDigestsOf(build));
+    const [first, ...others] = BUILDS.map((build) => firstDigestsOf(subject, build));
     for (const other of others) expect(other).toEqual(first);
   });
 
   it('is in the order of its lines, each of them once', () => {
-    const lines = CORPUS.map((bytes) => toLine(bytes));
+    const lines = load(subject.corpusFile).map((bytes) => toLine(bytes));
     expect(lines).toEqual([...new Set(lines)].sort());
   });
 });

@@ -4,6 +4,8 @@
  *     corpus.txt    the smallest set found that reaches all that the fuzzer has ever reached
  *     bugs.txt      inputs that once failed
  *     mutants.txt   inputs on which an engine with a promise broken (scripts/mutants) is found out
+ *
+ * and the same of guest programs (guest/input.ts): guest.txt and guest-bugs.txt.
  */
 
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';

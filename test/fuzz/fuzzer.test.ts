@@ -9,6 +9,7 @@ import { ROOT } from '../../bench/root.ts';
 import { CORPUS_FILE, loadInputs, saveInputs } from './corpus.ts';
 import { Fuzzer } from './fuzzer.ts';
 import { toLine } from './input.ts';
+import { GUEST, SUBJECTS } from './subject.ts';
 
 const ROUNDS = 12;
 
@@ -27,6 +28,12 @@ describe('the fuzzer', () => {
   it('reaches most of the engine from nothing', () => {
     expect(points).toBeGreaterThan(1000);
     expect(features).toBeGreaterThan(4 * points);
+  });
+
+  it('reaches most of the rings from nothing, as a guest', () => {
+    const guest = new Fuzzer(1, GUEST);
+    for (let round = 0; round < ROUNDS; round++) guest.round();
+    expect(guest.progress().points).toBeGreaterThan(700);
   });
 
   it('does the same again with the same seed, and something else with another one', () => {
@@ -56,6 +63,8 @@ describe('the fuzzer', () => {
     expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
     expect(stdout).toContain('seed 5\n');
     expect(stdout).toMatch(/\d+ runs, \d+ inputs, \d+ points/);
-    expect(readFileSync(join(folder, CORPUS_FILE), 'utf8')).toContain('npm run fuzz');
+    for (const { corpusFile } of SUBJECTS) {
+      expect(readFileSync(join(folder, corpusFile), 'utf8')).toContain('npm run fuzz');
+    }
   });
 });

@@ -4,7 +4,6 @@
  */
 
 import { Random } from '../engine/random.ts';
-import { Host } from './host.ts';
 import { ACTION_BYTES, ACTIONS_MAX, actionCount, HEADER_BYTES } from './input.ts';
 import { mutate, randomInput, splice } from './mutate.ts';
 import {
@@ -14,9 +13,10 @@ import {
   openCoverageBuild,
   readFeatures,
 } from './points.ts';
+import { ENGINE, type Runner, type Subject } from './subject.ts';
 
-export { BUGS_FILE, CORPUS_FILE, CORPUS_FOLDER, loadInputs, nameOf, saveInputs } from './corpus.ts';
-export { describeInput } from './describe.ts';
+export { CORPUS_FOLDER, loadInputs, nameOf, saveInputs } from './corpus.ts';
+export { SUBJECTS } from './subject.ts';
 export { toLine } from './input.ts';
 
 /** An input that breaks a rule. */
@@ -60,7 +60,10 @@ export class Fuzzer {
   execs = 0;
   readonly #random: Random;
   readonly #build: Instrumented;
-  readonly #host: Host;
+  readonly #subject: Subject;
+  readonly #host: Runner;
+  /** 1 for the points whose features count. */
+  readonly #counted: Uint8Array;
   readonly #points: number;
   readonly #entries: Entry[] = [];
   /** By feature: 1 when reached, and in how many runs. */
@@ -75,12 +78,14 @@ export class Fuzzer {
   /** The input that runs, for whoever watches from another thread: WATCH_BYTES in all. */
   readonly #watched: Uint8Array | undefined;
 
-  constructor(seed: number, watched?: Uint8Array) {
+  constructor(seed: number, subject: Subject = ENGINE, watched?: Uint8Array) {
     const points = loadPoints();
     this.#random = new Random(seed);
     this.#points = points.length;
-    this.#build = openCoverageBuild(points);
-    this.#host = new Host(this.#build.exports, this.#build.memory);
+    this.#subject = subject;
+    this.#build = openCoverageBuild(points, subject.createMemory());
+    this.#host = subject.createRunner(this.#build.exports, this.#build.memory);
+    this.#counted = Uint8Array.from(points, ({ file }) => Number(subject.counts(file)));
     this.#seen = new Uint8Array((points.length + 4) * BUCKETS);
     this.#runs = new Float64Array(this.#seen.length);
     this.#found = new Uint32Array(points.length + 4);
@@ -118,6 +123,7 @@ export class Fuzzer {
   /** One input and some of its changes. */
   round(): void {
     const random = this.#random;
+    const { grammar } = this.#subject;
     const entry = this.#entries.length === 0 ? undefined : this.#pick();
     // What costs much is tried less often: runs a second are what finds things.
     const tries = Math.ceil(TRIES / (1 + (entry?.cost ?? 0) / 256));
@@ -126,8 +132,8 @@ export class Fuzzer {
       const other = fresh ? undefined : this.#pick();
       this.#consider(
         other === undefined || entry === undefined
-          ? randomInput(random)
-          : mutate(random, entry.bytes, other.bytes),
+          ? randomInput(random, grammar)
+          : mutate(random, entry.bytes, other.bytes, grammar),
         true,
       );
     }
@@ -152,7 +158,7 @@ export class Fuzzer {
   #keep(bytes: Uint8Array): void {
     const before = this.#host.pumps;
     this.#run(bytes);
-    const { submitted } = this.#host.ledger;
+    const { submitted } = this.#host;
     const cost = this.#host.pumps - before + submitted + submitted ** 2 / 32;
     const features = this.#found.slice(0, this.#foundCount);
     for (const feature of features) {
@@ -177,7 +183,7 @@ export class Fuzzer {
     } catch (error) {
       return nameFailure(error);
     }
-    this.#foundCount = readFeatures(this.#build.counters, this.#found);
+    this.#foundCount = readFeatures(this.#build.counters, this.#counted, this.#found);
     return undefined;
   }
 

@@ -81,6 +81,11 @@ export class Host {
     this.#outsideView = new DataView(fresh);
   }
 
+  /** Requests of the last run. */
+  get submitted(): number {
+    return this.ledger.submitted;
+  }
+
   /** A number that depends on all commands and completions of the last run. */
   get digest(): number {
     return this.#digest.value;

@@ -3,12 +3,20 @@
 import type { Random } from '../engine/random.ts';
 import { ACTION_BYTES, ACTIONS_MAX, actionCount, HEADER_BYTES } from './input.ts';
 
+/** What makes inputs of one kind likely to do something. */
+export interface Grammar {
+  /** Actions that belong together, one byte for each parameter. */
+  readonly phrases: readonly (readonly number[])[];
+  /** Makes a random setup one that is taken, as a rule. */
+  readonly tame: (random: Random, setup: Uint8Array) => void;
+}
+
 /** Bytes at which something begins: sizes of tables, top bits, the last of everything. */
 const DICTIONARY = [0, 1, 2, 3, 7, 8, 15, 16, 31, 63, 64, 127, 128, 192, 224, 255];
 
 /**
- * Actions that belong together, one byte for each parameter (input.ts): the requests of one cell,
- * a flush between them, a ring that is full, a reset of what is under way.
+ * Actions of the engine's host (input.ts): the requests of one cell, a flush between them, a ring
+ * that is full, a reset of what is under way.
  */
 const PHRASES: readonly (readonly number[])[] = [
   [0x00, 0, 0, 0, 5, 2], // a write
@@ -40,6 +48,14 @@ const PHRASES: readonly (readonly number[])[] = [
   [0x0a], // everything is done
 ];
 
+/** The inputs of input.ts. */
+export const ENGINE_GRAMMAR: Grammar = {
+  phrases: PHRASES,
+  tame: (random, setup) => {
+    if (random.below(4) !== 0) setup[14] = 0;
+  },
+};
+
 /** A byte of a parameter: small as a rule. */
 function randomByte(random: Random): number {
   const how = random.below(8);
@@ -49,10 +65,10 @@ function randomByte(random: Random): number {
 }
 
 /** An action of any kind, or a phrase with a change. */
-function randomAction(random: Random): Uint8Array {
+function randomAction(random: Random, { phrases }: Grammar): Uint8Array {
   const action = new Uint8Array(ACTION_BYTES);
   if (random.below(2) === 0) {
-    action.set(random.pick(PHRASES));
+    action.set(random.pick(phrases));
     if (random.below(2) === 0) action[random.below(ACTION_BYTES)] = randomByte(random);
     return action;
   }
@@ -64,30 +80,40 @@ function randomAction(random: Random): Uint8Array {
 }
 
 /** An input from nothing. */
-export function randomInput(random: Random): Uint8Array {
+export function randomInput(random: Random, grammar: Grammar = ENGINE_GRAMMAR): Uint8Array {
   const actions = 1 + random.below(24);
   const bytes = new Uint8Array(HEADER_BYTES + actions * ACTION_BYTES);
   for (let at = 0; at < HEADER_BYTES; at++) {
     if (random.below(2) === 0) bytes[at] = randomByte(random);
   }
-  if (random.below(4) !== 0) bytes[14] = 0;
+  grammar.tame(random, bytes);
   for (let index = 0; index < actions; index++) {
-    bytes.set(randomAction(random), HEADER_BYTES + index * ACTION_BYTES);
+    bytes.set(randomAction(random, grammar), HEADER_BYTES + index * ACTION_BYTES);
   }
   return bytes;
 }
 
 /** A changed copy; `other` is an input to take parts from. */
-export function mutate(random: Random, bytes: Uint8Array, other: Uint8Array): Uint8Array {
+export function mutate(
+  random: Random,
+  bytes: Uint8Array,
+  other: Uint8Array,
+  grammar: Grammar = ENGINE_GRAMMAR,
+): Uint8Array {
   let changed: Uint8Array = Uint8Array.from(bytes);
   for (let rounds = 1 << random.below(5); rounds > 0; rounds--) {
-    changed = mutateOnce(random, changed, other);
+    changed = mutateOnce(random, changed, other, grammar);
   }
   const longest = HEADER_BYTES + ACTIONS_MAX * ACTION_BYTES;
   return changed.length > longest ? changed.slice(0, longest) : changed;
 }
 
-function mutateOnce(random: Random, bytes: Uint8Array, other: Uint8Array): Uint8Array {
+function mutateOnce(
+  random: Random,
+  bytes: Uint8Array,
+  other: Uint8Array,
+  grammar: Grammar,
+): Uint8Array {
   const actions = actionCount(bytes);
   const from = random.below(actions + 1);
   const some = 1 + random.below(random.below(4) === 0 ? 16 : 3);
@@ -95,7 +121,7 @@ function mutateOnce(random: Random, bytes: Uint8Array, other: Uint8Array): Uint8
     case 0:
     case 1:
     case 2:
-      return splice(bytes, from, 0, [randomAction(random)]);
+      return splice(bytes, from, 0, [randomAction(random, grammar)]);
     case 3:
       return splice(bytes, from, some, []);
     case 4:
@@ -119,7 +145,7 @@ function mutateOnce(random: Random, bytes: Uint8Array, other: Uint8Array): Uint8
       bytes[random.below(HEADER_BYTES)] = randomByte(random);
       return bytes;
     case 12:
-      return splice(bytes, from, 1, [randomAction(random)]);
+      return splice(bytes, from, 1, [randomAction(random, grammar)]);
     default:
       return changeByte(random, bytes);
   }

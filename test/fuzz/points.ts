@@ -3,8 +3,8 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ROOT } from '../../bench/root.ts';
-import type { EngineExports } from './host.ts';
-import { COUNTERS, createMemory, REGION } from './layout.ts';
+import type { EngineExports } from '../support/engine.ts';
+import { COUNTERS, REGION } from './layout.ts';
 
 /** What a counter counts (scripts/coverage-transform.mjs). */
 export interface Point {
@@ -20,9 +20,11 @@ export function loadPoints(): Point[] {
   return JSON.parse(readFileSync(join(ROOT, 'build/engine.cov.json'), 'utf8')) as Point[];
 }
 
-/** The coverage build over a memory of its own. */
-export function openCoverageBuild(points: readonly Point[]): Instrumented {
-  const memory = createMemory();
+/** The coverage build over a memory that nobody else uses. */
+export function openCoverageBuild(
+  points: readonly Point[],
+  memory: WebAssembly.Memory,
+): Instrumented {
   const module = new WebAssembly.Module(readFileSync(join(ROOT, 'build/engine.cov.wasm')));
   const { exports } = new WebAssembly.Instance(module, { env: { memory } });
   const base = exports['coverageBase'] as WebAssembly.Global;
@@ -49,17 +51,17 @@ const BUCKET_OF = Uint8Array.from({ length: 256 }, (_, count) => {
 });
 
 /**
- * The features of the run that has left `counters`: point times BUCKETS plus bucket. Fills `into`
- * and returns how many there are.
+ * The features of the run that has left `counters`, of the points that are not 0 in `counted`:
+ * point times BUCKETS plus bucket. Fills `into` and returns how many there are.
  */
-export function readFeatures(counters: Uint8Array, into: Uint32Array): number {
+export function readFeatures(counters: Uint8Array, counted: Uint8Array, into: Uint32Array): number {
   const words = new Uint32Array(counters.buffer, counters.byteOffset, counters.length >> 2);
   let found = 0;
   for (let word = 0; word < words.length; word++) {
     if (words[word] === 0) continue;
     for (let point = word << 2; point < (word << 2) + 4; point++) {
       const count = counters[point]!;
-      if (count === 0) continue;
+      if (count === 0 || counted[point] === 0) continue;
       into[found] = point * BUCKETS + BUCKET_OF[count]!;
       found += 1;
     }

@@ -3,9 +3,9 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ROOT } from '../../bench/root.ts';
-import { CORPUS_FILE, CORPUS_FOLDER, loadInputs } from './corpus.ts';
-import { Host } from './host.ts';
+import { CORPUS_FOLDER, loadInputs } from './corpus.ts';
 import { openCoverageBuild, type Point } from './points.ts';
+import { SUBJECTS } from './subject.ts';
 
 export { loadPoints } from './points.ts';
 
@@ -58,13 +58,15 @@ export function loadAllowed(): Allowed[] {
 
 /** Which points the kept inputs reach: not 0 for those that they do. */
 export function corpusReach(points: readonly Point[]): Uint8Array {
-  const build = openCoverageBuild(points);
-  const host = new Host(build.exports, build.memory);
   const reached = new Uint8Array(points.length);
-  for (const bytes of loadInputs(join(CORPUS_FOLDER, CORPUS_FILE))) {
-    build.counters.fill(0);
-    host.run(bytes);
-    addReach(reached, build.counters);
+  for (const subject of SUBJECTS) {
+    const build = openCoverageBuild(points, subject.createMemory());
+    const runner = subject.createRunner(build.exports, build.memory);
+    for (const bytes of loadInputs(join(CORPUS_FOLDER, subject.corpusFile))) {
+      build.counters.fill(0);
+      runner.run(bytes);
+      addReach(reached, build.counters);
+    }
   }
   return reached;
 }

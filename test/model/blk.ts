@@ -167,9 +167,11 @@ const NOTHING = new Uint8Array(0);
 
 /**
  * Bytes of the status: one; or, where the data would not be whole sectors then, and is without it,
- * all of a last piece of memory that is shorter than a sector. Not of GET_ID, whose data never is.
+ * all of a last buffer that is shorter than a sector. Not of GET_ID, whose data never is, nor where
+ * regions cut that buffer.
  */
-function statusArea({ writable }: Walked, total: number): number {
+function statusArea({ writable, isCut }: Walked, total: number): number {
+  if (isCut) return 1;
   const last = writable.at(-1)?.length ?? 0;
   const isRagged = (total - 1) % SECTOR !== 0;
   return last < SECTOR && isRagged && (total - last) % SECTOR === 0 ? last : 1;

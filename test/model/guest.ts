@@ -34,6 +34,8 @@ export interface Walked {
   /** Packed: descriptors of the ring, and the buffer id. */
   readonly slots: number;
   readonly id: number;
+  /** Several regions hold its last buffer. */
+  readonly isCut: boolean;
 }
 
 /** Why a chain breaks its queue, and at which descriptor. */
@@ -103,6 +105,7 @@ export class Walk {
   readonly #writable: Piece[] = [];
   #descriptors = 0;
   #bytes = 0;
+  #isCut = false;
   #wasWritable = false;
 
   constructor(guest: ModelGuest, packed: boolean, indirect: boolean) {
@@ -180,6 +183,7 @@ export class Walk {
     this.#bytes += length;
     const pieces = this.#guest.pieces(address, length);
     if (pieces === undefined) return { error: abi.RING_ERROR_RANGE, at };
+    this.#isCut = pieces.length > 1;
     (writable ? this.#writable : this.#readable).push(...pieces);
     const segments = this.#readable.length + this.#writable.length;
     return segments > abi.CHAIN_DESCRIPTORS ? { error: abi.RING_ERROR_DESCRIPTORS, at } : undefined;
@@ -193,6 +197,7 @@ export class Walk {
       writable: this.#writable,
       slots,
       id,
+      isCut: this.#isCut,
     };
   }
 }

@@ -1,0 +1,71 @@
+/** What is fuzzed: the engine alone, and the engine with a device and its guest. */
+
+import type { EngineExports } from '../support/engine.ts';
+import { BUGS_FILE, CORPUS_FILE } from './corpus.ts';
+import { describeInput } from './describe.ts';
+import { describeProgram } from './guest/describe.ts';
+import { GUEST_GRAMMAR } from './guest/grammar.ts';
+import { GuestHost } from './guest/host.ts';
+import { createGuestMemory } from './guest/layout.ts';
+import { Host } from './host.ts';
+import { createMemory } from './layout.ts';
+import { ENGINE_GRAMMAR, type Grammar } from './mutate.ts';
+
+/** Runs inputs of one kind. */
+export interface Runner {
+  /** Runs an input to its end; throws when a rule is broken. */
+  run(bytes: Uint8Array): void;
+  /** A number that depends on all that the last run has put out. */
+  readonly digest: number;
+  /** Calls of `pump` so far, in all runs. */
+  readonly pumps: number;
+  /** Requests or chains of the last run. */
+  readonly submitted: number;
+}
+
+/** One kind of input. */
+export interface Subject {
+  readonly name: 'engine' | 'guest';
+  /** Names of its files in the folder of the corpus. */
+  readonly corpusFile: string;
+  readonly bugsFile: string;
+  readonly grammar: Grammar;
+  /** A memory as a runner finds it. */
+  createMemory(): WebAssembly.Memory;
+  createRunner(exports: EngineExports, memory: WebAssembly.Memory): Runner;
+  /** An input in words. */
+  describe(bytes: Uint8Array): string[];
+  /** True for the source files whose points make an input worth keeping. */
+  counts(file: string): boolean;
+}
+
+/** Files that only a device reaches, and those in which it meets the rest. */
+const GUEST_FILES =
+  /^assembly\/(ring\/|guest|device|pump|index|request\/(blk|hold|append|complete|reset|take))/;
+
+/** Requests of a host, without a device. */
+export const ENGINE: Subject = {
+  name: 'engine',
+  corpusFile: CORPUS_FILE,
+  bugsFile: BUGS_FILE,
+  grammar: ENGINE_GRAMMAR,
+  createMemory,
+  createRunner: (exports, memory) => new Host(exports, memory),
+  describe: describeInput,
+  counts: () => true,
+};
+
+/** Guest programs. */
+export const GUEST: Subject = {
+  name: 'guest',
+  corpusFile: 'guest.txt',
+  bugsFile: 'guest-bugs.txt',
+  grammar: GUEST_GRAMMAR,
+  createMemory: createGuestMemory,
+  createRunner: (exports, memory) => new GuestHost(exports, memory),
+  describe: describeProgram,
+  counts: (file) => GUEST_FILES.test(file),
+};
+
+/** All of them. */
+export const SUBJECTS: readonly Subject[] = [ENGINE, GUEST];
