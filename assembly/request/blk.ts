@@ -135,8 +135,7 @@ function readHeader(device: usize, walk: Walk, lastLength: u32): bool {
   const first = <usize>walk.list;
   const length = load<u32>(first, SEGMENT_LENGTH);
   if (changetype<Device>(device).has(DEVICE_FIXED_FRAMING)) {
-    const isAlone: bool = length == BLK_HEADER_SIZE || walk.cutEnd != 0;
-    if (!isAlone || lastLength != 1) return false;
+    if (length != BLK_HEADER_SIZE || lastLength != 1) return false;
   }
   if (length < <u32>BLK_HEADER_SIZE) {
     copyReadable(walk, 0, changetype<usize>(walk) + offsetof<Walk>('type'), BLK_HEADER_SIZE);

@@ -8,7 +8,7 @@ import { ROOT } from '../../bench/root.ts';
 const CHAPTER = '## Rules of the standard and their tests';
 const COLUMNS = ['section', 'rule', 'test file', 'test title'] as const;
 /** Rules do not get lost. */
-const LEAST_ROWS = 165;
+const LEAST_ROWS = 188;
 /** Sections of the list that have a rule each. */
 const CHECKS = 13;
 const MUSTS = 10;
