@@ -9,6 +9,7 @@ export interface DiskGeometry {
   readonly blockSizeBytes: number;
   readonly depth: number;
   readonly fua: boolean;
+  readonly unmaps: boolean;
 }
 
 /** Several files have one size, which is whole chunks (scheduling-options.ts). */
@@ -20,5 +21,6 @@ export function diskOver(backends: readonly Backend[]): DiskGeometry {
     blockSizeBytes: Math.max(...backends.map(({ blockSizeBytes }) => blockSizeBytes)),
     depth: Math.min(depth, COMMAND_SLOTS),
     fua: backends.every(({ fua = true }) => fua),
+    unmaps: backends.some(({ unmaps = true }) => unmaps),
   };
 }

@@ -63,6 +63,8 @@ export class EngineDevice implements Device {
   readonly arena: Arena;
   readonly readOnly: boolean;
   readonly blockSizeBytes: number;
+  /** Discards, and zeroes that may be unmapped, can give space back. */
+  readonly unmaps: boolean;
 
   /** Is called before each pump: a copied guest's memory is brought up to date there. */
   beforePump: (() => void) | undefined;
@@ -123,6 +125,7 @@ export class EngineDevice implements Device {
     this.#sizeBytes = disk.sizeBytes;
     this.readOnly = disk.readOnly;
     this.blockSizeBytes = disk.blockSizeBytes;
+    this.unmaps = disk.unmaps;
     this.#command = { id: 0, op: 0, flags: 0, file: 0, segments: 0, data: 0, offset: 0, length: 0 };
     this.#completion = { tag: 0, status: 0, value: 0, errno: 0 };
     for (let tag = REQUEST_SLOTS - 1; tag >= 0; tag--) this.#freeTags.push(tag);

@@ -27,6 +27,8 @@ export interface Backend {
   readonly readOnly: boolean;
   /** Commands that make sense in flight at once; the engine queues and merges the rest. */
   readonly depth: number;
+  /** False: zeroing and discarding never give space back. Default true. */
+  readonly unmaps?: boolean;
   /** False: it cannot write stably at once; the engine writes and syncs instead. Default true. */
   readonly fua?: boolean;
 

@@ -115,6 +115,7 @@ export class FileBackend implements Backend {
   readonly readOnly: boolean;
   readonly depth: number;
   readonly fua: boolean;
+  readonly unmaps: boolean;
   /** Live numbers, for statistics. */
   readonly counters = newCounters();
   /**
@@ -149,6 +150,7 @@ export class FileBackend implements Backend {
     this.#direct = options.direct === true;
     this.depth = options.depth ?? defaultDepth(this.#direct);
     this.fua = files.stable !== undefined;
+    this.unmaps = options.discard === 'unmap';
     this.#path = path;
     this.#files = files;
     this.#native = native;
@@ -162,7 +164,7 @@ export class FileBackend implements Backend {
       native,
       isBlockDevice: files.isBlockDevice,
       blockBytes: alignment.blockBytes,
-      unmap: options.discard === 'unmap',
+      unmap: this.unmaps,
       buffers: this.#buffers,
       counters: this.counters,
     });

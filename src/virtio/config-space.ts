@@ -46,6 +46,8 @@ import { hasFeature } from './features.ts';
 /** What the fields are made of. */
 export interface ConfigValues {
   readonly capacityBytes: number;
+  /** Zeroes that may be unmapped can give space back. */
+  readonly mayUnmap: boolean;
   /** Logical block: sectors and lengths of requests are multiples of it. */
   readonly blockSizeBytes: number;
   /** What the host transfers without reading first. */
@@ -118,7 +120,12 @@ const FIELDS: readonly Field[] = [
     VIRTIO_BLK_F_WRITE_ZEROES,
     (values) => values.zeroesSegments,
   ],
-  [BLK_CONFIG_WRITE_ZEROES_MAY_UNMAP, 1, VIRTIO_BLK_F_WRITE_ZEROES, () => 1],
+  [
+    BLK_CONFIG_WRITE_ZEROES_MAY_UNMAP,
+    1,
+    VIRTIO_BLK_F_WRITE_ZEROES,
+    ({ mayUnmap }) => Number(mayUnmap),
+  ],
 ];
 
 /** The space of one device. */

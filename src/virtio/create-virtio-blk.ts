@@ -81,9 +81,9 @@ function copyOf({ device }: Disk, { guest, regions }: Ground): CopiedGuest | und
 
 /** Everything that can be wrong with the options is found here, before the disk moves. */
 function toParts(disk: Disk, options: VirtioBlkOptions): Omit<VirtioBlkParts, 'makeQueues'> {
-  const { engine, blockSizeBytes } = disk.device;
+  const { engine, blockSizeBytes: granuleBytes, unmaps: mayUnmap } = disk.device;
   const legacy = toLegacy(options);
-  const values = toValues(options, { capacityBytes: disk.size, granuleBytes: blockSizeBytes });
+  const values = toValues(options, { capacityBytes: disk.size, granuleBytes, mayUnmap });
   const settings = toFixed(options);
   toPolicies(requestSettings(0n, values, settings));
   const offered = offeredFeatures(options.features ?? {}, {

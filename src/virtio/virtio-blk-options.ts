@@ -58,6 +58,8 @@ export interface VirtioBlkOptions extends VirtioBlkEvents {
 /** What the disk says about itself. */
 export interface DiskFacts {
   readonly capacityBytes: number;
+  /** Zeroing can give space back to the host. */
+  readonly mayUnmap: boolean;
   /** What the host transfers without reading first. */
   readonly granuleBytes: number;
 }
@@ -83,6 +85,7 @@ export function toValues(options: VirtioBlkOptions, disk: DiskFacts): ConfigValu
   const { sizeMaxBytes } = options;
   return {
     capacityBytes: disk.capacityBytes,
+    mayUnmap: disk.mayUnmap,
     blockSizeBytes: block,
     physicalBlockBytes: Math.max(block, disk.granuleBytes),
     queues: toWhole(queues, 'queues', 1, VIRTQUEUES),

@@ -209,7 +209,12 @@ describe('sluice crash --engine', () => {
       find: 'return run(base, now);',
       replace: 'while (base != 1) run(base, now);\n  return 0;',
     };
-    const endless = { name: 'pump does not return', edits: [edit], explored: true };
+    const endless = {
+      name: 'pump does not return',
+      edits: [edit],
+      explored: true,
+      tests: 'test/engine',
+    };
     await writeFile(file, await compileWith(mutate(endless)));
     const found = await interrupted(['--engine', file], 'SIGINT');
     expect(found).toMatchObject({ result: 'stopped', states: 0, failure: null });
@@ -223,7 +228,7 @@ describe('sluice crash --engine', () => {
     await writeFile(empty, Uint8Array.of(0, 0x61, 0x73, 0x6d, 1, 0, 0, 0));
     const refusals = [
       [text, /^sluice: cannot use ".*text\.wasm" as the engine: it is not WebAssembly: [^\n]*\n$/],
-      [empty, /^sluice: cannot use ".*" as the engine: it does not export regionSize, init, pump /],
+      [empty, /^sluice: cannot use ".*" as the engine: it does not export regionSize, init, pump, /],
       [
         folder.file('none'),
         /^sluice: cannot read the engine ".*none": no such file [^\n]*ENOENT\)\n$/,

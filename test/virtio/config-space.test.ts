@@ -39,6 +39,11 @@ describe('the fields', () => {
     expect(bytes.getUint8(56)).toBe(1);
   });
 
+  it('VIRTIO 5.2.5.2: write_zeroes_may_unmap is 0 where nothing can be deallocated', () => {
+    expect(view(setUp({ mayUnmap: false })).getUint8(56)).toBe(0);
+    expect(view(setUp({ mayUnmap: true })).getUint8(56)).toBe(1);
+  });
+
   it('VIRTIO 5.2.4: unused bytes and those of features that are never offered are 0', () => {
     const bytes = view(setUp({ queues: 4 }));
     for (const at of [33, 57, 58, 59]) expect(bytes.getUint8(at)).toBe(0);

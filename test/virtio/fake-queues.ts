@@ -162,6 +162,7 @@ export interface FakeOptions {
 
 export const VALUES: ConfigValues = {
   capacityBytes: 1 << 20,
+  mayUnmap: true,
   blockSizeBytes: 512,
   physicalBlockBytes: 4096,
   queues: 1,
