@@ -228,7 +228,7 @@ describe('sluice crash --engine', () => {
     await writeFile(empty, Uint8Array.of(0, 0x61, 0x73, 0x6d, 1, 0, 0, 0));
     const refusals = [
       [text, /^sluice: cannot use ".*text\.wasm" as the engine: it is not WebAssembly: [^\n]*\n$/],
-      [empty, /^sluice: cannot use ".*" as the engine: it does not export regionSize, init, pump, /],
+      [empty, /^sluice: cannot use ".*" as the engine: it does not export regionSize, init, /],
       [
         folder.file('none'),
         /^sluice: cannot read the engine ".*none": no such file [^\n]*ENOENT\)\n$/,
