@@ -58,9 +58,9 @@ function isNextThere(queue: Queue): bool {
 }
 
 function walkNext(device: usize, queue: Queue): bool {
-  if (queue.isPacked) return Walker.packed(device, queue, queue.peek);
+  if (queue.isPacked) return Walker.packed(device, Walk.of(device), queue, queue.peek);
   const head = headAt(queue, queue.peek);
-  if (head < queue.size) return Walker.split(device, queue, head);
+  if (head < queue.size) return Walker.split(device, Walk.of(device), queue, head);
   Walk.of(device).error = RING_ERROR_HEAD;
   return false;
 }

@@ -57,10 +57,19 @@ export function takeChain(engine: usize): u32 {
     }
     state.left -= 1;
     if (queue.has(QUEUE_IN_ORDER)) appendInOrder(device, queue, index);
+    if (queue.isPacked) prolong(engine, state, queue);
     if ((state.left | state.budget) == 0 || !hasRoom(state)) untake(engine, state);
     return index;
   }
   return NONE;
+}
+
+/** A packed ring does not say how many lists are available: after each it is looked at anew. */
+function prolong(engine: usize, state: Device, queue: Queue): void {
+  if ((state.left | u32(state.budget == 0)) != 0 || !isAvailablePacked(queue)) return;
+  state.left = 1;
+  state.budget -= 1;
+  count(engine, COUNT_CHAINS, 1);
 }
 
 /** Finds a queue with chains to take, whose turn it is then; false: there is none, or no room. */
@@ -141,7 +150,7 @@ class Taker {
     const chain = Chain.at(device, index);
     chain.head = <u16>head;
     beginWalk(device, ownSegments(chain), CHAIN_SEGMENTS, index);
-    if (Walker.split(device, queue, head)) return true;
+    if (Walker.split(device, Walk.of(device), queue, head)) return true;
     leaveHead(queue, head);
     return refuseWalk(device, queue, head);
   }
@@ -151,8 +160,8 @@ function takePacked(device: usize, queue: Queue, index: u32): bool {
   const slot = queue.avail;
   const chain = Chain.at(device, index);
   beginWalk(device, ownSegments(chain), CHAIN_SEGMENTS, index);
-  if (!Walker.packed(device, queue, slot)) return refuseWalk(device, queue, slot);
   const walk = Walk.of(device);
+  if (!Walker.packed(device, walk, queue, slot)) return refuseWalk(device, queue, slot);
   const slots = walk.slots;
   if (queue.slots + slots > queue.size) {
     return refuse(device, queue, RING_ERROR_AVAIL_INDEX, slot);

@@ -60,8 +60,7 @@ export function beginWalk(device: usize, list: usize, room: u32, chain: u32): vo
 export class Walker {
   /** Walks the split chain that starts at `head`; true when it is sound. */
   @inline
-  static split(device: usize, queue: Queue, head: u32): bool {
-    const walk = Walk.of(device);
+  static split(device: usize, walk: Walk, queue: Queue, head: u32): bool {
     let region = GuestRegion.at(device, changetype<Device>(device).region);
     let start = region.start;
     let size = region.size;
@@ -135,8 +134,7 @@ export class Walker {
    * table only WRITE counts, and all entries belong to it (2.8.7).
    */
   @inline
-  static packed(device: usize, queue: Queue, slot: u32): bool {
-    const walk = Walk.of(device);
+  static packed(device: usize, walk: Walk, queue: Queue, slot: u32): bool {
     let region = GuestRegion.at(device, changetype<Device>(device).region);
     let start = region.start;
     let size = region.size;
@@ -195,9 +193,12 @@ export class Walker {
         end = walk.end;
         limit = walk.limit;
       }
-      const isRing: bool = kept == 0xffff;
-      if (isRing) noteSlot(walk, rest, steps - left);
-      if (isRing ? (flags & VIRTQ_DESC_F_NEXT) == 0 : left == 0 && steps == entries) break;
+      if (kept != 0xffff) {
+        if (left == 0 && steps == entries) break;
+      } else if ((flags & VIRTQ_DESC_F_NEXT) == 0) {
+        noteSlot(walk, rest, steps - left);
+        break;
+      }
       index = index + 1 < entries ? index + 1 : 0;
     }
     spill(walk, direction, end, total, readable);

@@ -87,7 +87,7 @@ describe.each([
     expect([flush.status, stable(1)]).toEqual([0, 7]);
   });
 
-  it('5.2.6.2: with the write cache off a completed write is stable, what was before too', async () => {
+  it('5.2.6.2: with the write cache off a write is stable, and what was before it', async () => {
     const { blk, driver, finish, stable } = boot(packed, VERSION_1 | FLUSH | CONFIG_WCE);
     driver.write(1, sector(1));
     await finish();
