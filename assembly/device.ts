@@ -100,6 +100,8 @@ export class Device {
   /** Chains that this call may still take. */
   budget: u32;
   private reserved3: u32;
+  /** Queues that this call still looks at. */
+  open: u64;
   /** Queues that are on. */
   on: u64;
   /** Queues with used entries that are not published. */

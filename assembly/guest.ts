@@ -1,8 +1,9 @@
 // Guest address -> Wasm address: the only place where a guest pointer is trusted.
 //
 // I1  A place is handed out only for bytes that lie wholly in one region of guest memory.
-// I2  Regions overlap neither each other nor the engine and its device, so that no guest buffer is
-//     ever the engine's state.
+// I2  Regions do not overlap in guest addresses, and none of them lies over the engine and its
+//     device, so that no guest buffer is ever the engine's state. The host keeps them off the rest
+//     of what is its own.
 // I3  Guest addresses have 64 bits, and sums of them never wrap: a difference is compared instead.
 
 import {

@@ -104,6 +104,11 @@ export class Disk implements AsyncDisposable {
     return this.device.sizeBytes;
   }
 
+  /** True from the call of `close` on. */
+  get closed(): boolean {
+    return this.#closing !== undefined;
+  }
+
   /** True while completed writes need a flush to be stable. */
   get wce(): boolean {
     return this.device.engine.wce;
@@ -136,10 +141,11 @@ export class Disk implements AsyncDisposable {
     await this.#ask({ ...FLUSH, op: OP_CLEAR_LATCH, operation: 'clear latch' });
   }
 
-  /** Turns the write cache on or off; off resolves after a flush. */
+  /** Turns the write cache on or off; off resolves after a flush. A guest may keep it off. */
   async setWce(on: boolean): Promise<void> {
-    const length = toSwitch(on, 'the write cache') ? 1 : 0;
+    const wanted = toSwitch(on, 'the write cache');
     this.#checkOpen();
+    const length = this.device.wishCache('owner', wanted);
     await this.#ask({ op: OP_SET_WCE, flags: 0, offset: 0, length, operation: 'flush' });
   }
 

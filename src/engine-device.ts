@@ -5,15 +5,9 @@
  * that come later from the event loop are taken one batch at a time: the last one that is awaited
  * at once, others together after the callbacks of the current turn.
  */
-import { REQUEST_SLOTS } from './abi/limits.ts';
 import { CONFIG_DEVICE, CONFIG_FLAGS, REGION_SIZE } from './abi/region.ts';
 import { OP_CLEAR_LATCH, OP_RESET_QUEUE } from './abi/request.ts';
-import {
-  DEVICE_FLAGS,
-  DEVICE_HELD,
-  DEVICE_IN_FLIGHT,
-  DEVICE_RUNNING,
-} from './abi/virtio-device.ts';
+import * as virtio from './abi/virtio-device.ts';
 import { Arena } from './arena.ts';
 import type { Backend, Done } from './backend/backend.ts';
 import type { CompletionTarget, Device } from './device.ts';
@@ -29,7 +23,9 @@ import { isShared } from './engine-modules.ts';
 import { SluiceError } from './errors.ts';
 import { execute } from './executor.ts';
 import { diskOver } from './disk-geometry.ts';
-import { type Layout, layOut, memoryOf, type Place } from './place.ts';
+import { Later } from './later.ts';
+import { type Layout, layOut, memoryOf, type Occupied, occupy, type Place } from './place.ts';
+import { RequestTags } from './request-tags.ts';
 import type { Tracer } from './trace/tracer.ts';
 
 /** How a device is set up over its backends. */
@@ -48,13 +44,12 @@ export interface DeviceOptions extends SchedulingOptions {
   readonly tracer?: Tracer | undefined;
 }
 
-/** Runs `callback` after the callbacks of this turn of the event loop. */
-const later: (callback: () => void) => void =
-  typeof setImmediate === 'function' ? setImmediate : (callback) => setTimeout(callback, 0);
-
-/** Longer waits than this sleep; shorter ones go round the event loop, as timers are too coarse. */
-const SHORTEST_SLEEP_MICROS = 2000;
 const MICROS_PER_MS = 1000;
+/** Rounds of engine and backends in one call: a guest that never stops asking must not stop us. */
+const ROUNDS_OF_A_KICK = 32;
+/** So long, 5 s, a client of a server may keep the disk from leaving a memory. */
+const HOME_TRIES = 500;
+const HOME_RETRY_MS = 10;
 
 /** What a gate lets through: it moves no data, and what is waited for may wait for it. */
 const PASSES_GATE: ReadonlySet<number> = new Set([OP_RESET_QUEUE, OP_CLEAR_LATCH]);
@@ -82,33 +77,27 @@ export class EngineDevice implements Device {
   #bytes: Uint8Array;
   #arenaBytes: number;
   #sizeBytes: number;
+  readonly #wishes: { owner: boolean; guest: boolean };
+  readonly #homeArenaBytes: number;
+  #part: Occupied | undefined;
   /** The virtio device is to take chains; it does unless a gate is shut. */
   #running = false;
   /** Who keeps the gate shut: requests are refused as if there were no room, no chain is taken. */
   #gates = 0;
-  /** Those that shut the gate, one after the other. */
   #gate: Promise<void> = Promise.resolve();
   /** The engine looks at the clock. */
   readonly #timed: boolean;
   readonly #tracer: Tracer | undefined;
   readonly #command: CommandRecord;
   readonly #completion: CompletionRecord;
-  /** Who gets the completion of a tag, and which token it asked for. */
-  readonly #targets: (CompletionTarget | undefined)[] = [];
-  readonly #tokens = new Uint32Array(REQUEST_SLOTS);
-  readonly #freeTags: number[] = [];
+  readonly #tags = new RequestTags();
+  readonly #later = new Later(() => this.kick());
   #spaceWaiters: (() => void)[] = [];
   #idleWaiters: (() => void)[] = [];
   /** Commands at the backend. */
   #inFlight = 0;
   #kicking = false;
   #again = false;
-  #scheduled = false;
-  #timer: ReturnType<typeof setTimeout> | undefined;
-  readonly #scheduledKick = (): void => {
-    this.#scheduled = false;
-    this.kick();
-  };
 
   /** Several backends make one disk, striped over them in chunks of `options.chunkBytes`. */
   constructor(backends: readonly [Backend, ...Backend[]], options: DeviceOptions) {
@@ -121,6 +110,8 @@ export class EngineDevice implements Device {
     this.#module = options.module;
     this.#bytes = new Uint8Array(memory.buffer);
     this.#arenaBytes = layout.arenaBytes;
+    this.#homeArenaBytes = layout.arenaBytes;
+    this.#wishes = { owner: options.wce, guest: true };
     this.arena = new Arena(layout.arenaAt, layout.arenaBytes);
     this.#sizeBytes = disk.sizeBytes;
     this.readOnly = disk.readOnly;
@@ -128,7 +119,6 @@ export class EngineDevice implements Device {
     this.unmaps = disk.unmaps;
     this.#command = { id: 0, op: 0, flags: 0, file: 0, segments: 0, data: 0, offset: 0, length: 0 };
     this.#completion = { tag: 0, status: 0, value: 0, errno: 0 };
-    for (let tag = REQUEST_SLOTS - 1; tag >= 0; tag--) this.#freeTags.push(tag);
     this.#engine = createEngine({
       ...options,
       memory,
@@ -186,10 +176,8 @@ export class EngineDevice implements Device {
     queue = 0,
   ): boolean {
     if (this.#gates > 0 && !PASSES_GATE.has(op)) return false;
-    const tag = this.#freeTags.pop();
+    const tag = this.#tags.take(target, token);
     if (tag === undefined) return false;
-    this.#targets[tag] = target;
-    this.#tokens[tag] = token;
     this.#tracer?.submitted(tag, op, flags, offset, length);
     this.#engine.submit(tag, op, flags, offset, length, segments, data, queue);
     return true;
@@ -201,6 +189,7 @@ export class EngineDevice implements Device {
       return;
     }
     this.#kicking = true;
+    let rounds = 0;
     try {
       do {
         this.#again = false;
@@ -209,14 +198,24 @@ export class EngineDevice implements Device {
         this.#executeCommands();
         this.#deliverCompletions();
         this.afterPump?.();
-      } while (this.#again);
+        rounds += 1;
+      } while (this.#again && rounds < ROUNDS_OF_A_KICK);
     } finally {
       this.#kicking = false;
-      // A callback has thrown: what it kept from being done is done later.
+      // Others have their turn; or a callback has thrown.
       if (this.#again) this.kickSoon();
+      if (this.#timed) this.#later.after(this.#engine.waitMicros);
+      if (this.#idle && this.#idleWaiters.length > 0) this.#wake('idle');
     }
-    if (this.#timed) this.#kickAfter(this.#engine.waitMicros);
-    if (this.#idle && this.#idleWaiters.length > 0) this.#wake('idle');
+  }
+
+  /**
+   * The write cache is on while neither the disk's owner nor its guest wants it off: what an
+   * OP_SET_WCE that makes it so has as its length.
+   */
+  wishCache(who: 'owner' | 'guest', on: boolean): 0 | 1 {
+    this.#wishes[who] = on;
+    return this.#wishes.owner && this.#wishes.guest ? 1 : 0;
   }
 
   whenSpace(callback: () => void): void {
@@ -238,7 +237,38 @@ export class EngineDevice implements Device {
   moveTo(place: Place): void {
     const layout = layOut(place);
     this.#refuseMove(layout);
+    this.#move(place, layout);
+  }
+
+  /** Moves to a memory of its own, at once. Nothing may be in flight. */
+  leave(): void {
+    const home = { arenaBytes: this.#homeArenaBytes };
+    this.#move(home, layOut(home));
+  }
+
+  /**
+   * `leave`, as soon as nothing is in flight.
+   * @throws SluiceError ERR_SLUICE_BUSY when a client of a server does not finish its request
+   */
+  async moveHome(): Promise<void> {
+    for (let tries = 0; tries < HOME_TRIES; tries++) {
+      const isHome = await this.quiesced(() => {
+        const isFree = this.arena.idle;
+        if (isFree) this.leave();
+        return Promise.resolve(isFree);
+      });
+      if (isHome) return;
+      await new Promise((resolve) => setTimeout(resolve, HOME_RETRY_MS));
+    }
+    throw new SluiceError(
+      'ERR_SLUICE_BUSY',
+      'the disk cannot leave the memory: a client is in the middle of a request; close its server',
+    );
+  }
+
+  #move(place: Place, layout: Layout): void {
     const memory = memoryOf(place.memory, layout);
+    this.#part = occupy(memory, layout, this.#part);
     const module = place.module ?? (isShared(memory) ? undefined : this.#module);
     const engine = resumeEngine(memory, layout.base, module, layout.virtqueues);
     const from = this.#engine;
@@ -269,21 +299,23 @@ export class EngineDevice implements Device {
     return result;
   }
 
-  /** No request is open, and no command is at a backend: a sync may outlive who asked for it. */
+  /** Nothing is open, and nothing at a backend: a sync may outlive who asked for it. */
   get #idle(): boolean {
     return this.#requestsInFlight === 0 && this.#inFlight === 0;
   }
 
   /** Requests of the host, and chains of guests. */
   get #requestsInFlight(): number {
-    const chains =
-      this.#engine.queues === 0 ? 0 : this.#engine.load(REGION_SIZE + DEVICE_IN_FLIGHT);
-    return REQUEST_SLOTS - this.#freeTags.length + chains;
+    return this.#tags.open + this.#ofDevice(virtio.DEVICE_IN_FLIGHT);
   }
 
-  /** Requests that an error policy has stopped: they wait for `resume` or a reset. */
+  /** Requests that an error policy has stopped. */
   get held(): number {
-    return this.#engine.queues === 0 ? 0 : this.#engine.load(REGION_SIZE + DEVICE_HELD);
+    return this.#ofDevice(virtio.DEVICE_HELD);
+  }
+
+  #ofDevice(word: number): number {
+    return this.#engine.queues === 0 ? 0 : this.#engine.load(REGION_SIZE + word);
   }
 
   #attach(memory: WebAssembly.Memory): void {
@@ -302,11 +334,11 @@ export class EngineDevice implements Device {
     if (this.afterPump !== undefined) return 'it has a virtio device; close that first';
     if (this.#kicking) return 'one of its callbacks is running; move after that has returned';
     if (!this.#idle || this.#gates > 0) {
-      return `it has ${this.#requestsInFlight} requests in flight; await them first`;
+      return `${this.#requestsInFlight} of its requests are in flight; await them first`;
     }
     if (!this.arena.idle) return 'a client is in the middle of a request; close its server first';
     if (arenaBytes >= this.#arenaBytes || this.faces === 0) return undefined;
-    return `it is served with ${this.#arenaBytes} bytes of buffers; keep these or serve it later`;
+    return `a server shares its buffers; give arenaBytes: ${this.#arenaBytes}, or serve it later`;
   }
 
   #shutGate(more: 1 | -1): void {
@@ -320,9 +352,9 @@ export class EngineDevice implements Device {
   #applyRunning(): void {
     const engine = this.#engine;
     if (engine.queues === 0) return;
-    const at = REGION_SIZE + DEVICE_FLAGS;
+    const at = REGION_SIZE + virtio.DEVICE_FLAGS;
     const on = this.#running && this.#gates === 0;
-    engine.store(at, (engine.load(at) & ~DEVICE_RUNNING) | (on ? DEVICE_RUNNING : 0));
+    engine.store(at, (engine.load(at) & ~virtio.DEVICE_RUNNING) | (on ? virtio.DEVICE_RUNNING : 0));
   }
 
   #executeCommands(): void {
@@ -338,13 +370,9 @@ export class EngineDevice implements Device {
     let any = false;
     while (engine.takeCompletion(this.#completion)) {
       const { tag, status, value, errno } = this.#completion;
-      const target = this.#targets[tag];
-      const token = this.#tokens[tag] ?? 0;
       this.#tracer?.completed(tag, status, errno);
-      this.#targets[tag] = undefined;
-      this.#freeTags.push(tag);
       any = true;
-      target?.completed(token, status, value, errno);
+      this.#tags.complete(tag, status, value, errno);
     }
     if (any && this.#spaceWaiters.length > 0) this.#wake('space');
   }
@@ -366,16 +394,6 @@ export class EngineDevice implements Device {
 
   /** Kicks after the callbacks of this turn of the event loop. */
   kickSoon(): void {
-    if (this.#scheduled) return;
-    this.#scheduled = true;
-    later(this.#scheduledKick);
-  }
-
-  /** The engine wants to be called again after that long; Infinity: not for the time's sake. */
-  #kickAfter(waitMicros: number): void {
-    clearTimeout(this.#timer);
-    if (waitMicros === Infinity) return;
-    if (waitMicros < SHORTEST_SLEEP_MICROS) this.kickSoon();
-    else this.#timer = setTimeout(() => this.kick(), Math.floor(waitMicros / MICROS_PER_MS));
+    this.#later.soon();
   }
 }

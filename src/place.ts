@@ -16,8 +16,11 @@ export interface Footprint {
   readonly base?: number | undefined;
   /** Virtqueues beside the engine, 0 to 63. Default 0: no virtio device. */
   readonly virtqueues?: number | undefined;
-  /** Bytes of transfer buffers for calls and NBD clients, a power of two from 64 KiB to 1 GiB. */
-  readonly arenaBytes: number;
+  /**
+   * Bytes of transfer buffers for calls and NBD clients, a power of two from 64 KiB to 1 GiB.
+   * Default 4 MiB.
+   */
+  readonly arenaBytes?: number | undefined;
 }
 
 /** A footprint in a memory. */
@@ -38,18 +41,24 @@ export interface Layout {
   readonly end: number;
 }
 
+/** Enough for NBD clients, too. */
+const DEFAULT_ARENA_BYTES = 4 * 1024 * 1024;
 const BASE_ALIGN = 64;
 const LARGEST_BASE = 2 ** 32 - BASE_ALIGN;
 const WASM_PAGE_SIZE = 65_536;
 
 /** Bytes of memory that a device takes up from `base` on. */
-export function footprintBytes(footprint: Footprint): number {
+export function footprintBytes(footprint: Footprint = {}): number {
   const { base, end } = layOut(footprint);
   return end - base;
 }
 
 /** Checks a footprint and lays it out. */
-export function layOut({ base = 0, virtqueues = 0, arenaBytes }: Footprint): Layout {
+export function layOut({
+  base = 0,
+  virtqueues = 0,
+  arenaBytes = DEFAULT_ARENA_BYTES,
+}: Footprint = {}): Layout {
   toWhole(base, 'base', 0, LARGEST_BASE);
   if (base % BASE_ALIGN !== 0) {
     throw invalid(`base must be a multiple of ${BASE_ALIGN}, not ${base}`);
@@ -84,4 +93,51 @@ export function memoryOf(
 export function toArenaBytes(bytes: number, name: string): number {
   if (typeof bytes === 'number' && isArenaSize(bytes)) return bytes;
   throw invalid(`${name} must be a power of two from 65536 to 1073741824, not ${bytes}`);
+}
+
+/** A part of a memory that a disk lives in. */
+export interface Occupied {
+  readonly start: number;
+  readonly end: number;
+  /** Gives it back. */
+  release(): void;
+}
+
+/** Two disks in one place would destroy each other. */
+const occupied = new WeakMap<WebAssembly.Memory, Set<Occupied>>();
+
+/**
+ * Takes a part of a memory for a disk, which may have been in `leaving` before.
+ * @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT when another disk lives there
+ */
+export function occupy(
+  memory: WebAssembly.Memory,
+  { base: start, end }: Layout,
+  leaving?: Occupied,
+): Occupied {
+  const taken = occupantOf(memory, start, end, leaving);
+  if (taken !== undefined) {
+    throw invalid(
+      `addresses ${start} to ${end} of this memory are not free: a disk lives from ` +
+        `${taken.start} to ${taken.end}; choose another base`,
+    );
+  }
+  const parts = occupied.get(memory) ?? new Set();
+  const part = { start, end, release: () => void parts.delete(part) };
+  occupied.set(memory, parts.add(part));
+  leaving?.release();
+  return part;
+}
+
+/** The part of a memory, other than `except`, that has bytes in common with a range. */
+export function occupantOf(
+  memory: WebAssembly.Memory,
+  start: number,
+  end: number,
+  except?: Occupied,
+): Occupied | undefined {
+  for (const part of occupied.get(memory) ?? []) {
+    if (part !== except && start < part.end && end > part.start) return part;
+  }
+  return undefined;
 }

@@ -106,7 +106,7 @@ describe('a disk that moves', () => {
     const { backend, disk } = setUp({}, { hold: true });
     const read = disk.read(0, 512);
     expect(() => disk.device.moveTo({ arenaBytes: ARENA })).toThrow(
-      'the disk cannot move to a memory now: it has 1 requests in flight; await them first',
+      'the disk cannot move to a memory now: 1 of its requests are in flight; await them first',
     );
     await new Promise(setImmediate);
     backend.releaseAll();
@@ -122,7 +122,7 @@ describe('a disk that moves', () => {
     const { disk } = setUp({ bufferBytes: 2 * ARENA });
     const detach = disk.attach({ close: () => Promise.resolve() });
     const move = (arenaBytes: number): void => disk.device.moveTo({ arenaBytes });
-    expect(() => move(ARENA)).toThrow(/it is served with 131072 bytes of buffers; keep these/);
+    expect(() => move(ARENA)).toThrow(/give arenaBytes: 131072, or serve it later/);
     move(4 * ARENA);
     detach();
     move(ARENA);

@@ -4,6 +4,7 @@ import {
   CHAIN_SEGMENTS,
   CHAINS,
   DEVICE_QUEUES,
+  QUEUE_COPIED,
   QUEUE_DESC,
   QUEUE_DEVICE,
   QUEUE_DRIVER,
@@ -42,7 +43,8 @@ export class Queue {
   errorHead: u32;
   errorDescriptor: u32;
   inFlight: u32;
-  private reserved0: u32;
+  /** Written by the host: chains that may be taken, of a copied guest. */
+  copied: u32;
   // 64: latched by attachQueue
   size: u32;
   flags: u32;
@@ -232,6 +234,7 @@ if (offsetof<Queue>('error') != QUEUE_ERROR) ERROR('Queue.error');
 if (offsetof<Queue>('errorHead') != QUEUE_ERROR_HEAD) ERROR('Queue.errorHead');
 if (offsetof<Queue>('errorDescriptor') != QUEUE_ERROR_DESCRIPTOR) ERROR('Queue.errorDescriptor');
 if (offsetof<Queue>('inFlight') != QUEUE_IN_FLIGHT) ERROR('Queue.inFlight');
+if (offsetof<Queue>('copied') != QUEUE_COPIED) ERROR('Queue.copied');
 if (offsetof<Queue>('size') != QUEUE_PRIVATE) ERROR('Queue.size');
 if (offsetof<Queue>() > QUEUE_HEADS) ERROR('Queue');
 if (<usize>QUEUE_STRIDE != QUEUE_HEADS + 65536 / 8) ERROR('QUEUE_STRIDE');

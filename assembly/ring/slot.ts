@@ -1,9 +1,15 @@
 // The slots of chains in flight, and their segment tables.
 //
 // C1  A chain is taken only while a record, a segment table and room for its requests are free;
-//     what is not taken stays in its queue. Nothing grows.
+//     what is not taken stays in its queue. Nothing grows, and the host keeps room for its own.
 
-import { BLK_RANGES, CHAIN_SEGMENTS, CHAIN_TABLES, CHAINS } from '../../src/abi/virtio-device.ts';
+import {
+  BLK_RANGES,
+  CHAIN_SEGMENTS,
+  CHAIN_TABLES,
+  CHAINS,
+  HOST_REQUESTS,
+} from '../../src/abi/virtio-device.ts';
 import { SEGMENT_SIZE } from '../../src/abi/request.ts';
 import { REQUEST_SLOTS } from '../../src/abi/limits.ts';
 import { Device, TABLE_LINKS } from '../device.ts';
@@ -39,7 +45,7 @@ export function hasRoom(state: Device): bool {
   return (
     state.freeChain != NONE &&
     state.freeTable != NONE &&
-    state.outstanding + BLK_RANGES <= <u32>REQUEST_SLOTS
+    state.outstanding + (BLK_RANGES + HOST_REQUESTS) <= <u32>REQUEST_SLOTS
   );
 }
 

@@ -6,10 +6,12 @@
 // T3  One call takes a bounded number of chains, however fast guests add more; the bit stays set.
 // T4  A head, or a packed buffer id, that is in flight is not taken again.
 // T5  Nothing is taken while a request is held because of an error.
+// T6  Of a copied guest nothing is taken that the host has not copied in.
 
 import {
   CHAIN_SEGMENTS,
   CHAINS,
+  DEVICE_COPIED,
   DEVICE_RUNNING,
   QUEUE_IN_ORDER,
   RING_ERROR_AVAIL_INDEX,
@@ -31,12 +33,13 @@ export function beginTaking(engine: usize): void {
   const state = Device.of(engine);
   state.left = 0;
   state.budget = <u32>CHAINS * 2;
+  state.open = u64.MAX_VALUE;
 }
 
 /** True when chains may wait that could be taken. */
 export function canTakeChain(engine: usize): bool {
   const state = Device.of(engine);
-  if ((state.kicked & state.on) == 0 || state.held != 0) return false;
+  if (waitingQueues(state) == 0 || state.held != 0) return false;
   return state.has(DEVICE_RUNNING) && state.budget != 0 && hasRoom(state);
 }
 
@@ -67,6 +70,7 @@ export function takeChain(engine: usize): u32 {
 /** A packed ring does not say how many lists are available: after each it is looked at anew. */
 function prolong(engine: usize, state: Device, queue: Queue): void {
   if ((state.left | u32(state.budget == 0)) != 0 || !isAvailablePacked(queue)) return;
+  if (state.has(DEVICE_COPIED)) return;
   state.left = 1;
   state.budget -= 1;
   count(engine, COUNT_CHAINS, 1);
@@ -91,9 +95,14 @@ function untake(engine: usize, state: Device): void {
   pass(state);
 }
 
+/** The queues that were notified of, are on, and are still looked at. */
+function waitingQueues(state: Device): u64 {
+  return state.kicked & state.on & state.open;
+}
+
 /** T2: the queue whose turn it is. The caller has seen that there is one. */
 function turnOf(state: Device): u32 {
-  const waiting = state.kicked & state.on;
+  const waiting = waitingQueues(state);
   const ahead = (waiting >> <u64>state.turn) << (<u64>state.turn);
   state.turn = <u32>ctz(ahead != 0 ? ahead : waiting);
   return state.turn;
@@ -120,7 +129,18 @@ function available(device: usize, queue: Queue): u32 {
     state.kicked &= ~bitOf(queue);
     pass(state);
   } else suppress(queue);
-  return waiting;
+  return changetype<Device>(device).has(DEVICE_COPIED) ? copied(device, queue, waiting) : waiting;
+}
+
+/** T6: of `waiting` chains, those that have been copied in; none: the queue waits for the rest. */
+function copied(device: usize, queue: Queue, waiting: u32): u32 {
+  const chains = min(waiting, queue.copied);
+  queue.copied -= chains;
+  if (chains != 0 || waiting == 0) return chains;
+  const state = changetype<Device>(device);
+  state.open &= ~bitOf(queue);
+  pass(state);
+  return 0;
 }
 
 function waitingIn(queue: Queue): u32 {

@@ -86,6 +86,8 @@ export const QUEUE_ERROR_HEAD = 48;
 export const QUEUE_ERROR_DESCRIPTOR = 52;
 /** u32: chains taken from it and not returned. */
 export const QUEUE_IN_FLIGHT = 56;
+/** u32: chains that may be taken from it (DEVICE_COPIED): those that have been copied in. */
+export const QUEUE_COPIED = 60;
 /** Private: from here on. */
 export const QUEUE_PRIVATE = 64;
 
@@ -171,6 +173,8 @@ export const GUEST_REGIONS = 128;
 export const VIRTQUEUES = 63;
 /** Chains in flight over all queues. */
 export const CHAINS = 1024;
+/** Requests of an engine that chains leave to the host: its own I/O, flushes, resets. */
+export const HOST_REQUESTS = 64;
 /** Descriptors of one chain, and segments after regions have cut it. QEMU's limit too. */
 export const CHAIN_DESCRIPTORS = 1024;
 /** Segments that a chain's own record holds; longer lists take a table. */

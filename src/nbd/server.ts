@@ -86,8 +86,8 @@ export async function serveNbd(device: Device, options: NbdServerOptions = {}): 
   if (device.arena.largestBytes < SMALLEST_LARGE_BYTES) {
     throw new SluiceError(
       'ERR_SLUICE_INVALID_ARGUMENT',
-      `serving needs bufferBytes of ${2 * SMALLEST_LARGE_BYTES} or more, ` +
-        `not ${2 * device.arena.largestBytes}`,
+      `serving needs bufferBytes (arenaBytes of createVirtioBlk) of ` +
+        `${2 * SMALLEST_LARGE_BYTES} or more, not ${2 * device.arena.largestBytes}`,
     );
   }
   signal?.throwIfAborted();
@@ -131,7 +131,10 @@ class DeviceServer extends EventEmitter<NbdServerEvents> implements NbdServer, P
     this.info = {
       name: settings.name,
       description: settings.description,
-      sizeBytes: device.sizeBytes,
+      // For each client as it comes: the disk may have been resized.
+      get sizeBytes() {
+        return device.sizeBytes;
+      },
       readOnly: device.readOnly || settings.readOnly,
       multiConn: settings.maxClients !== 1,
       preferredBlockBytes: Math.max(PREFERRED_BLOCK_BYTES, device.blockSizeBytes),

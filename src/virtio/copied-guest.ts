@@ -9,9 +9,11 @@
  * Z1  The guest does not run meanwhile: all of this is within one call. Shared memory, whose guest
  *     does, has to be a WebAssembly.Memory.
  * Z2  Nothing reaches the guest for a queue that was reset.
- * Z3  What is written goes out before the used entry that tells of it, and a packed ring is read
+ * Z3  One pump copies in a bounded number of bytes and chains, and the engine takes no others.
+ * Z4  What is written goes out before the used entry that tells of it, and a packed ring is read
  *     again before its used entries are written, as the driver may have added to it since.
  */
+import { MAX_TRANSFER_BYTES } from '../abi/limits.ts';
 import { REGION_SIZE } from '../abi/region.ts';
 import { SEGMENT_ADDRESS, SEGMENT_LENGTH, SEGMENT_SIZE } from '../abi/request.ts';
 import * as abi from '../abi/virtio-device.ts';
@@ -28,6 +30,10 @@ import { SluiceError } from '../errors.ts';
 /** The end of the line of chains that wait to be landed. */
 const NO_CHAIN = 0xffff_ffff;
 const HIGH_WORD = 2 ** 32;
+/** What is copied in for one pump: so much, and the rest of the chain that goes past it. */
+const COPY_BYTES = 16 * 1024 * 1024;
+/** Chains of a queue that are copied in for one pump. */
+const CHAINS_AT_ONCE = 128;
 
 /** A queue's ring, as it was attached: guest addresses, and sizes in bytes. */
 interface Ring {
@@ -46,6 +52,8 @@ export class CopiedGuest {
   readonly #guest: Uint8Array;
   /** Place of the mirror in the engine's memory. */
   readonly #mirror: number;
+  /** Queues that the last pump has looked at. */
+  readonly #looked = new Set<number>();
 
   /** Over a device with virtqueues, before any of them is attached. */
   constructor(device: EngineDevice, guest: Uint8Array, mirror: number) {
@@ -56,24 +64,37 @@ export class CopiedGuest {
     device.engine.store(flags, device.engine.load(flags) | abi.DEVICE_COPIED);
   }
 
+  /** A queue was attached: the mirror of its ring is what the ring is. */
+  attached(queue: number): void {
+    const ring = this.#ringOf(queue);
+    this.#in(ring.desc, ring.descBytes);
+    this.#in(ring.driver, ring.driverBytes);
+    this.#in(ring.device, ring.deviceBytes);
+  }
+
   /** Before a pump: copies what it will read of the queues that were notified of. */
   copyIn(): void {
-    for (let queue = 0; queue < this.#device.engine.queues; queue++) {
+    const { engine } = this.#device;
+    this.#looked.clear();
+    const isRunning = (this.#word(abi.DEVICE_FLAGS) & abi.DEVICE_RUNNING) !== 0;
+    if (!isRunning || this.#word(abi.DEVICE_HELD) > 0) return;
+    let budget = COPY_BYTES;
+    for (let queue = 0; queue < engine.queues; queue++) {
       if (!this.#isKicked(queue) || this.#state(queue) !== abi.QUEUE_ON) continue;
-      this.#checkAttached();
       const ring = this.#ringOf(queue);
       this.#in(ring.desc, ring.descBytes);
       this.#in(ring.driver, ring.driverBytes);
-      this.#copyChainsIn(queue);
+      this.#looked.add(queue);
+      budget = this.#copyChainsIn(queue, budget);
     }
   }
 
   /** After a pump: copies out what was written, and returns the chains. */
   land(): void {
-    const queues = this.#ringsInUse();
-    if (queues.length > 0) this.#checkAttached();
     const { exports, base } = this.#device.engine;
-    if (this.#word(abi.DEVICE_LANDED) !== NO_CHAIN) {
+    const isLanding = this.#word(abi.DEVICE_LANDED) !== NO_CHAIN;
+    const queues = this.#ringsInUse(isLanding);
+    if (isLanding) {
       for (const ring of queues) this.#refresh(ring);
       while (this.#word(abi.DEVICE_LANDED) !== NO_CHAIN) {
         this.#copyChainOut();
@@ -85,24 +106,41 @@ export class CopiedGuest {
     for (const ring of queues) this.#out(ring.device, ring.deviceBytes);
   }
 
-  /** The parts that decide about used entries and interrupts, as they are now (Z3). */
+  /** The parts that decide about used entries and interrupts, as they are now (Z4). */
   #refresh(ring: Ring): void {
     if (ring.packed) this.#in(ring.desc, ring.descBytes);
     this.#in(ring.driver, ring.driverBytes);
   }
 
-  #copyChainsIn(queue: number): void {
+  /** Copies chains in and says how many the engine may take; returns what is left of `budget`. */
+  #copyChainsIn(queue: number, budget: number): number {
     const { exports, base } = this.#device.engine;
+    let chains = 0;
+    let left = budget;
     exports.beginPeek(base, queue);
-    for (;;) {
+    for (; left > 0 && chains < CHAINS_AT_ONCE; chains++) {
       let entries = exports.peekChain(base, queue, 0) >>> 0;
       if (entries === abi.PEEK_TABLE) {
-        this.#copyList(1, (address, length) => this.#in(address, length));
+        left -= this.#copyListIn(1);
         entries = exports.peekChain(base, queue, 1) >>> 0;
       }
-      if (entries >= abi.PEEK_TABLE) return;
-      this.#copyList(entries, (address, length) => this.#in(address, length));
+      if (entries >= abi.PEEK_TABLE) break;
+      left -= this.#copyListIn(entries);
     }
+    // What ends the list is for the engine to judge: a chain that breaks the queue is taken too.
+    const limit = left > 0 && chains < CHAINS_AT_ONCE ? chains + 1 : chains;
+    this.#device.engine.store(REGION_SIZE + queueAt(queue) + abi.QUEUE_COPIED, limit);
+    return left;
+  }
+
+  /** Copies the engine's list in; returns its bytes. A chain that is too long is refused anyway. */
+  #copyListIn(entries: number): number {
+    let bytes = entries;
+    this.#copyList(entries, (address, length) => {
+      if (bytes < MAX_TRANSFER_BYTES) this.#in(address, length);
+      bytes += length;
+    });
+    return Math.min(bytes, MAX_TRANSFER_BYTES);
   }
 
   #copyChainOut(): void {
@@ -130,28 +168,26 @@ export class CopiedGuest {
     this.#guest.set(this.#device.bytes.subarray(from, from + lengthBytes), address);
   }
 
-  /** A guest that has been transferred to another thread has no bytes left here. */
-  #checkAttached(): void {
-    if (this.#guest.byteLength > 0) return;
-    throw new SluiceError(
-      'ERR_SLUICE_CLOSED',
-      "the guest's memory is detached: it was transferred or resized; close the device first",
-    );
-  }
-
-  /** The rings that used entries may go to. */
-  #ringsInUse(): Ring[] {
+  /** The rings that may have been written: all when chains land, else those looked at. */
+  #ringsInUse(isLanding: boolean): Ring[] {
     const rings: Ring[] = [];
     for (let queue = 0; queue < this.#device.engine.queues; queue++) {
       const state = this.#state(queue);
-      if (state !== abi.QUEUE_OFF && state !== abi.QUEUE_DEAD) rings.push(this.#ringOf(queue));
+      if (state === abi.QUEUE_OFF || state === abi.QUEUE_DEAD) continue;
+      if (isLanding || this.#looked.has(queue)) rings.push(this.#ringOf(queue));
     }
     return rings;
   }
 
   /** What was attached: the words of a queue change only while it is off. */
   #ringOf(queue: number): Ring {
-    const at = abi.DEVICE_QUEUES + queue * abi.QUEUE_STRIDE;
+    if (this.#guest.byteLength === 0) {
+      throw new SluiceError(
+        'ERR_SLUICE_CLOSED',
+        "the guest's memory is detached: it was transferred or resized; close the device first",
+      );
+    }
+    const at = queueAt(queue);
     const size = this.#word(at + abi.QUEUE_SIZE);
     const packed = (this.#word(at + abi.QUEUE_FLAGS) & abi.QUEUE_PACKED) !== 0;
     return {
@@ -171,7 +207,7 @@ export class CopiedGuest {
   }
 
   #state(queue: number): number {
-    return this.#word(abi.DEVICE_QUEUES + queue * abi.QUEUE_STRIDE + abi.QUEUE_STATE);
+    return this.#word(queueAt(queue) + abi.QUEUE_STATE);
   }
 
   #address(offset: number): number {
@@ -181,4 +217,9 @@ export class CopiedGuest {
   #word(offset: number): number {
     return this.#device.engine.load(REGION_SIZE + offset);
   }
+}
+
+/** Where the words of a queue are in the device. */
+function queueAt(queue: number): number {
+  return abi.DEVICE_QUEUES + queue * abi.QUEUE_STRIDE;
 }

@@ -8,6 +8,7 @@
  */
 import { CONFIG_BARRIER, CONFIG_FLAGS } from '../abi/region.ts';
 import { invalid, toWhole } from '../arguments.ts';
+import { SluiceError } from '../errors.ts';
 import type { Disk } from '../disk.ts';
 import { layOut } from '../place.ts';
 import { CopiedGuest } from './copied-guest.ts';
@@ -24,14 +25,14 @@ import {
 } from './virtio-blk-options.ts';
 import type { VirtioBlkParts } from './virtio-blk-types.ts';
 import { toPolicies, toRegion } from './virtqueue-checks.ts';
-import type { GuestRegion } from './virtqueue-types.ts';
+import type { GuestRegion, QueueEvents } from './virtqueue-types.ts';
 import { VirtQueues } from './virtqueues.ts';
 
 /** Where everything lies. */
 interface Ground {
   readonly memory: WebAssembly.Memory;
   readonly base: number;
-  readonly arenaBytes: number;
+  readonly arenaBytes: number | undefined;
   readonly virtqueues: number;
   readonly regions: readonly GuestRegion[];
   /** The guest's RAM, where it was made here. */
@@ -40,36 +41,56 @@ interface Ground {
   readonly guest?: Uint8Array;
 }
 
-const DEFAULT_ARENA_BYTES = 1024 * 1024;
 const WASM_PAGE_SIZE = 65_536;
 const LARGEST_MEMORY = 2 ** 32;
 
 /**
- * Makes a virtio-blk device. The disk goes on as it is, in the new memory; closing the disk closes
- * the device first. Nothing may be in flight on the disk, and it can have one device at a time.
+ * Makes a virtio-blk device. The disk goes on as it is, in the new memory, until the device is
+ * closed; then it goes back to a memory of its own. Closing the disk closes the device first.
+ * Nothing may be in flight on the disk, and it can have one device at a time.
  * @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT; ERR_SLUICE_BUSY when requests are in flight, or
  *   the disk has a virtio device; ERR_SLUICE_VIRTQUEUE when guest RAM does not lie where it should
  */
 export function createVirtioBlk(disk: Disk, options: VirtioBlkOptions): VirtioBlk {
+  if (typeof options !== 'object' || options === null) {
+    throw invalid('a virtio-blk device needs options: at least where guest memory is');
+  }
+  if (disk.closed) throw new SluiceError('ERR_SLUICE_CLOSED', 'the disk is closed; open it again');
   const parts = toParts(disk, options);
   const ground = findGround(options, parts.values.queues);
-  disk.device.moveTo(ground);
+  const { device } = disk;
+  device.moveTo(ground);
+  let isDiskClosing = false;
   const undo: (() => void)[] = [];
   const blk = new VirtioBlk({
     ...parts,
-    makeQueues: (events) => new VirtQueues(disk.device, events, copyOf(disk, ground)),
+    makeQueues: (events) => queuesOn(disk, ground, events),
     ram: ground.guest === undefined ? ground.ram : undefined,
-    onClose: () => undo.forEach((step) => step()),
+    onClose: async () => {
+      for (const step of undo) step();
+      if (!isDiskClosing) await device.moveHome();
+    },
   });
-  undo.push(disk.attach(blk));
+  const close = (): Promise<void> => {
+    isDiskClosing = true;
+    return blk.close();
+  };
+  undo.push(disk.attach({ close }));
   undo.push(disk.onResize(() => blk.resized(disk.size)));
+  return blk;
+}
+
+/** The queues, with the guest's memory in place; or the disk is back where it was. */
+function queuesOn(disk: Disk, ground: Ground, events: QueueEvents): VirtQueues {
+  const queues = new VirtQueues(disk.device, events, copyOf(disk, ground));
   try {
-    for (const region of ground.regions) blk.queues.addRegion(region);
+    for (const region of ground.regions) queues.addRegion(region);
   } catch (error) {
-    void blk.close();
+    queues.abandon();
+    disk.device.leave();
     throw error;
   }
-  return blk;
+  return queues;
 }
 
 /** What keeps the mirror of a copied guest. */
@@ -110,7 +131,7 @@ function findGround(options: VirtioBlkOptions, virtqueues: number): Ground {
 }
 
 function givenGround(options: VirtioBlkOptions, virtqueues: number): Ground {
-  const { memory, base, arenaBytes = DEFAULT_ARENA_BYTES } = options;
+  const { memory, base, arenaBytes } = options;
   if (!(memory instanceof WebAssembly.Memory)) throw invalid('memory must be a WebAssembly.Memory');
   if (base === undefined) {
     throw invalid('base must say where in this memory the engine may live; nothing else uses it');
@@ -120,7 +141,7 @@ function givenGround(options: VirtioBlkOptions, virtqueues: number): Ground {
 }
 
 function ownGround(options: VirtioBlkOptions, virtqueues: number): Ground {
-  const { base, ram, ramBytes = 0, arenaBytes = DEFAULT_ARENA_BYTES } = options;
+  const { base, ram, ramBytes = 0, arenaBytes } = options;
   if (base !== undefined || ram !== undefined) throw invalid('base and ram go with memory');
   const { end } = layOut({ base: 0, virtqueues, arenaBytes });
   const address = Math.ceil(end / WASM_PAGE_SIZE) * WASM_PAGE_SIZE;
@@ -142,7 +163,9 @@ function ownGround(options: VirtioBlkOptions, virtqueues: number): Ground {
 function copiedGround(options: VirtioBlkOptions, virtqueues: number): Ground {
   const { guest, features, ...rest } = options;
   const bytes = guest instanceof ArrayBuffer ? new Uint8Array(guest) : guest;
-  if (!(bytes instanceof Uint8Array)) throw invalid('guest must be an ArrayBuffer or Uint8Array');
+  if (!(bytes instanceof Uint8Array) || bytes.length === 0) {
+    throw invalid('guest must be an ArrayBuffer or Uint8Array with the bytes of guest RAM');
+  }
   if (!(bytes.buffer instanceof ArrayBuffer)) {
     throw invalid(
       'a guest that runs on another thread cannot be copied: let its RAM be a ' +

@@ -13,6 +13,7 @@
  */
 import { SluiceError } from '../errors.ts';
 import { ringFlags } from './negotiation.ts';
+import { busy } from './faults.ts';
 import type { RawQueues } from './raw-queues.ts';
 import type { RingPosition } from './virtqueue-types.ts';
 
@@ -164,13 +165,16 @@ export class QueueRegisters {
 
   /** Waits until what is in flight is returned, and detaches all; `attach` goes on from there. */
   async park(): Promise<void> {
-    await Promise.all(
+    const parked = await Promise.allSettled(
       this.#queues.map(async (found, queue) => {
         if (found.state !== 'on' || !found.attached) return;
         found.position = await this.#raw.detach(queue);
         found.attached = false;
       }),
     );
+    if (parked.some(({ status }) => status === 'rejected')) {
+      throw busy('the driver has reset a queue meanwhile; try again');
+    }
   }
 
   /** Everything of the parked queues. */

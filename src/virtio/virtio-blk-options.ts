@@ -50,7 +50,7 @@ export interface VirtioBlkOptions extends VirtioBlkEvents {
   readonly writeError?: DeviceSettings['writeError'] | undefined;
   /**
    * Transfer buffers of the disk's own calls in the new memory, a power of two from 64 KiB.
-   * Requests of the guest take none. Default 1 MiB.
+   * Requests of the guest take none. Default 4 MiB.
    */
   readonly arenaBytes?: number | undefined;
 }

@@ -26,5 +26,5 @@ export interface VirtioBlkParts {
   /** The guest's memory, where the device has made it. */
   readonly ram?: (() => Uint8Array) | undefined;
   /** The device is closed. */
-  readonly onClose?: (() => void) | undefined;
+  readonly onClose?: (() => void | Promise<void>) | undefined;
 }

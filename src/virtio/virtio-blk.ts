@@ -82,6 +82,7 @@ export class VirtioBlk implements VirtioDevice, AsyncDisposable {
       onInterrupt: (queue) => this.#used(queue),
       onBroken: (fault) => this.#broken(fault),
       onHeld: (stop) => parts.events.onStopped?.(stop),
+      onFailure: (error) => this.#fail(error),
     });
     this.#cache = new WriteCache(this.queues, {
       changed: () => this.#cacheChanged(),
@@ -94,6 +95,7 @@ export class VirtioBlk implements VirtioDevice, AsyncDisposable {
     });
     this.mmio = new Mmio(this);
     this.#cacheToInitial(parts.offered);
+    this.queues.configure(requestSettings(parts.offered, parts.values, parts.settings));
   }
 
   get legacy(): boolean {
@@ -212,6 +214,7 @@ export class VirtioBlk implements VirtioDevice, AsyncDisposable {
   async save(): Promise<VirtioBlkState> {
     this.#checkOpen();
     if (this.#saving) throw busy('it is being saved already; await that');
+    if (this.queues.held > 0) throw busy('an error has stopped a request; resume it first');
     this.#saving = true;
     this.#paused = true;
     this.#run();
@@ -254,7 +257,7 @@ export class VirtioBlk implements VirtioDevice, AsyncDisposable {
     this.#features.restore(parsed.accepted, parsed.negotiated);
     this.#config.generation = parsed.generation;
     this.#modeChosen = true;
-    void this.#cache.set(parsed.wce);
+    void this.#cache.set(parsed.wce && canFlush(parsed.negotiated ?? 0n));
     this.#showFeatures();
     if (this.#isLive) this.#configure();
     try {
@@ -286,10 +289,10 @@ export class VirtioBlk implements VirtioDevice, AsyncDisposable {
   async #close(): Promise<void> {
     try {
       await this.reset();
-      await this.#cache.settled();
       await this.queues.close();
+      await this.#cache.settled();
     } finally {
-      this.#parts.onClose?.();
+      await this.#parts.onClose?.();
     }
   }
 

@@ -24,6 +24,7 @@ import {
 import { VIRTIO_BLK_ID_BYTES } from '../abi/virtio-blk.ts';
 import { WRAP_BIT } from '../abi/virtio-ring.ts';
 import { invalid, toBytes, toSwitch, toWhole } from '../arguments.ts';
+import { occupantOf } from '../place.ts';
 import type { DeviceSettings, GuestRegion, QueueConfig } from './virtqueue-types.ts';
 
 const LARGEST_WORD = 0xffff_ffff;
@@ -139,4 +140,18 @@ function sum(flags: readonly (readonly [boolean, number])[]): number {
 /** A 64-bit number as the module takes it. */
 export function halves(address: bigint): [low: number, high: number] {
   return [Number(BigInt.asUintN(32, address)), Number(BigInt.asUintN(32, address >> 32n))];
+}
+
+/** Why guest memory cannot lie there; undefined: it can, as far as the host knows. */
+export function misplaced(
+  memory: WebAssembly.Memory,
+  address: number,
+  sizeBytes: number,
+): string | undefined {
+  const { byteLength } = memory.buffer;
+  const end = address + sizeBytes;
+  if (end > byteLength) return `the memory has ${byteLength} bytes; grow it first`;
+  const disk = occupantOf(memory, address, end);
+  if (disk === undefined) return undefined;
+  return `a disk lives at ${disk.start} to ${disk.end} of the memory, and no guest may reach it`;
 }

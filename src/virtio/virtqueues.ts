@@ -14,11 +14,10 @@
  *
  * V1  A queue that is reset is dead at once: its ring is not touched after the call, and nobody is
  *     interrupted for it.
- * V2  Callbacks run outside of the engine and may call anything. One that throws keeps none of the
- *     others from being called.
+ * V2  Callbacks run outside of the engine and may call anything. What one throws comes out of the
+ *     call that pumps, when all have been called.
  * V3  A word is cleared before its callbacks run, so nothing that comes meanwhile is lost.
  */
-import { REGION_SIZE } from '../abi/region.ts';
 import { OP_RESET_QUEUE, OP_SET_WCE } from '../abi/request.ts';
 import * as abi from '../abi/virtio-device.ts';
 import { toSwitch, toWhole } from '../arguments.ts';
@@ -26,14 +25,21 @@ import type { Face } from '../disk-types.ts';
 import type { EngineDevice } from '../engine-device.ts';
 import { type Ask, PromisedRequests } from '../promised-requests.ts';
 import type { CopiedGuest } from './copied-guest.ts';
-import { halves, toConfig, toPolicies, toRegion, toSettings } from './virtqueue-checks.ts';
+import { DeviceWords, faultOf, heldRequest, queueWords } from './device-words.ts';
+import {
+  halves,
+  misplaced,
+  toConfig,
+  toPolicies,
+  toRegion,
+  toSettings,
+} from './virtqueue-checks.ts';
 import {
   attachText,
   hex,
   queueError,
   regionName,
   regionText,
-  ringErrorText,
   stateName,
 } from './virtqueue-texts.ts';
 import type {
@@ -56,9 +62,12 @@ export class VirtQueues implements Face {
   /** Queues of the device. */
   readonly count: number;
   readonly #device: EngineDevice;
+  readonly #words: DeviceWords;
   readonly #events: QueueEvents;
   readonly #requests: PromisedRequests;
   readonly #guest: CopiedGuest | undefined;
+  /** What callbacks have thrown. */
+  readonly #failures: unknown[] = [];
   readonly #regions = new Map<bigint, GuestRegion>();
   /** Removals of regions that wait: all queues are paused meanwhile. */
   #removals = 0;
@@ -77,10 +86,11 @@ export class VirtQueues implements Face {
     if (this.count === 0) throw queueError('use', 'virtqueues', 'the disk has moved without any');
     if (device.afterPump !== undefined) throw queueError('use', 'virtqueues', 'they are in use');
     this.#device = device;
+    this.#words = new DeviceWords(device);
     this.#events = events;
     this.#requests = new PromisedRequests(device);
     this.#guest = guest;
-    device.beforePump = guest === undefined ? undefined : () => guest.copyIn();
+    if (guest !== undefined) device.beforePump = () => this.#withGuest(() => guest.copyIn());
     device.afterPump = () => this.#afterPump();
   }
 
@@ -104,16 +114,16 @@ export class VirtQueues implements Face {
   configure(settings: DeviceSettings): void {
     const { id, flags } = toSettings(settings);
     const { read, write } = toPolicies(settings);
-    const kept = this.#load(abi.DEVICE_FLAGS) & (abi.DEVICE_RUNNING | abi.DEVICE_COPIED);
-    this.#store(abi.DEVICE_FLAGS, kept | flags);
-    this.#store(abi.DEVICE_BLOCK_SECTORS, settings.blockSectors);
-    this.#store(abi.DEVICE_DISCARD_SECTORS, settings.discardSectors);
-    this.#store(abi.DEVICE_DISCARD_SEGMENTS, settings.discardSegments);
-    this.#store(abi.DEVICE_ZEROES_SECTORS, settings.zeroesSectors);
-    this.#store(abi.DEVICE_ZEROES_SEGMENTS, settings.zeroesSegments);
-    this.#store(abi.DEVICE_READ_ERROR, read);
-    this.#store(abi.DEVICE_WRITE_ERROR, write);
-    for (const [index, word] of id.entries()) this.#store(abi.DEVICE_ID + index * 4, word);
+    const kept = this.#words.load(abi.DEVICE_FLAGS) & (abi.DEVICE_RUNNING | abi.DEVICE_COPIED);
+    this.#words.store(abi.DEVICE_FLAGS, kept | flags);
+    this.#words.store(abi.DEVICE_BLOCK_SECTORS, settings.blockSectors);
+    this.#words.store(abi.DEVICE_DISCARD_SECTORS, settings.discardSectors);
+    this.#words.store(abi.DEVICE_DISCARD_SEGMENTS, settings.discardSegments);
+    this.#words.store(abi.DEVICE_ZEROES_SECTORS, settings.zeroesSectors);
+    this.#words.store(abi.DEVICE_ZEROES_SEGMENTS, settings.zeroesSegments);
+    this.#words.store(abi.DEVICE_READ_ERROR, read);
+    this.#words.store(abi.DEVICE_WRITE_ERROR, write);
+    for (const [index, word] of id.entries()) this.#words.store(abi.DEVICE_ID + index * 4, word);
   }
 
   /**
@@ -123,11 +133,8 @@ export class VirtQueues implements Face {
   addRegion(region: GuestRegion): void {
     const { guestAddress, sizeBytes, address } = toRegion(region);
     const { exports, base, memory } = this.#device.engine;
-    const { byteLength } = memory.buffer;
-    if (address + sizeBytes > byteLength) {
-      const why = `the memory has ${byteLength} bytes; grow it first`;
-      throw queueError('add', `guest memory ${regionName(region)}`, why);
-    }
+    const why = misplaced(memory, address, sizeBytes);
+    if (why !== undefined) throw queueError('add', `guest memory ${regionName(region)}`, why);
     const [low, high] = halves(guestAddress);
     const sizeHigh = Math.floor(sizeBytes / HIGH_WORD);
     const code = exports.mapGuest(base, low, high, sizeBytes >>> 0, sizeHigh, address) >>> 0;
@@ -165,13 +172,14 @@ export class VirtQueues implements Face {
     const words = toConfig(config);
     const state = this.state(queue);
     if (this.#closing !== undefined) throw queueError('attach', `queue ${queue}`, 'it is closed');
-    if (state === 'off') for (const [offset, word] of words) this.#store(at + offset, word);
+    if (state === 'off') for (const [offset, word] of words) this.#words.store(at + offset, word);
     const { exports, base } = this.#device.engine;
     const code = exports.attachQueue(base, queue) >>> 0;
     if (code !== 0) {
       const why = attachText(code, config, state, this.#regions.values());
       throw queueError('attach', `queue ${queue}`, why);
     }
+    this.#guest?.attached(queue);
     this.#pauseOrGoOn();
     this.#mark(queue);
     this.#device.kick();
@@ -211,33 +219,39 @@ export class VirtQueues implements Face {
       throw queueError('detach', `queue ${queue}`, 'it was reset or detached meanwhile');
     }
     this.#switchOff(queue);
-    const nextAvail = this.#load(at + abi.QUEUE_NEXT_AVAIL);
-    return { nextAvail, nextUsed: this.#load(at + abi.QUEUE_NEXT_USED) };
+    const nextAvail = this.#words.load(at + abi.QUEUE_NEXT_AVAIL);
+    return { nextAvail, nextUsed: this.#words.load(at + abi.QUEUE_NEXT_USED) };
   }
 
   /**
    * Kills a queue: no used entry, no interrupt, no access to the ring after this call (V1).
-   * Resolves when nothing of it is in flight any more, and it is off.
+   * Resolves when nothing of it is in flight any more, and it is off: at once, unless the host has
+   * data of it in its hands.
    */
   async reset(queue: number): Promise<void> {
     const at = this.#queueAt(queue);
     if (this.state(queue) === 'off') return;
     const { exports, base } = this.#device.engine;
     exports.setQueueState(base, queue, abi.QUEUE_DEAD);
-    this.#held = this.#load(abi.DEVICE_HELD);
-    for (const set of EVENT_SETS) this.#setBit(set, queue, false);
-    if (this.#load(at + abi.QUEUE_IN_FLIGHT) === 0) {
-      this.#switchOff(queue);
-      return;
-    }
-    await this.#ask({ op: OP_RESET_QUEUE, operation: 'reset queue', queue: queue + 1 });
-    await this.#until(() => this.#load(at + abi.QUEUE_IN_FLIGHT) === 0);
+    this.#held = this.#words.load(abi.DEVICE_HELD);
+    for (const set of EVENT_SETS) this.#words.put(set, queue, false);
+    const isEmpty = (): boolean => this.#words.load(at + abi.QUEUE_IN_FLIGHT) === 0;
+    const ended = isEmpty()
+      ? undefined
+      : this.#ask({ op: OP_RESET_QUEUE, operation: 'reset queue', queue: queue + 1 });
+    if (isEmpty()) this.#switchOff(queue);
+    await ended;
+    if (this.state(queue) !== 'dead') return;
+    await this.#until(() => this.state(queue) !== 'dead' || isEmpty());
     if (this.state(queue) === 'dead') this.#switchOff(queue);
   }
 
-  /** Turns the write cache on or off; off resolves after a flush, but counts at once. */
+  /**
+   * Turns the write cache on or off for the guest; off resolves after a flush, but counts at once.
+   * It stays off while the disk's owner has it off.
+   */
   async setWce(on: boolean): Promise<void> {
-    const length = toSwitch(on, 'the write cache') ? 1 : 0;
+    const length = this.#device.wishCache('guest', toSwitch(on, 'the write cache'));
     await this.#ask({ op: OP_SET_WCE, length, operation: 'set write cache' });
   }
 
@@ -249,14 +263,19 @@ export class VirtQueues implements Face {
     this.#device.kick();
   }
 
+  /** Requests that an error policy has stopped. */
+  get held(): number {
+    return this.#words.load(abi.DEVICE_HELD);
+  }
+
   /** Chains that were taken and not returned: of a queue, or of all. */
   inFlight(queue?: number): number {
-    if (queue === undefined) return this.#load(abi.DEVICE_IN_FLIGHT);
-    return this.#load(this.#queueAt(queue) + abi.QUEUE_IN_FLIGHT);
+    if (queue === undefined) return this.#words.load(abi.DEVICE_IN_FLIGHT);
+    return this.#words.load(this.#queueAt(queue) + abi.QUEUE_IN_FLIGHT);
   }
 
   state(queue: number): QueueState {
-    return stateName(this.#load(this.#queueAt(queue) + abi.QUEUE_STATE));
+    return stateName(this.#words.load(this.#queueAt(queue) + abi.QUEUE_STATE));
   }
 
   /** Resets all queues and leaves the disk to others. Requests that were stopped end, too. */
@@ -265,59 +284,68 @@ export class VirtQueues implements Face {
     return this.#closing;
   }
 
+  /** Lets go of the device at once. No queue was ever attached. */
+  abandon(): void {
+    this.#closing ??= Promise.resolve();
+    this.#device.beforePump = undefined;
+    this.#device.afterPump = undefined;
+  }
+
   async #close(): Promise<void> {
     this.#device.running = false;
     await Promise.all(Array.from({ length: this.count }, (_, queue) => this.reset(queue)));
+    await this.setWce(true);
     await this.#requests.drained();
-    this.#device.beforePump = undefined;
-    this.#device.afterPump = undefined;
+    this.abandon();
     for (const { wake } of this.#waiters.splice(0)) wake();
   }
 
   /** Looks at what the last pump has left (V2, V3). */
   #afterPump(): void {
-    this.#guest?.land();
-    const failures: unknown[] = [];
-    const call = (callback: () => void): void => {
-      try {
-        callback();
-      } catch (error) {
-        failures.push(error);
-      }
-    };
-    this.#take(abi.DEVICE_INTERRUPTS, (queue) => call(() => this.#events.onInterrupt(queue)));
-    this.#take(abi.DEVICE_BROKEN, (queue) => call(() => this.#tellBroken(queue)));
-    const held = this.#load(abi.DEVICE_HELD);
+    this.#withGuest(() => this.#guest?.land());
+    this.#words.take(abi.DEVICE_INTERRUPTS, this.count, (queue) =>
+      this.#call(() => this.#events.onInterrupt(queue)),
+    );
+    this.#words.take(abi.DEVICE_BROKEN, this.count, (queue) =>
+      this.#call(() => this.#events.onBroken(faultOf(this.#words, queue))),
+    );
+    const held = this.#words.load(abi.DEVICE_HELD);
     const isStopped = held > this.#held;
     this.#held = held;
-    if (isStopped) call(() => this.#tellHeld(held));
+    if (isStopped) this.#call(() => this.#events.onHeld(heldRequest(this.#words)));
     if (this.#waiters.length > 0) this.#wakeWaiters();
     if (this.#hasMore()) this.#device.kickSoon();
-    if (failures.length > 0) throw failures[0];
+    const [failure] = this.#failures.splice(0);
+    if (failure !== undefined) throw failure;
+  }
+
+  /** Runs a callback (V2). */
+  #call(callback: () => void): void {
+    try {
+      callback();
+    } catch (error) {
+      this.#failures.push(error);
+    }
+  }
+
+  /** Copies; a guest that cannot be reached any more gets nothing, and its owner is told. */
+  #withGuest(copy: () => void): void {
+    try {
+      copy();
+    } catch (error) {
+      this.#device.running = false;
+      this.#call(() => this.#events.onFailure(error));
+    }
   }
 
   /** A guest that adds chains as fast as they are taken: the others have their turn first. */
   #hasMore(): boolean {
-    if (!this.running || this.inFlight() > 0) return false;
+    const isRunning = (this.#words.load(abi.DEVICE_FLAGS) & abi.DEVICE_RUNNING) !== 0;
+    if (!isRunning || this.#held > 0 || this.inFlight() > 0) return false;
     for (let queue = 0; queue < this.count; queue++) {
-      if (this.#hasBit(abi.DEVICE_KICKED, queue) && this.state(queue) === 'on') return true;
+      if (this.#words.has(abi.DEVICE_KICKED, queue) && this.state(queue) === 'on') return true;
     }
     return false;
-  }
-
-  #tellBroken(queue: number): void {
-    const at = this.#queueAt(queue);
-    const error = this.#load(at + abi.QUEUE_ERROR);
-    const head = this.#load(at + abi.QUEUE_ERROR_HEAD);
-    const descriptor = this.#load(at + abi.QUEUE_ERROR_DESCRIPTOR);
-    const reason = ringErrorText(error);
-    this.#events.onBroken({ queue, error, reason, head, descriptor });
-  }
-
-  #tellHeld(held: number): void {
-    const high = this.#load(abi.DEVICE_HELD_OFFSET + 4);
-    const offset = this.#load(abi.DEVICE_HELD_OFFSET) + high * HIGH_WORD;
-    this.#events.onHeld({ held, offset, errno: this.#load(abi.DEVICE_HELD_ERRNO) });
   }
 
   #wakeWaiters(): void {
@@ -361,39 +389,11 @@ export class VirtQueues implements Face {
 
   #queueAt(queue: number): number {
     toWhole(queue, 'queue', 0, this.count - 1);
-    return abi.DEVICE_QUEUES + queue * abi.QUEUE_STRIDE;
+    return queueWords(queue);
   }
 
   /** Has the next pump look at a queue. */
   #mark(queue: number): void {
-    this.#setBit(abi.DEVICE_KICKED, queue, true);
-  }
-
-  #setBit(set: number, queue: number, on: boolean): void {
-    const at = set + (queue >>> 5) * 4;
-    const bit = 1 << (queue & 31);
-    const word = this.#load(at);
-    this.#store(at, on ? word | bit : word & ~bit);
-  }
-
-  #hasBit(set: number, queue: number): boolean {
-    return (this.#load(set + (queue >>> 5) * 4) & (1 << (queue & 31))) !== 0;
-  }
-
-  /** Empties a set of queues and calls back for each that was in it. */
-  #take(set: number, each: (queue: number) => void): void {
-    for (let queue = 0; queue < this.count; queue++) {
-      if (!this.#hasBit(set, queue)) continue;
-      this.#setBit(set, queue, false);
-      each(queue);
-    }
-  }
-
-  #load(offset: number): number {
-    return this.#device.engine.load(REGION_SIZE + offset);
-  }
-
-  #store(offset: number, value: number): void {
-    this.#device.engine.store(REGION_SIZE + offset, value);
+    this.#words.put(abi.DEVICE_KICKED, queue, true);
   }
 }

@@ -310,4 +310,20 @@ describe.each(FACES)('chains that land ($name)', (face) => {
     const refused = `refused: ${abi.ATTACH_IN_ORDER}`;
     expect(() => rigWith(face, { features: { inOrder: true } }, COPIED)).toThrow(refused);
   });
+
+  it('T6: of a copied guest no more is taken than has been copied; the rest waits', () => {
+    const { rig, driver } = rigWith(face, {}, COPIED);
+    rig.copiedChains = 2;
+    for (let i = 0; i < 5; i++) driver.getId();
+    send(rig, driver);
+    const taken = [];
+    for (let calls = 0; calls < 4; calls++) {
+      rig.pump();
+      taken.push(rig.deviceWord(abi.DEVICE_IN_FLIGHT));
+    }
+    expect(taken).toEqual([4, 5, 5, 5]);
+    for (let i = 0; i < 5; i++) land(rig);
+    rig.exports.publishLanded(ENGINE_BASE);
+    expect(driver.poll()).toHaveLength(5);
+  });
 });

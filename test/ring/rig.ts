@@ -95,6 +95,8 @@ export class GuestRig {
   readonly inFlight: CommandRecord[] = [];
   /** Every command that the host has seen. */
   readonly commands: CommandRecord[] = [];
+  /** Chains of each queue of a copied guest that a call may take. */
+  copiedChains = 0xffff;
   /** The errno of a command; 0: it is done. */
   errnoOf: (command: CommandRecord) => number = () => 0;
   readonly view: DataView;
@@ -235,6 +237,7 @@ export class GuestRig {
 
   /** One call of the engine; the commands it emits wait in `inFlight`. */
   pump(): void {
+    if ((this.deviceWord(abi.DEVICE_FLAGS) & abi.DEVICE_COPIED) !== 0) this.#copyAll();
     this.engine.pump();
     for (const command of this.engine.takeCommands()) {
       this.commands.push(command);
@@ -293,6 +296,14 @@ export class GuestRig {
     this.engine.takeCompletions();
     const error = this.detach(index);
     if (error !== 0) throw new Error(`queue ${index} does not go off: ${error}`);
+  }
+
+  /** The engine may take every chain of a copied guest: mirror and memory are one here. */
+  #copyAll(): void {
+    const queues = this.deviceWord(abi.DEVICE_QUEUE_COUNT);
+    for (let queue = 0; queue < queues; queue++) {
+      this.view.setUint32(this.queueAt(queue) + abi.QUEUE_COPIED, this.copiedChains, true);
+    }
   }
 
   #takeBits(offset: number): bigint {

@@ -15,6 +15,7 @@ import type {
 import { SluiceError } from '../../src/errors.ts';
 
 export class FakeQueues implements RawQueues {
+  held = 0;
   readonly count: number;
   readonly events: QueueEvents;
   /** What was called, in words. */

@@ -1,4 +1,5 @@
 /** A disk in memory that has moved to a guest's memory, its queues, and drivers for them. */
+import { expect } from 'vitest';
 import { MemoryBackend, type MemoryBackendOptions } from '../../src/backend/memory.ts';
 import { Disk } from '../../src/disk.ts';
 import type { DiskOptions } from '../../src/disk-types.ts';
@@ -73,6 +74,7 @@ export function setUp(options: RigOptions = {}): Rig {
     onInterrupt: (queue) => interrupts.push(queue),
     onBroken: (fault) => faults.push(fault),
     onHeld: (stop) => stops.push(stop),
+    onFailure: (error) => expect.fail(String(error)),
   });
   disk.attach(queues);
   queues.configure({ ...SETTINGS, ...options.settings });

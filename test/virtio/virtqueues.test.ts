@@ -12,7 +12,12 @@ import { DISK_BYTES, RAM_BYTES, RAM_START, type Rig, SETTINGS, setUp } from './r
 
 const SECTOR = 512;
 const EIO = 5;
-const NO_EVENTS = { onInterrupt: () => {}, onBroken: () => {}, onHeld: () => {} };
+const NO_EVENTS = {
+  onInterrupt: () => {},
+  onBroken: () => {},
+  onHeld: () => {},
+  onFailure: () => {},
+};
 
 function filled(value: number, length = SECTOR): Uint8Array {
   return new Uint8Array(length).fill(value);
@@ -385,7 +390,7 @@ describe('guest memory', () => {
     const { queues, ram, memory } = setUp();
     const add = (change: object) => () => queues.addRegion({ ...ram, guestAddress: 0n, ...change });
     expect(add({ guestAddress: RAM_START + 4096n })).toThrow(/it overlaps another region/);
-    expect(add({ address: RAM_BYTES })).toThrow(/or the disk itself/);
+    expect(add({ address: RAM_BYTES })).toThrow(/a disk lives at/);
     expect(add({ guestAddress: 8n })).toThrow(/equal modulo 16/);
     const { byteLength } = memory.buffer;
     expect(add({ address: byteLength - 16, sizeBytes: 32 })).toThrow(

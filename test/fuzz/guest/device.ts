@@ -281,10 +281,12 @@ export class Device {
   }
 
   /** Looks at what the device will read, as the host of a copied guest does. */
-  peek(): void {
+  peek(chains = 0): void {
     this.#watch.look();
     for (const queue of this.#watch.queues) {
       if (queue.state === abi.QUEUE_ON) this.#peekQueue(queue);
+      const words = abi.DEVICE_QUEUES + queue.index * abi.QUEUE_STRIDE;
+      this.#store(words + abi.QUEUE_COPIED, chains);
     }
     if (this.#ram.changes().length > 0) throw new Violation('peekChain writes');
   }

@@ -21,6 +21,9 @@ import { Ram, type Region, regionsOf } from './ram.ts';
 import { Watch } from './watch.ts';
 
 const { REGION, DEVICE } = layout;
+/** So many chains of a copied guest are copied in: all. */
+const ALL_CHAINS = 0xffff;
+
 /** A program that is longer has been long enough. */
 const PUMPS_MAX = 400;
 /** Rounds until everything has come back: each of them ends something. */
@@ -135,7 +138,7 @@ export class GuestHost {
       case 'pump':
         this.#now += input.delayOf(input.parameter(action, 1));
         this.#notify(input.parameter(action, 2), ring);
-        this.#pump(input.parameter(action, 3) < 0x80);
+        this.#pump(input.parameter(action, 3) < 0x80, input.parameter(action, 4) < 0xe0);
         return;
       case 'answer':
         this.#answerSome(action);
@@ -181,12 +184,14 @@ export class GuestHost {
     this.#view.setBigUint64(at, this.#view.getBigUint64(at, true) | bits, true);
   }
 
-  #pump(lands: boolean): void {
+  /** @param copies false: of a copied guest one chain of each queue may be taken */
+  #pump(lands: boolean, copies = true): void {
     const watch = this.#watch;
     this.pumps += 1;
-    if (this.#setup.deviceFlags & abi.DEVICE_COPIED) this.#device.peek();
+    const isCopied = (this.#setup.deviceFlags & abi.DEVICE_COPIED) !== 0;
+    if (isCopied) this.#device.peek(copies ? ALL_CHAINS : 1);
     watch.look();
-    const mustTake = this.#device.whatMustBeTaken();
+    const mustTake = isCopied && !copies ? [] : this.#device.whatMustBeTaken();
     const commands = this.#exports.pump(REGION, this.#now) >>> 0;
     if (commands > RING_ENTRIES) throw new Violation('the command ring overflows');
     watch.observe();

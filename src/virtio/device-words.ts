@@ -1,0 +1,71 @@
+/** The words of the virtio device beside an engine (abi/virtio-device.ts). */
+import { REGION_SIZE } from '../abi/region.ts';
+import * as abi from '../abi/virtio-device.ts';
+import type { EngineDevice } from '../engine-device.ts';
+import { ringErrorText } from './virtqueue-texts.ts';
+import type { HeldRequest, QueueFault } from './virtqueue-types.ts';
+
+const HIGH_WORD = 2 ** 32;
+
+/** See the head of the file. Offsets are relative to the start of the device. */
+export class DeviceWords {
+  readonly #device: EngineDevice;
+
+  constructor(device: EngineDevice) {
+    this.#device = device;
+  }
+
+  load(offset: number): number {
+    return this.#device.engine.load(REGION_SIZE + offset);
+  }
+
+  store(offset: number, value: number): void {
+    this.#device.engine.store(REGION_SIZE + offset, value);
+  }
+
+  /** Whether a queue is in a set: 64 bits, one for each. */
+  has(set: number, queue: number): boolean {
+    return (this.load(set + (queue >>> 5) * 4) & (1 << (queue & 31))) !== 0;
+  }
+
+  /** Adds a queue to a set, or removes it. */
+  put(set: number, queue: number, on: boolean): void {
+    const at = set + (queue >>> 5) * 4;
+    const bit = 1 << (queue & 31);
+    const word = this.load(at);
+    this.store(at, on ? word | bit : word & ~bit);
+  }
+
+  /** Empties a set and calls back for each queue that was in it. */
+  take(set: number, count: number, each: (queue: number) => void): void {
+    for (let queue = 0; queue < count; queue++) {
+      if (!this.has(set, queue)) continue;
+      this.put(set, queue, false);
+      each(queue);
+    }
+  }
+}
+
+/** Where the words of a queue are. */
+export function queueWords(queue: number): number {
+  return abi.DEVICE_QUEUES + queue * abi.QUEUE_STRIDE;
+}
+
+/** Why a queue was broken. */
+export function faultOf(words: DeviceWords, queue: number): QueueFault {
+  const at = queueWords(queue);
+  const error = words.load(at + abi.QUEUE_ERROR);
+  const head = words.load(at + abi.QUEUE_ERROR_HEAD);
+  const descriptor = words.load(at + abi.QUEUE_ERROR_DESCRIPTOR);
+  return { queue, error, reason: ringErrorText(error), head, descriptor };
+}
+
+/** The request that an error policy has stopped last. */
+export function heldRequest(words: DeviceWords): HeldRequest {
+  const high = words.load(abi.DEVICE_HELD_OFFSET + 4);
+  return {
+    held: words.load(abi.DEVICE_HELD),
+    offset: words.load(abi.DEVICE_HELD_OFFSET) + high * HIGH_WORD,
+    errno: words.load(abi.DEVICE_HELD_ERRNO),
+  };
+}
