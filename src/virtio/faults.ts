@@ -15,3 +15,14 @@ export function busy(reason: string): SluiceError {
 export function closed(): SluiceError {
   return new SluiceError('ERR_SLUICE_CLOSED', 'the virtio-blk device is closed; create another');
 }
+
+/** Tells the owner. What that throws is nobody's answer: it is thrown anew, alone. */
+export function tell(onError: ((error: Error) => void) | undefined, error: Error): void {
+  try {
+    onError?.(error);
+  } catch (thrown) {
+    queueMicrotask(() => {
+      throw thrown;
+    });
+  }
+}

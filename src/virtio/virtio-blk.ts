@@ -29,7 +29,7 @@ import {
   VIRTIO_F_RING_RESET,
 } from '../abi/virtio-ring.ts';
 import { ConfigSpace, isWritebackByte } from './config-space.ts';
-import { busy, closed, needsReset } from './faults.ts';
+import { busy, closed, needsReset, tell } from './faults.ts';
 import { hasFeature } from './features.ts';
 import { Interrupts } from './interrupts.ts';
 import { Mmio } from './mmio.ts';
@@ -388,7 +388,7 @@ export class VirtioBlk implements VirtioDevice, AsyncDisposable {
   }
 
   #report(error: unknown): void {
-    this.#parts.events.onError?.(error instanceof Error ? error : new Error(String(error)));
+    tell(this.#parts.events.onError, error instanceof Error ? error : new Error(String(error)));
   }
 
   #checkOpen(): void {

@@ -195,7 +195,7 @@ export class VirtQueues implements Face {
     this.#device.kick();
   }
 
-  /** Runs the engine; looks at no queue that was not notified. */
+  /** Runs the engine without a notification. */
   poll(): void {
     this.#device.kick();
   }
@@ -294,7 +294,8 @@ export class VirtQueues implements Face {
   async #close(): Promise<void> {
     this.#device.running = false;
     await Promise.all(Array.from({ length: this.count }, (_, queue) => this.reset(queue)));
-    await this.setWce(true);
+    // The guest has no say any more.
+    if (this.#device.wishCache('guest', true) === 1) await this.setWce(true);
     await this.#requests.drained();
     this.abandon();
     for (const { wake } of this.#waiters.splice(0)) wake();
@@ -319,7 +320,6 @@ export class VirtQueues implements Face {
     if (failure !== undefined) throw failure;
   }
 
-  /** Runs a callback (V2). */
   #call(callback: () => void): void {
     try {
       callback();
