@@ -392,6 +392,22 @@ const REQUESTS = [
     find: 'if (action == ON_ERROR_IGNORE && slot.stable != 0) return ON_ERROR_REPORT; // O2',
     replace: '',
   }),
+  mutant('T6: of a copied guest everything is taken', TAKE, {
+    find: 'const chains = min(waiting, queue.copied);',
+    replace: 'const chains = waiting;',
+  }),
+  mutant('C1: chains leave the host no room', SLOT, {
+    find: 'state.outstanding + (BLK_RANGES + HOST_REQUESTS) <= <u32>REQUEST_SLOTS',
+    replace: 'state.outstanding + BLK_RANGES <= <u32>REQUEST_SLOTS',
+  }),
+  mutant('U4: decided chains of a dead queue are kept', QUEUE, {
+    find: 'if (next == QUEUE_DEAD) dropDecided(device, queue);',
+    replace: '',
+  }),
+  mutant('K4: a buffer runs over the end of the address space', WALK, {
+    find: 'if (length != 0 && address + (length - 1) < address) return',
+    replace: 'if (false) return',
+  }),
   mutant('O3: what the backend cannot do is an error of the medium', HOLD, {
     find: ' || errno == <u32>ERRNO_ENOTSUP',
     replace: '',

@@ -176,4 +176,14 @@ describe.each(FACES)('IN_ORDER ($name)', (face) => {
     answer(rig, 'READ 0+512');
     expect(driver.poll()).toEqual([first]);
   });
+
+  it('U4: a reset frees what is decided and waits for what is not', () => {
+    const { rig, driver } = rigWith(face, { features: { inOrder: true } });
+    driver.write(1, new Uint8Array(512));
+    driver.getId();
+    send(rig, driver);
+    expect(rig.inFlight).toHaveLength(1);
+    rig.reset();
+    expect(rig.deviceWord(abi.DEVICE_IN_FLIGHT)).toBe(0);
+  });
 });
