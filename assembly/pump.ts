@@ -107,12 +107,18 @@ export function run(engine: usize, now: f64): u32 {
     settle(engine);
     if (finishResets(engine)) settle(engine);
     passBarrier(engine);
-  } while ((canTake(engine) || (guest && canTakeChain(engine))) && !barrierStands(engine));
+  } while (hasMore(engine));
   dispatch(engine);
   startSyncs(engine);
   if (guest) publishUsed(engine);
   const state = changetype<Engine>(engine);
   return state.commandTail - state.commandHead;
+}
+
+/** True while something waits that can be taken now. */
+function hasMore(engine: usize): bool {
+  if (barrierStands(engine)) return false;
+  return canTake(engine) || (hasDevice(engine) && canTakeChain(engine));
 }
 
 /** Answers of the host become statuses, new rounds, or a wait for a sync. */

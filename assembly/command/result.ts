@@ -12,11 +12,7 @@ import {
 } from '../../src/abi/command.ts';
 import { RING_ENTRIES } from '../../src/abi/limits.ts';
 import { RESULT_RING } from '../../src/abi/region.ts';
-import {
-  STATUS_IO_ERROR,
-  STATUS_NO_SPACE,
-  STATUS_UNSUPPORTED,
-} from '../../src/abi/request.ts';
+import { STATUS_IO_ERROR, STATUS_NO_SPACE, STATUS_UNSUPPORTED } from '../../src/abi/request.ts';
 import { Engine } from '../engine.ts';
 
 /** One answer, in place in the ring. */

@@ -56,6 +56,8 @@ export function beginWalk(device: usize, list: usize, room: u32, chain: u32): vo
  * The loops along a chain. Each has one branch for everything that is rare; what it finds of an
  * ordinary buffer is computed without branches, as guests mix reads and writes at will. They are
  * inlined where chains are taken: the calls would cost as much as the loops (bench: ring split 3).
+ * They are twins: what they differ in, where flags and the next descriptor are, stands in the
+ * innermost lines.
  */
 export class Walker {
   /** Walks the split chain that starts at `head`; true when it is sound. */

@@ -149,8 +149,8 @@ export const MERGE_MUTANTS = [
     replace: '  takeRequests(engine);\n  takeResults(engine);\n  settle(engine);\n',
   }),
   mutant('P1: what refused requests leave free is not used', PUMP, {
-    find: 'while ((canTake(engine) || (guest && canTakeChain(engine))) && !barrierStands(engine))',
-    replace: 'while (guest && canTakeChain(engine) && !barrierStands(engine))',
+    find: '} while (hasMore(engine));',
+    replace: '} while (false);',
   }),
   mutant('P2: time goes back', 'assembly/engine.ts', {
     find: 'if (time > state.now) state.now = time;',

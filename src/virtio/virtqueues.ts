@@ -67,7 +67,7 @@ export class VirtQueues implements Face {
   readonly #requests: PromisedRequests;
   readonly #guest: CopiedGuest | undefined;
   /** What callbacks have thrown. */
-  readonly #failures: unknown[] = [];
+  readonly #failures: Error[] = [];
   readonly #regions = new Map<bigint, GuestRegion>();
   /** Removals of regions that wait: all queues are paused meanwhile. */
   #removals = 0;
@@ -324,7 +324,7 @@ export class VirtQueues implements Face {
     try {
       callback();
     } catch (error) {
-      this.#failures.push(error);
+      this.#failures.push(error instanceof Error ? error : new Error(String(error)));
     }
   }
 

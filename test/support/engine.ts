@@ -3,33 +3,9 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ROOT } from '../../bench/root.ts';
+import type { EngineExports } from '../../src/engine-modules.ts';
 
-/** What the module exports (assembly/index.ts). */
-export interface EngineExports {
-  regionSize(): number;
-  init(base: number): number;
-  pump(base: number, now: number): number;
-  deviceSize(queues: number): number;
-  initDevice(base: number, queues: number): number;
-  mapGuest(
-    base: number,
-    guestLow: number,
-    guestHigh: number,
-    sizeLow: number,
-    sizeHigh: number,
-    address: number,
-  ): number;
-  unmapGuest(base: number, guestLow: number, guestHigh: number): number;
-  attachQueue(base: number, queue: number): number;
-  setQueueState(base: number, queue: number, state: number): number;
-  detachQueue(base: number, queue: number): number;
-  resumeDevice(base: number): void;
-  beginPeek(base: number, queue: number): void;
-  peekChain(base: number, queue: number, hasTable: number): number;
-  listLanded(base: number): number;
-  landChain(base: number): void;
-  publishLanded(base: number): void;
-}
+export type { EngineExports };
 
 /** One build of the engine. */
 export interface Build {
