@@ -62,4 +62,9 @@ export interface DiskOptions extends SchedulingOptions {
 /** A server that uses a disk and must stop before the disk closes. */
 export interface Face {
   close(): Promise<void>;
+  /**
+   * Its clients were told how large their requests may be, so the disk's buffers do not shrink
+   * while it is there. Default true.
+   */
+  readonly sharesBuffers?: boolean;
 }

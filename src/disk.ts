@@ -145,8 +145,8 @@ export class Disk implements AsyncDisposable {
   async setWce(on: boolean): Promise<void> {
     const wanted = toSwitch(on, 'the write cache');
     this.#checkOpen();
-    const length = this.device.wishCache('owner', wanted);
-    await this.#ask({ op: OP_SET_WCE, flags: 0, offset: 0, length, operation: 'flush' });
+    this.device.wishCache('owner', wanted);
+    await this.#ask({ op: OP_SET_WCE, flags: 0, offset: 0, length: 0, operation: 'flush' });
   }
 
   /**
@@ -267,11 +267,11 @@ export class Disk implements AsyncDisposable {
 
   /** Registers a server; `close` closes it first. Returns the undo. */
   attach(face: Face): () => void {
+    const shares = Number(face.sharesBuffers ?? true);
     this.#faces.add(face);
-    this.device.faces = this.#faces.size;
+    this.device.faces += shares;
     return () => {
-      this.#faces.delete(face);
-      this.device.faces = this.#faces.size;
+      if (this.#faces.delete(face)) this.device.faces -= shares;
     };
   }
 

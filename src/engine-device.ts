@@ -6,7 +6,7 @@
  * at once, others together after the callbacks of the current turn.
  */
 import { CONFIG_DEVICE, CONFIG_FLAGS, REGION_SIZE } from './abi/region.ts';
-import { OP_CLEAR_LATCH, OP_RESET_QUEUE } from './abi/request.ts';
+import { OP_CLEAR_LATCH, OP_RESET_QUEUE, OP_SET_WCE } from './abi/request.ts';
 import * as virtio from './abi/virtio-device.ts';
 import { Arena } from './arena.ts';
 import type { Backend, Done } from './backend/backend.ts';
@@ -24,7 +24,16 @@ import { SluiceError } from './errors.ts';
 import { execute } from './executor.ts';
 import { diskOver } from './disk-geometry.ts';
 import { Later } from './later.ts';
-import { type Layout, layOut, memoryOf, type Occupied, occupy, type Place } from './place.ts';
+import {
+  type Layout,
+  layOut,
+  memoryOf,
+  type Occupied,
+  occupy,
+  type Place,
+  refuseOccupied,
+  vacate,
+} from './place.ts';
 import { RequestTags } from './request-tags.ts';
 import type { Tracer } from './trace/tracer.ts';
 
@@ -47,9 +56,6 @@ export interface DeviceOptions extends SchedulingOptions {
 const MICROS_PER_MS = 1000;
 /** Rounds of engine and backends in one call: a guest that never stops asking must not stop us. */
 const ROUNDS_OF_A_KICK = 32;
-/** So long, 5 s, a client of a server may keep the disk from leaving a memory. */
-const HOME_TRIES = 500;
-const HOME_RETRY_MS = 10;
 
 /** What a gate lets through: it moves no data, and what is waited for may wait for it. */
 const PASSES_GATE: ReadonlySet<number> = new Set([OP_RESET_QUEUE, OP_CLEAR_LATCH]);
@@ -68,6 +74,8 @@ export class EngineDevice implements Device {
    * for what the engine has told it. May kick.
    */
   afterPump: (() => void) | undefined;
+  /** A virtio device is being closed; the disk leaves its memory then. */
+  leaving = false;
   /** Servers and the like that have agreed on sizes with their clients. */
   faces = 0;
 
@@ -178,8 +186,10 @@ export class EngineDevice implements Device {
     if (this.#gates > 0 && !PASSES_GATE.has(op)) return false;
     const tag = this.#tags.take(target, token);
     if (tag === undefined) return false;
-    this.#tracer?.submitted(tag, op, flags, offset, length);
-    this.#engine.submit(tag, op, flags, offset, length, segments, data, queue);
+    const { owner, guest } = this.#wishes;
+    const size = op === OP_SET_WCE ? Number(owner && guest) : length;
+    this.#tracer?.submitted(tag, op, flags, offset, size);
+    this.#engine.submit(tag, op, flags, offset, size, segments, data, queue);
     return true;
   }
 
@@ -210,12 +220,12 @@ export class EngineDevice implements Device {
   }
 
   /**
-   * The write cache is on while neither the disk's owner nor its guest wants it off: what an
-   * OP_SET_WCE that makes it so has as its length.
+   * The write cache is on while neither the disk's owner nor its guest wants it off; a submitted
+   * OP_SET_WCE does what is wanted at that moment. True when it is to be on.
    */
-  wishCache(who: 'owner' | 'guest', on: boolean): 0 | 1 {
+  wishCache(who: 'owner' | 'guest', on: boolean): boolean {
     this.#wishes[who] = on;
-    return this.#wishes.owner && this.#wishes.guest ? 1 : 0;
+    return this.#wishes.owner && this.#wishes.guest;
   }
 
   whenSpace(callback: () => void): void {
@@ -236,39 +246,31 @@ export class EngineDevice implements Device {
    */
   moveTo(place: Place): void {
     const layout = layOut(place);
-    this.#refuseMove(layout);
+    const reason = this.#reasonToStay(layout.arenaBytes);
+    if (reason !== undefined) {
+      throw new SluiceError('ERR_SLUICE_BUSY', `the disk cannot move to a memory now: ${reason}`);
+    }
     this.#move(place, layout);
   }
 
-  /** Moves to a memory of its own, at once. Nothing may be in flight. */
-  leave(): void {
-    const home = { arenaBytes: this.#homeArenaBytes };
-    this.#move(home, layOut(home));
+  /** Lives in a memory of its own, where nobody else looks. */
+  get isHome(): boolean {
+    return this.#part === undefined;
   }
 
   /**
-   * `leave`, as soon as nothing is in flight.
-   * @throws SluiceError ERR_SLUICE_BUSY when a client of a server does not finish its request
+   * Moves to a memory of its own, at once. Nothing may be in flight. Servers keep the buffers that
+   * they have agreed on with their clients.
    */
-  async moveHome(): Promise<void> {
-    for (let tries = 0; tries < HOME_TRIES; tries++) {
-      const isHome = await this.quiesced(() => {
-        const isFree = this.arena.idle;
-        if (isFree) this.leave();
-        return Promise.resolve(isFree);
-      });
-      if (isHome) return;
-      await new Promise((resolve) => setTimeout(resolve, HOME_RETRY_MS));
-    }
-    throw new SluiceError(
-      'ERR_SLUICE_BUSY',
-      'the disk cannot leave the memory: a client is in the middle of a request; close its server',
-    );
+  leave(): void {
+    const served = this.faces > 0 ? this.#arenaBytes : 0;
+    const home = { arenaBytes: Math.max(this.#homeArenaBytes, served) };
+    this.#move(home, layOut(home));
   }
 
   #move(place: Place, layout: Layout): void {
     const memory = memoryOf(place.memory, layout);
-    this.#part = occupy(memory, layout, this.#part);
+    refuseOccupied(memory, layout, this.#part);
     const module = place.module ?? (isShared(memory) ? undefined : this.#module);
     const engine = resumeEngine(memory, layout.base, module, layout.virtqueues);
     const from = this.#engine;
@@ -278,6 +280,8 @@ export class EngineDevice implements Device {
     if (layout.virtqueues > 0 && engine.exports.initDevice(layout.base, layout.virtqueues) !== 1) {
       throw new Error(`the engine refuses ${layout.virtqueues} virtqueues at ${layout.base}`);
     }
+    this.#part =
+      place.memory === undefined ? vacate(this.#part) : occupy(memory, layout, this.#part);
     this.#engine = engine;
     this.#running = false;
     this.#arenaBytes = layout.arenaBytes;
@@ -323,15 +327,9 @@ export class EngineDevice implements Device {
     for (const backend of this.#backends) backend.attach(memory, done);
   }
 
-  #refuseMove({ arenaBytes }: Layout): void {
-    const reason = this.#reasonToStay(arenaBytes);
-    if (reason !== undefined) {
-      throw new SluiceError('ERR_SLUICE_BUSY', `the disk cannot move to a memory now: ${reason}`);
-    }
-  }
-
   #reasonToStay(arenaBytes: number): string | undefined {
     if (this.afterPump !== undefined) return 'it has a virtio device; close that first';
+    if (this.leaving) return 'its virtio device is being closed; await that';
     if (this.#kicking) return 'one of its callbacks is running; move after that has returned';
     if (!this.#idle || this.#gates > 0) {
       return `${this.#requestsInFlight} of its requests are in flight; await them first`;

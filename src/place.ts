@@ -107,26 +107,39 @@ export interface Occupied {
 const occupied = new WeakMap<WebAssembly.Memory, Set<Occupied>>();
 
 /**
- * Takes a part of a memory for a disk, which may have been in `leaving` before.
- * @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT when another disk lives there
+ * Refuses a place where another disk lives; this one lives in `leaving`.
+ * @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT
  */
+export function refuseOccupied(
+  memory: WebAssembly.Memory,
+  { base: start, end }: Layout,
+  leaving: Occupied | undefined,
+): void {
+  const taken = occupantOf(memory, start, end, leaving);
+  if (taken === undefined) return;
+  throw invalid(
+    `addresses ${start} to ${end} of this memory are not free: a disk lives from ` +
+      `${taken.start} to ${taken.end}; choose another base`,
+  );
+}
+
+/** Takes a part of a memory for a disk that has been in `leaving` before. */
 export function occupy(
   memory: WebAssembly.Memory,
   { base: start, end }: Layout,
-  leaving?: Occupied,
+  leaving: Occupied | undefined,
 ): Occupied {
-  const taken = occupantOf(memory, start, end, leaving);
-  if (taken !== undefined) {
-    throw invalid(
-      `addresses ${start} to ${end} of this memory are not free: a disk lives from ` +
-        `${taken.start} to ${taken.end}; choose another base`,
-    );
-  }
+  vacate(leaving);
   const parts = occupied.get(memory) ?? new Set();
   const part = { start, end, release: () => void parts.delete(part) };
   occupied.set(memory, parts.add(part));
-  leaving?.release();
   return part;
+}
+
+/** Gives a part of a memory back. */
+export function vacate(part: Occupied | undefined): undefined {
+  part?.release();
+  return undefined;
 }
 
 /** The part of a memory, other than `except`, that has bytes in common with a range. */

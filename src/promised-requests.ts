@@ -10,6 +10,7 @@
  */
 import { STATUS_OK } from './abi/request.ts';
 import type { CompletionTarget, Device } from './device.ts';
+import { Later } from './later.ts';
 import { requestError } from './request-error.ts';
 
 /** What is asked of the device; see `Device.submit` for the numbers. */
@@ -41,6 +42,8 @@ interface Call {
   complete(status: number, value: number, errno: number): void;
 }
 
+/** Kicks of one turn of the event loop that come right after the calls. */
+const KICKS_OF_A_TURN = 256;
 /** Calls that may stand in front of the first in line until they are dropped together. */
 const LINE_SLACK = 4096;
 
@@ -58,6 +61,10 @@ export class PromisedRequests implements CompletionTarget {
   #open = 0;
   #drainWaiters: (() => void)[] = [];
   #kickQueued = false;
+  /** Kicks in this turn of the event loop. */
+  #kicks = 0;
+  readonly #turn = new Later(() => (this.#kicks = 0));
+  readonly #nextKick = new Later(() => this.#kick());
 
   constructor(device: Device) {
     this.#device = device;
@@ -138,6 +145,7 @@ export class PromisedRequests implements CompletionTarget {
       return true;
     this.#submitted[token] = undefined;
     this.#freeTokens.push(token);
+    this.#giveBack(call);
     this.#waiting = true;
     this.#device.whenSpace(() => this.#goOn());
     return false;
@@ -160,9 +168,16 @@ export class PromisedRequests implements CompletionTarget {
     this.#advance();
   }
 
+  /** Gives the buffer of a call back, if it has one. */
+  #giveBack(call: Call): void {
+    if (call.address === 0) return;
+    this.#device.arena.release(call.address, call.ask.bufferBytes ?? 0);
+    call.address = 0;
+  }
+
   /** The call is over: its buffer goes back (Q2). */
   #leave(call: Call): void {
-    if (call.address !== 0) this.#device.arena.release(call.address, call.ask.bufferBytes ?? 0);
+    this.#giveBack(call);
     this.#open -= 1;
     if (this.#open > 0) return;
     const waiters = this.#drainWaiters;
@@ -170,12 +185,21 @@ export class PromisedRequests implements CompletionTarget {
     for (const wake of waiters) wake();
   }
 
+  /**
+   * Kicks when those who are called now have returned. Who awaits one call after another, each
+   * answered at once, would never let timers and sockets have their turn: every so often they do.
+   */
   #queueKick(): void {
     if (this.#kickQueued) return;
     this.#kickQueued = true;
-    queueMicrotask(() => {
-      this.#kickQueued = false;
-      this.#device.kick();
-    });
+    if (this.#kicks === 0) this.#turn.soon();
+    this.#kicks += 1;
+    if (this.#kicks > KICKS_OF_A_TURN) this.#nextKick.soon();
+    else queueMicrotask(() => this.#kick());
+  }
+
+  #kick(): void {
+    this.#kickQueued = false;
+    this.#device.kick();
   }
 }

@@ -13,6 +13,7 @@ import type { Disk } from '../disk.ts';
 import { layOut } from '../place.ts';
 import { CopiedGuest } from './copied-guest.ts';
 import { offeredFeatures } from './features.ts';
+import { moveHome } from './move-home.ts';
 import { requestSettings } from './negotiation.ts';
 import { VirtioBlk } from './virtio-blk.ts';
 import {
@@ -66,16 +67,23 @@ export function createVirtioBlk(disk: Disk, options: VirtioBlkOptions): VirtioBl
     ...parts,
     makeQueues: (events) => queuesOn(disk, ground, events),
     ram: ground.guest === undefined ? ground.ram : undefined,
+    onClosing: () => {
+      device.leaving = true;
+    },
     onClose: async () => {
-      for (const step of undo) step();
-      if (!isDiskClosing) await device.moveHome();
+      try {
+        await moveHome(device, () => isDiskClosing);
+      } finally {
+        device.leaving = false;
+        for (const step of undo) step();
+      }
     },
   });
   const close = (): Promise<void> => {
     isDiskClosing = true;
     return blk.close();
   };
-  undo.push(disk.attach({ close }));
+  undo.push(disk.attach({ close, sharesBuffers: false }));
   undo.push(disk.onResize(() => blk.resized(disk.size)));
   return blk;
 }

@@ -2,8 +2,9 @@
 import { REGION_SIZE } from '../abi/region.ts';
 import * as abi from '../abi/virtio-device.ts';
 import type { EngineDevice } from '../engine-device.ts';
+import { toPolicies, toSettings } from './virtqueue-checks.ts';
 import { ringErrorText } from './virtqueue-texts.ts';
-import type { HeldRequest, QueueFault } from './virtqueue-types.ts';
+import type { DeviceSettings, HeldRequest, QueueFault } from './virtqueue-types.ts';
 
 const HIGH_WORD = 2 ** 32;
 
@@ -44,6 +45,22 @@ export class DeviceWords {
       each(queue);
     }
   }
+}
+
+/** Checks what was negotiated and writes it down; whether the device runs stays as it is. */
+export function storeSettings(words: DeviceWords, settings: DeviceSettings): void {
+  const { id, flags } = toSettings(settings);
+  const { read, write } = toPolicies(settings);
+  const kept = words.load(abi.DEVICE_FLAGS) & (abi.DEVICE_RUNNING | abi.DEVICE_COPIED);
+  words.store(abi.DEVICE_FLAGS, kept | flags);
+  words.store(abi.DEVICE_BLOCK_SECTORS, settings.blockSectors);
+  words.store(abi.DEVICE_DISCARD_SECTORS, settings.discardSectors);
+  words.store(abi.DEVICE_DISCARD_SEGMENTS, settings.discardSegments);
+  words.store(abi.DEVICE_ZEROES_SECTORS, settings.zeroesSectors);
+  words.store(abi.DEVICE_ZEROES_SEGMENTS, settings.zeroesSegments);
+  words.store(abi.DEVICE_READ_ERROR, read);
+  words.store(abi.DEVICE_WRITE_ERROR, write);
+  for (const [index, word] of id.entries()) words.store(abi.DEVICE_ID + index * 4, word);
 }
 
 /** Where the words of a queue are. */

@@ -25,6 +25,8 @@ export interface VirtioBlkParts {
   readonly events: VirtioBlkEvents;
   /** The guest's memory, where the device has made it. */
   readonly ram?: (() => Uint8Array) | undefined;
+  /** The device begins to close. */
+  readonly onClosing?: (() => void) | undefined;
   /** The device is closed. */
   readonly onClose?: (() => void | Promise<void>) | undefined;
 }

@@ -287,6 +287,7 @@ export class VirtioBlk implements VirtioDevice, AsyncDisposable {
   }
 
   async #close(): Promise<void> {
+    this.#parts.onClosing?.();
     try {
       await this.reset();
       await this.queues.close();

@@ -25,15 +25,8 @@ import type { Face } from '../disk-types.ts';
 import type { EngineDevice } from '../engine-device.ts';
 import { type Ask, PromisedRequests } from '../promised-requests.ts';
 import type { CopiedGuest } from './copied-guest.ts';
-import { DeviceWords, faultOf, heldRequest, queueWords } from './device-words.ts';
-import {
-  halves,
-  misplaced,
-  toConfig,
-  toPolicies,
-  toRegion,
-  toSettings,
-} from './virtqueue-checks.ts';
+import { DeviceWords, faultOf, heldRequest, queueWords, storeSettings } from './device-words.ts';
+import { halves, misplaced, toConfig, toRegion } from './virtqueue-checks.ts';
 import {
   attachText,
   hex,
@@ -61,6 +54,7 @@ const NOTHING = { flags: 0, offset: 0, length: 0 };
 export class VirtQueues implements Face {
   /** Queues of the device. */
   readonly count: number;
+  readonly sharesBuffers = false;
   readonly #device: EngineDevice;
   readonly #words: DeviceWords;
   readonly #events: QueueEvents;
@@ -112,18 +106,7 @@ export class VirtQueues implements Face {
 
   /** Says what was negotiated and how chains are judged that are taken from now on. */
   configure(settings: DeviceSettings): void {
-    const { id, flags } = toSettings(settings);
-    const { read, write } = toPolicies(settings);
-    const kept = this.#words.load(abi.DEVICE_FLAGS) & (abi.DEVICE_RUNNING | abi.DEVICE_COPIED);
-    this.#words.store(abi.DEVICE_FLAGS, kept | flags);
-    this.#words.store(abi.DEVICE_BLOCK_SECTORS, settings.blockSectors);
-    this.#words.store(abi.DEVICE_DISCARD_SECTORS, settings.discardSectors);
-    this.#words.store(abi.DEVICE_DISCARD_SEGMENTS, settings.discardSegments);
-    this.#words.store(abi.DEVICE_ZEROES_SECTORS, settings.zeroesSectors);
-    this.#words.store(abi.DEVICE_ZEROES_SEGMENTS, settings.zeroesSegments);
-    this.#words.store(abi.DEVICE_READ_ERROR, read);
-    this.#words.store(abi.DEVICE_WRITE_ERROR, write);
-    for (const [index, word] of id.entries()) this.#words.store(abi.DEVICE_ID + index * 4, word);
+    storeSettings(this.#words, settings);
   }
 
   /**
@@ -246,13 +229,18 @@ export class VirtQueues implements Face {
     if (this.state(queue) === 'dead') this.#switchOff(queue);
   }
 
+  /** Says what the guest wants, for whoever changes the write cache next. */
+  wishWce(on: boolean): void {
+    this.#device.wishCache('guest', on);
+  }
+
   /**
    * Turns the write cache on or off for the guest; off resolves after a flush, but counts at once.
    * It stays off while the disk's owner has it off.
    */
   async setWce(on: boolean): Promise<void> {
-    const length = this.#device.wishCache('guest', toSwitch(on, 'the write cache'));
-    await this.#ask({ op: OP_SET_WCE, length, operation: 'set write cache' });
+    this.wishWce(toSwitch(on, 'the write cache'));
+    await this.#ask({ op: OP_SET_WCE, operation: 'set write cache' });
   }
 
   /** Sends again what an error policy has stopped, and takes chains again. */
@@ -295,7 +283,7 @@ export class VirtQueues implements Face {
     this.#device.running = false;
     await Promise.all(Array.from({ length: this.count }, (_, queue) => this.reset(queue)));
     // The guest has no say any more.
-    if (this.#device.wishCache('guest', true) === 1) await this.setWce(true);
+    if (this.#device.wishCache('guest', true)) await this.setWce(true);
     await this.#requests.drained();
     this.abandon();
     for (const { wake } of this.#waiters.splice(0)) wake();

@@ -14,6 +14,8 @@
 export interface CacheSwitch {
   /** The mode of the engine now. */
   readonly wce: boolean;
+  /** Notes what the driver wants: nobody else turns the cache on while that is off. */
+  wishWce(on: boolean): void;
   /** Takes effect for requests that are taken later; off resolves after a flush. */
   setWce(on: boolean): Promise<void>;
 }
@@ -59,6 +61,7 @@ export class WriteCache {
   /** Resolves when the change is made: true, or false when its flush failed (J3). */
   set(on: boolean): Promise<boolean> {
     this.#wanted = on;
+    this.#switch.wishWce(on);
     if (!this.#changing && (this.#switch.wce !== on || this.#stuck)) this.#change = this.#follow();
     this.#events.changed();
     return this.#changing ? this.#change : Promise.resolve(true);

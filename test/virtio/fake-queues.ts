@@ -16,6 +16,7 @@ import { SluiceError } from '../../src/errors.ts';
 
 export class FakeQueues implements RawQueues {
   held = 0;
+  readonly sharesBuffers = false;
   readonly count: number;
   readonly events: QueueEvents;
   /** What was called, in words. */
@@ -86,6 +87,9 @@ export class FakeQueues implements RawQueues {
     if (this.open[queue] !== 0) await this.#idle(queue);
     this.#states[queue] = 'off';
   }
+
+  /** Only an engine with several users has to know. */
+  wishWce(): void {}
 
   async setWce(on: boolean): Promise<void> {
     this.log.push(`wce ${on ? 'on' : 'off'}`);

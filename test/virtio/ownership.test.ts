@@ -17,6 +17,8 @@ const FEATURES =
   (1n << BigInt(VIRTIO_F_VERSION_1)) |
   (1n << BigInt(VIRTIO_BLK_F_FLUSH)) |
   (1n << BigInt(VIRTIO_BLK_F_CONFIG_WCE));
+/** A WebAssembly module that imports what nobody has. */
+const NO_ENGINE = Buffer.from('0061736d01000000010401600000020701016501660000', 'hex');
 const disks: Disk[] = [];
 const backends: MemoryBackend[] = [];
 
@@ -57,6 +59,15 @@ function boot(blk: VirtioBlk, memory: GuestMemory, features = FEATURES): BlkDriv
   return new BlkDriver({ queue });
 }
 
+/** Until everything that the driver has asked for is answered. */
+async function finish(blk: VirtioBlk, driver: BlkDriver): Promise<void> {
+  if (driver.publish()) blk.notify(0);
+  while (driver.queue.inFlight > 0) {
+    driver.poll();
+    await turn();
+  }
+}
+
 describe('the memory of an emulator', () => {
   it('is the emulator’s again when the device is closed', async () => {
     const { disk } = openDisk();
@@ -81,6 +92,66 @@ describe('the memory of an emulator', () => {
     await disk.write(0, new Uint8Array(512).fill(5));
     expect((await disk.read(0, 1))[0]).toBe(5);
     await create(0).close();
+  });
+
+  it('leaves a server the buffers that its clients were told of', async () => {
+    const { disk } = openDisk();
+    const blk = createVirtioBlk(disk, { ramBytes: MIB, arenaBytes: MIB });
+    const { largestBytes } = disk.device.arena;
+    const leave = disk.attach({ close: () => Promise.resolve() });
+    await blk.close();
+    expect(disk.device.arena.largestBytes).toBe(largestBytes);
+    leave();
+    await createVirtioBlk(disk, { ramBytes: MIB, arenaBytes: MIB }).close();
+    expect(disk.device.arena.largestBytes).toBeLessThan(largestBytes);
+  });
+
+  it('is left although requests of the disk never stop', async () => {
+    const { backend, disk } = openDisk({}, true);
+    const memory = emulatorMemory();
+    const blk = createVirtioBlk(disk, { memory, base: 2 * MIB });
+    const answering = setInterval(() => backend.releaseAll(), 1);
+    const over = new AbortController();
+    const write = async (): Promise<void> => {
+      while (!over.signal.aborted) await disk.write(0, new Uint8Array(512));
+    };
+    const writing = write();
+    try {
+      await blk.close();
+      expect(disk.device.engine.memory).not.toBe(memory);
+    } finally {
+      over.abort();
+      await writing;
+      clearInterval(answering);
+    }
+  });
+
+  it('is no place for a second device while the first is being closed', async () => {
+    const { disk } = openDisk();
+    const options = { memory: emulatorMemory(), base: 2 * MIB };
+    const blk = createVirtioBlk(disk, options);
+    const { arena } = disk.device;
+    const buffer = arena.allocate(4096);
+    const closing = blk.close();
+    await turn();
+    arena.release(buffer, 4096);
+    expect(() => createVirtioBlk(disk, options)).toThrow(
+      expect.objectContaining({ code: 'ERR_SLUICE_BUSY' }),
+    );
+    await closing;
+    await createVirtioBlk(disk, options).close();
+  });
+
+  it('stays the disk’s when a move to another place fails', async () => {
+    const { device } = openDisk().disk;
+    const other = openDisk().disk.device;
+    const memory = new WebAssembly.Memory({ initial: 200 });
+    device.moveTo({ memory, base: 0 });
+    const module = new WebAssembly.Module(NO_ENGINE);
+    expect(() => device.moveTo({ memory, base: 6 * MIB, module })).toThrow(TypeError);
+    expect([device.engine.base, device.isHome]).toEqual([0, false]);
+    expect(() => other.moveTo({ memory, base: 0 })).toThrow(/not free/);
+    other.moveTo({ memory, base: 6 * MIB });
   });
 
   it('has room for two disks, but not in one place', async () => {
@@ -115,21 +186,58 @@ describe('the write cache', () => {
     expect(backend.stable[0]).toBe(9);
   });
 
-  it('stays off for a guest without FLUSH when the owner turns it on', async () => {
+  it.each([
+    ['that has no FLUSH', 1n << BigInt(VIRTIO_F_VERSION_1), undefined],
+    ['that has turned it off', FEATURES, 0],
+  ])('stays off for a guest %s when the owner turns it on', async (_, features, wish) => {
+    for (const before of [true, false]) {
+      const { backend, disk } = openDisk();
+      await disk.setWce(before);
+      const blk = createVirtioBlk(disk, { ramBytes: MIB });
+      const driver = boot(blk, new GuestMemory(blk.ram!), features);
+      if (wish !== undefined) await blk.writeConfig(32, Uint8Array.of(wish));
+      await disk.setWce(true);
+      const write = driver.write(0, new Uint8Array(512).fill(7));
+      await finish(blk, driver);
+      expect([write.status, backend.stable[0]]).toEqual([0, 7]);
+      await blk.close();
+      expect(disk.wce).toBe(true);
+    }
+  });
+
+  it('is off after the guest’s "off", even with an older "on" of the owner in line', async () => {
+    const { backend, disk } = openDisk();
+    const blk = createVirtioBlk(disk, { ramBytes: MIB, arenaBytes: 65_536 });
+    const driver = boot(blk, new GuestMemory(blk.ram!));
+    backend.hold = true;
+    const { largestBytes } = disk.device.arena;
+    const reads = Array.from({ length: 6 }, () => disk.read(0, largestBytes));
+    const ownerOn = disk.setWce(true);
+    await turn();
+    const guestOff = blk.writeConfig(32, Uint8Array.of(0));
+    await turn();
+    backend.hold = false;
+    backend.releaseAll();
+    await Promise.all([...reads, ownerOn, guestOff]);
+    const write = driver.write(0, new Uint8Array(512).fill(7));
+    await finish(blk, driver);
+    expect([write.status, disk.wce, backend.stable[0]]).toEqual([0, false, 7]);
+  });
+
+  it('is off after the owner’s "off", even with an "on" of each in line before it', async () => {
     const { backend, disk } = openDisk();
     const blk = createVirtioBlk(disk, { ramBytes: MIB });
-    const driver = boot(blk, new GuestMemory(blk.ram!), 1n << BigInt(VIRTIO_F_VERSION_1));
-    await disk.setWce(true);
-    const write = driver.write(0, new Uint8Array(512).fill(7));
-    driver.publish();
-    blk.notify(0);
-    while (driver.queue.inFlight > 0) {
-      driver.poll();
-      await turn();
-    }
-    expect([write.status, backend.stable[0]]).toEqual([0, 7]);
-    await blk.close();
-    expect(disk.wce).toBe(true);
+    backend.hold = true;
+    const read = disk.read(0, 512);
+    await turn();
+    const gate = disk.device.quiesced(() => Promise.resolve());
+    const wishes = [disk.setWce(true), blk.queues.setWce(true), disk.setWce(false)];
+    await turn();
+    backend.hold = false;
+    backend.releaseAll();
+    await Promise.all([read, gate, ...wishes]);
+    await disk.write(0, new Uint8Array(512).fill(9));
+    expect([disk.wce, backend.stable[0]]).toEqual([false, 9]);
   });
 });
 
@@ -162,6 +270,13 @@ it('a kick has an end, however fast new work comes', async () => {
   disk.device.afterPump = undefined;
 });
 
+it('timers have their turn, however fast the answers of one call after another come', async () => {
+  const { disk } = openDisk();
+  const over = new AbortController();
+  setTimeout(() => over.abort(), 1);
+  while (!over.signal.aborted) await disk.read(0, 512);
+});
+
 it('saving is refused while an error has stopped a request', async () => {
   const { backend, disk } = openDisk();
   const blk = createVirtioBlk(disk, { ramBytes: MIB, readError: 'stop' });
@@ -182,21 +297,14 @@ it('a copied guest goes on where its rings are', async () => {
   const memory = new GuestMemory(guest);
   const first = createVirtioBlk(disk, { guest });
   const driver = boot(first, memory);
-  const finish = async (blk: VirtioBlk): Promise<void> => {
-    if (driver.publish()) blk.notify(0);
-    while (driver.queue.inFlight > 0) {
-      driver.poll();
-      await turn();
-    }
-  };
   for (let i = 0; i < 3; i++) driver.write(i, new Uint8Array(512).fill(i + 1));
-  await finish(first);
+  await finish(first, driver);
   const state = await first.save();
   await first.close();
   const second = createVirtioBlk(disk, { guest });
   await second.restore(JSON.parse(JSON.stringify(state)));
   second.resume();
   const read = driver.read(1, 512);
-  await finish(second);
+  await finish(second, driver);
   expect([read.status, read.data()[0]]).toEqual([0, 2]);
 });
