@@ -146,7 +146,8 @@ export class Disk implements AsyncDisposable {
     const wanted = toSwitch(on, 'the write cache');
     this.#checkOpen();
     this.device.wishCache('owner', wanted);
-    await this.#ask({ op: OP_SET_WCE, flags: 0, offset: 0, length: 0, operation: 'flush' });
+    const length = Number(wanted);
+    await this.#ask({ op: OP_SET_WCE, flags: 0, offset: 0, length, operation: 'flush' });
   }
 
   /**

@@ -187,7 +187,7 @@ export class EngineDevice implements Device {
     const tag = this.#tags.take(target, token);
     if (tag === undefined) return false;
     const { owner, guest } = this.#wishes;
-    const size = op === OP_SET_WCE ? Number(owner && guest) : length;
+    const size = op === OP_SET_WCE && !(owner && guest) ? 0 : length;
     this.#tracer?.submitted(tag, op, flags, offset, size);
     this.#engine.submit(tag, op, flags, offset, size, segments, data, queue);
     return true;
@@ -220,8 +220,8 @@ export class EngineDevice implements Device {
   }
 
   /**
-   * The write cache is on while neither the disk's owner nor its guest wants it off; a submitted
-   * OP_SET_WCE does what is wanted at that moment. True when it is to be on.
+   * The write cache is on while neither the disk's owner nor its guest wants it off: an OP_SET_WCE
+   * that is to turn it on does so only if both want that when it is submitted. True when they do.
    */
   wishCache(who: 'owner' | 'guest', on: boolean): boolean {
     this.#wishes[who] = on;

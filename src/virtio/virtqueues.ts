@@ -240,7 +240,7 @@ export class VirtQueues implements Face {
    */
   async setWce(on: boolean): Promise<void> {
     this.wishWce(toSwitch(on, 'the write cache'));
-    await this.#ask({ op: OP_SET_WCE, operation: 'set write cache' });
+    await this.#ask({ op: OP_SET_WCE, length: Number(on), operation: 'set write cache' });
   }
 
   /** Sends again what an error policy has stopped, and takes chains again. */

@@ -62,7 +62,8 @@ export class WriteCache {
   set(on: boolean): Promise<boolean> {
     this.#wanted = on;
     this.#switch.wishWce(on);
-    if (!this.#changing && (this.#switch.wce !== on || this.#stuck)) this.#change = this.#follow();
+    // Off is asked for even where it is off: somebody else's "on" may be on its way.
+    if (!this.#changing && (!on || !this.#switch.wce)) this.#change = this.#follow();
     this.#events.changed();
     return this.#changing ? this.#change : Promise.resolve(true);
   }

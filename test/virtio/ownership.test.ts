@@ -224,6 +224,36 @@ describe('the write cache', () => {
     expect([write.status, disk.wce, backend.stable[0]]).toEqual([0, false, 7]);
   });
 
+  it('is off after the guest’s "off", even with an "on" of the owner just before it', async () => {
+    const { backend, disk } = openDisk();
+    await disk.setWce(false);
+    const blk = createVirtioBlk(disk, { ramBytes: MIB });
+    const driver = boot(blk, new GuestMemory(blk.ram!));
+    await blk.writeConfig(32, Uint8Array.of(1));
+    const ownerOn = disk.setWce(true);
+    await blk.writeConfig(32, Uint8Array.of(0));
+    await ownerOn;
+    const write = driver.write(0, new Uint8Array(512).fill(7));
+    await finish(blk, driver);
+    expect([write.status, disk.wce, backend.stable[0]]).toEqual([0, false, 7]);
+  });
+
+  it('is off for what the owner writes between an "off" and an "on", all in one line', async () => {
+    const { backend, disk } = openDisk();
+    backend.hold = true;
+    const read = disk.read(0, 512);
+    await turn();
+    const gate = disk.device.quiesced(() => Promise.resolve());
+    const off = disk.setWce(false);
+    const write = disk.write(0, new Uint8Array(512).fill(8)).then(() => backend.stable[0]);
+    const on = disk.setWce(true);
+    await turn();
+    backend.hold = false;
+    backend.releaseAll();
+    const [, , , stable] = await Promise.all([read, gate, off, write, on]);
+    expect([stable, disk.wce]).toEqual([8, true]);
+  });
+
   it('is off after the owner’s "off", even with an "on" of each in line before it', async () => {
     const { backend, disk } = openDisk();
     const blk = createVirtioBlk(disk, { ramBytes: MIB });
