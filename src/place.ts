@@ -45,7 +45,8 @@ export interface Layout {
 const DEFAULT_ARENA_BYTES = 4 * 1024 * 1024;
 const BASE_ALIGN = 64;
 const LARGEST_BASE = 2 ** 32 - BASE_ALIGN;
-const WASM_PAGE_SIZE = 65_536;
+/** Bytes in a page of a WebAssembly memory. */
+export const WASM_PAGE_SIZE = 65_536;
 
 /** Bytes of memory that a device takes up from `base` on. */
 export function footprintBytes(footprint: Footprint = {}): number {

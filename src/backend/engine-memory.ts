@@ -6,6 +6,7 @@
  * call would follow a wrong address anywhere, so every command is checked once with holds().
  */
 import { SEGMENT_ADDRESS, SEGMENT_LENGTH, SEGMENT_SIZE } from '../abi/request.ts';
+import { SluiceError } from '../errors.ts';
 
 /** A READ or WRITE as backend.ts hands it over, in one piece. */
 export interface DataCommand {
@@ -118,4 +119,10 @@ export class EngineMemory {
 /** The memory of a backend that is not attached: nothing is inside. */
 export function noMemory(): EngineMemory {
   return new EngineMemory(new WebAssembly.Memory({ initial: 0, maximum: 0 }));
+}
+
+/** Answers for a backend that has no memory yet. */
+export function refuseBeforeAttach(): never {
+  const message = 'a command was sent to a backend before attach(); attach an engine first';
+  throw new SluiceError('ERR_SLUICE_INVALID_ARGUMENT', message);
 }

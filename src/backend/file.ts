@@ -22,7 +22,7 @@ import { COMMAND_SLOTS } from '../abi/limits.ts';
 import { EXTENT_SIZE, EXTENT_TABLE_ENTRIES } from '../abi/request.ts';
 import { SluiceError } from '../errors.ts';
 import type { Backend, Done } from './backend.ts';
-import { type DataCommand, EngineMemory, noMemory } from './engine-memory.ts';
+import { type DataCommand, EngineMemory, noMemory, refuseBeforeAttach } from './engine-memory.ts';
 import { writeExtents } from './extent-table.ts';
 import { BounceBuffers, readBounced, writeBounced } from './file-bounce.ts';
 import { EBADF, EFAULT, EINVAL, EROFS, isTransient } from './errno.ts';
@@ -371,9 +371,4 @@ export class FileBackend implements Backend {
   #bounceOf(fd: number, { offset, length }: DataCommand) {
     return { fd, blockBytes: this.blockSizeBytes, offset, length };
   }
-}
-
-function refuseBeforeAttach(): never {
-  const message = 'a command was sent to a backend before attach(); attach an engine first';
-  throw new SluiceError('ERR_SLUICE_INVALID_ARGUMENT', message);
 }

@@ -6,9 +6,8 @@
 import { ERRNO_ENOTSUP } from '../abi/command.ts';
 import { COMMAND_SLOTS } from '../abi/limits.ts';
 import { EXTENT_HOLE, EXTENT_SIZE, EXTENT_TABLE_ENTRIES, EXTENT_ZERO } from '../abi/request.ts';
-import { SluiceError } from '../errors.ts';
 import type { Backend, Done } from './backend.ts';
-import { EngineMemory, noMemory } from './engine-memory.ts';
+import { EngineMemory, noMemory, refuseBeforeAttach } from './engine-memory.ts';
 import { EFAULT, EINVAL, EROFS } from './errno.ts';
 import { ExtentBuilder, writeExtents } from './extent-table.ts';
 
@@ -191,9 +190,4 @@ export abstract class MemoryDisk implements Backend {
       Math.ceil((offset + length) / granule);
     return first(a) < end(b) && first(b) < end(a);
   }
-}
-
-function refuseBeforeAttach(): never {
-  const message = 'a command was sent to a backend before attach(); attach an engine first';
-  throw new SluiceError('ERR_SLUICE_INVALID_ARGUMENT', message);
 }

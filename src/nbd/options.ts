@@ -1,5 +1,5 @@
 /** The options of a server, checked once. */
-import { SluiceError } from '../errors.ts';
+import { invalid, toWhole } from '../arguments.ts';
 import { HANDSHAKE_TIMEOUT_MS } from './limits.ts';
 import { DEFAULT_PORT, MAX_STRING_BYTES } from './protocol.ts';
 
@@ -63,19 +63,14 @@ export function checkOptions(options: NbdServerOptions): ServerSettings {
     name: checkText('name', options.name ?? ''),
     description: checkText('description', options.description ?? ''),
     readOnly: options.readOnly ?? false,
-    maxClients: checkNumber('maxClients', options.maxClients ?? 0, 0, 2 ** 31),
-    handshakeTimeoutMs: checkNumber(
-      'handshakeTimeoutMs',
+    maxClients: toWhole(options.maxClients ?? 0, 'maxClients', 0, 2 ** 31),
+    handshakeTimeoutMs: toWhole(
       options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS,
+      'handshakeTimeoutMs',
       1,
       MAX_TIMEOUT_MS,
     ),
-    busyPollMicros: checkNumber(
-      'busyPollMicros',
-      options.busyPollMicros ?? 0,
-      0,
-      MAX_BUSY_POLL_MICROS,
-    ),
+    busyPollMicros: toWhole(options.busyPollMicros ?? 0, 'busyPollMicros', 0, MAX_BUSY_POLL_MICROS),
   };
 }
 
@@ -84,7 +79,7 @@ function addressOf(options: NbdServerOptions): ServerAddress {
   if (socket === undefined) {
     return {
       host: host ?? '127.0.0.1',
-      port: checkNumber('port', port ?? DEFAULT_PORT, 0, 65_535),
+      port: toWhole(port ?? DEFAULT_PORT, 'port', 0, 65_535),
     };
   }
   if (host !== undefined || port !== undefined) {
@@ -102,13 +97,4 @@ function checkText(option: string, value: string): string {
   const bytes = Buffer.byteLength(value);
   if (bytes <= MAX_STRING_BYTES && !value.includes('\0')) return value;
   throw invalid(`${option} must be a string of at most ${MAX_STRING_BYTES} bytes without NUL`);
-}
-
-function checkNumber(option: string, value: number, least: number, most: number): number {
-  if (Number.isInteger(value) && value >= least && value <= most) return value;
-  throw invalid(`${option} must be a whole number from ${least} to ${most}, not ${value}`);
-}
-
-function invalid(message: string): SluiceError {
-  return new SluiceError('ERR_SLUICE_INVALID_ARGUMENT', message);
 }

@@ -23,7 +23,7 @@
  * a few hundred bytes: an explorer forks an image at every step. Behind a few words for each sector
  * lies a pool of records in lists: the values of a sector, the writes in flight, the syncs.
  */
-import { SluiceError } from '../errors.ts';
+import { invalid } from '../arguments.ts';
 import { type Cut, survival, type VolatileWrite } from './cut.ts';
 import { Random } from './random.ts';
 import { NEXT, RECORD_ID, RecordPool } from './record-pool.ts';
@@ -118,9 +118,9 @@ export class SectorImage {
   /** A write of `values`, one for each sector from `from` on, is handed to the disk (I1). */
   beginWrite(id: number, from: number, values: ArrayLike<number>, count = values.length): void {
     if (from < 0 || count < 0 || from + count > this.sectors) {
-      throw refused(`a write of ${count} sectors at ${from} on a disk of ${this.sectors}`);
+      throw invalid(`a write of ${count} sectors at ${from} on a disk of ${this.sectors}`);
     }
-    if (this.#pool.find(FLIGHTS, id) !== 0) throw refused(`write ${id} is in flight already`);
+    if (this.#pool.find(FLIGHTS, id) !== 0) throw invalid(`write ${id} is in flight already`);
     const { words } = this.#pool;
     const number = this.#get(WRITES) + 1;
     words[WRITES] = number;
@@ -170,7 +170,7 @@ export class SectorImage {
 
   /** A sync of the sectors `from` to `to` is handed to the disk (I3). */
   beginSync(id: number, from = 0, to = this.sectors): void {
-    if (this.#pool.find(SYNCS, id) !== 0) throw refused(`sync ${id} is running already`);
+    if (this.#pool.find(SYNCS, id) !== 0) throw invalid(`sync ${id} is running already`);
     const sync = this.#pool.take(SYNCS);
     this.#set(sync + ID, id);
     this.#set(sync + FROM, from);
@@ -181,7 +181,7 @@ export class SectorImage {
   /** The sync has ended: I3, or I4 when it has failed. */
   endSync(id: number, succeeded: boolean): void {
     const sync = this.#pool.find(SYNCS, id);
-    if (sync === 0) throw refused(`there is no sync ${id}`);
+    if (sync === 0) throw invalid(`there is no sync ${id}`);
     const began = this.#get(sync + BEGAN);
     const to = this.#get(sync + TO);
     for (let sector = this.#get(sync + FROM); sector < to; sector++) {
@@ -306,7 +306,7 @@ export class SectorImage {
 
   #endWrite(id: number, stable: boolean, changed: ((sector: number) => boolean) | undefined): void {
     const flight = this.#pool.find(FLIGHTS, id);
-    if (flight === 0) throw refused(`there is no write ${id}`);
+    if (flight === 0) throw invalid(`there is no write ${id}`);
     const { words } = this.#pool;
     const number = this.#get(flight + NUMBER);
     const from = this.#get(flight + FROM);
@@ -392,8 +392,4 @@ export class SectorImage {
     this.#set(CLOCK, clock);
     return clock;
   }
-}
-
-function refused(message: string): SluiceError {
-  return new SluiceError('ERR_SLUICE_INVALID_ARGUMENT', message);
 }

@@ -10,7 +10,7 @@ import { CONFIG_BARRIER, CONFIG_FLAGS } from '../abi/region.ts';
 import { invalid, toWhole } from '../arguments.ts';
 import { SluiceError } from '../errors.ts';
 import type { Disk } from '../disk.ts';
-import { layOut } from '../place.ts';
+import { layOut, WASM_PAGE_SIZE } from '../place.ts';
 import { CopiedGuest } from './copied-guest.ts';
 import { offeredFeatures } from './features.ts';
 import { moveHome } from './move-home.ts';
@@ -42,7 +42,6 @@ interface Ground {
   readonly guest?: Uint8Array;
 }
 
-const WASM_PAGE_SIZE = 65_536;
 const LARGEST_MEMORY = 2 ** 32;
 
 /**

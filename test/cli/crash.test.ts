@@ -1,12 +1,11 @@
 /** `sluice crash`, as users run it. What it finds, and what not, is the explorer's business. */
-import { execFileSync } from 'node:child_process';
 import { readFile, writeFile } from 'node:fs/promises';
 import { describe, expect, it, type TestContext } from 'vitest';
 import { MUTANTS } from '../../scripts/mutants/list.mjs';
 import { compileWith, mutate } from '../../scripts/mutants/mutant.mjs';
 import { humanReport, jsonReport, progressTexts } from '../../src/cli/crash-report.ts';
 import { FAULTS } from '../../src/testing/explore.ts';
-import { Folder, run, Running, sluice, SLUICE } from './sluice.ts';
+import { Folder, hasScript, run, Running, sluice, SLUICE } from './sluice.ts';
 
 const ESCAPE = String.fromCharCode(27);
 /** More than any machine explores while a test runs. */
@@ -251,15 +250,6 @@ class OnTerminal extends Running {
       env: { TERM: 'xterm', ...env },
       input: null,
     });
-  }
-}
-
-function hasScript(): boolean {
-  try {
-    execFileSync('script', ['--version'], { stdio: 'ignore' });
-    return true;
-  } catch {
-    return false;
   }
 }
 

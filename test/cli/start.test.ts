@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { NBD_CMD_WRITE, NbdClient } from './nbd-client.ts';
-import { Folder, run, Running, type RunOptions, sluice } from './sluice.ts';
+import { Folder, hasScript, run, Running, type RunOptions, sluice } from './sluice.ts';
 
 const ESCAPE = String.fromCharCode(27);
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
@@ -107,12 +107,3 @@ describe('npm start', () => {
     expect(await server.outcome).toMatchObject({ code: 0 });
   });
 });
-
-function hasScript(): boolean {
-  try {
-    execFileSync('script', ['--version'], { stdio: 'ignore' });
-    return true;
-  } catch {
-    return false;
-  }
-}

@@ -1,4 +1,3 @@
-import { execFileSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it, type TestContext } from 'vitest';
 import { statusTexts, summaryText } from '../../src/cli/activity.ts';
@@ -8,7 +7,7 @@ import { reportLines } from '../../src/cli/report.ts';
 import { SluiceError } from '../../src/errors.ts';
 import type { DiskStats } from '../../src/stats.ts';
 import { NBD_CMD_FLUSH, NBD_CMD_WRITE, NbdClient } from './nbd-client.ts';
-import { Folder, Running, serve, SLUICE } from './sluice.ts';
+import { Folder, hasScript, Running, serve, SLUICE } from './sluice.ts';
 
 const NO_STATS: DiskStats = {
   requests: {
@@ -67,15 +66,6 @@ class OnTerminal extends Running {
   async signal(signal: NodeJS.Signals): Promise<void> {
     const [, pid] = await this.shows(/^(\d+)\r\n/);
     process.kill(Number(pid), signal);
-  }
-}
-
-function hasScript(): boolean {
-  try {
-    execFileSync('script', ['--version'], { stdio: 'ignore' });
-    return true;
-  } catch {
-    return false;
   }
 }
 

@@ -25,8 +25,9 @@ import {
   VIRTIO_BLK_T_SECURE_ERASE,
   VIRTIO_BLK_T_WRITE_ZEROES,
 } from '../../abi/virtio-blk.ts';
+import { invalid } from '../../arguments.ts';
 import { GUARD_BYTE, GuestRequest } from './blk-request.ts';
-import { type Descriptor, type DriverQueue, invalid, type UsedBuffer } from './driver-queue.ts';
+import type { Descriptor, DriverQueue, UsedBuffer } from './driver-queue.ts';
 import { frame, type FramedRequest, type Framing, plainFraming } from './framing.ts';
 import type { GuestMemory } from './memory.ts';
 

@@ -3,7 +3,7 @@
  * and, with IN_ORDER, in which order they were added.
  */
 import { DESC_SIZE } from '../../abi/virtio-ring.ts';
-import type { Descriptor } from './driver-queue.ts';
+import type { Descriptor, UsedBuffer } from './driver-queue.ts';
 import type { GuestMemory } from './memory.ts';
 
 /** See the head of the file. Tokens are smaller than the queue's size. */
@@ -49,6 +49,14 @@ export class Chains {
   oldest(): number {
     if (this.#order === undefined || this.count === 0) return -1;
     return this.#order[this.#first] ?? -1;
+  }
+
+  /** With IN_ORDER, what answers `last` answers those before it first, as if written whole. */
+  answered(last: number, length: number): UsedBuffer {
+    const known = this.has(last);
+    const oldest = this.oldest();
+    const token = known && oldest !== -1 ? oldest : last;
+    return { token, length: token === last ? length : this.writable(token), known };
   }
 
   /** Notes a chain. A table of no entries is none. */

@@ -123,6 +123,14 @@ export interface DriverQueue {
   config(): DriverQueueConfig;
 }
 
+/** What a device needs to know of a queue that was made at `start`. */
+export function configOf(queue: DriverQueue, start: number): DriverQueueConfig {
+  const { size, desc, driver, device, packed, features } = queue;
+  const { indirect = false, eventIdx = false, inOrder = false } = features;
+  const position = { nextAvail: start, nextUsed: start };
+  return { size, desc, driver, device, packed, indirect, eventIdx, inOrder, position };
+}
+
 /** VIRTIO 1.3, 2.7.10: whether `event` is among the indices from `old` to `next - 1`. */
 export function needsEvent(event: number, next: number, old: number, cycle = 0x1_0000): boolean {
   return modulo(event - old, cycle) < modulo(next - old, cycle);
@@ -139,9 +147,4 @@ export function noRoom(free: number, needed: number): SluiceError {
     'ERR_SLUICE_OUT_OF_RANGE',
     `the ring has ${free} free descriptors, the chain needs ${needed}; take used buffers first`,
   );
-}
-
-/** An argument that no ring can be made from. */
-export function invalid(message: string): SluiceError {
-  return new SluiceError('ERR_SLUICE_INVALID_ARGUMENT', message);
 }

@@ -5,7 +5,7 @@
  * it writes (data of a read, then status). A framing cuts each into pieces, anywhere; a piece is a
  * descriptor, and one of no bytes is a descriptor of length 0.
  */
-import { invalid } from './driver-queue.ts';
+import { invalid } from '../../arguments.ts';
 
 /** The parts of a request, in bytes. */
 export interface RequestParts {

@@ -9,6 +9,7 @@
  * Views are as little-endian as WebAssembly and VIRTIO are; so are all hosts that run this.
  */
 import { MAP_ALIGN } from '../../abi/virtio-device.ts';
+import { invalid } from '../../arguments.ts';
 import { SluiceError } from '../../errors.ts';
 
 /** A byte of the guest: a bigint is its guest address, a number its offset in the buffer. */
@@ -322,10 +323,6 @@ function blockSize(lengthBytes: number): number {
 function padding(address: number, align: number): number {
   const past = address % align;
   return past === 0 ? 0 : align - past;
-}
-
-function invalid(message: string): SluiceError {
-  return new SluiceError('ERR_SLUICE_INVALID_ARGUMENT', message);
 }
 
 function outOfRange(message: string): SluiceError {

@@ -24,13 +24,14 @@ import {
   VIRTQ_DESC_F_WRITE,
   WRAP_BIT,
 } from '../../abi/virtio-ring.ts';
+import { invalid } from '../../arguments.ts';
 import { Chains, FreeList } from './chains.ts';
 import {
+  configOf,
   type Descriptor,
   type DriverQueue,
   type DriverQueueConfig,
   type DriverQueueOptions,
-  invalid,
   modulo,
   needsEvent,
   noRoom,
@@ -158,13 +159,11 @@ export class PackedDriver implements DriverQueue {
   takeUsed(): UsedBuffer | undefined {
     if (this.#batchId === NONE && !this.#readUsed()) return undefined;
     const last = this.#batchId;
-    const oldest = this.#chains.oldest();
-    const known = this.#chains.has(last);
-    const token = known && oldest !== NONE ? oldest : last;
-    const length = token === last ? this.#batchLength : this.#chains.writable(token);
+    const used = this.#chains.answered(last, this.#batchLength);
+    const { token, known } = used;
     this.#batchDescriptors += known ? this.#release(token) : this.#releaseOffered(token);
     if (token === last) this.#endBatch();
-    return { token, length, known };
+    return used;
   }
 
   setInterrupts(on: boolean): boolean {
@@ -188,10 +187,7 @@ export class PackedDriver implements DriverQueue {
   }
 
   config(): DriverQueueConfig {
-    const { size, desc, driver, device, packed, features } = this;
-    const { indirect = false, eventIdx = false, inOrder = false } = features;
-    const position = { nextAvail: this.#start, nextUsed: this.#start };
-    return { size, desc, driver, device, packed, indirect, eventIdx, inOrder, position };
+    return configOf(this, this.#start);
   }
 
   /** The next descriptor to be filled: its index, with the wrap counter in bit 15. */

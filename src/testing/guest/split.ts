@@ -26,13 +26,14 @@ import {
   VIRTQ_DESC_F_INDIRECT,
   VIRTQ_USED_F_NO_NOTIFY,
 } from '../../abi/virtio-ring.ts';
+import { invalid } from '../../arguments.ts';
 import { Chains, FreeList } from './chains.ts';
 import {
+  configOf,
   type Descriptor,
   type DriverQueue,
   type DriverQueueConfig,
   type DriverQueueOptions,
-  invalid,
   needsEvent,
   noRoom,
   type RingFeatures,
@@ -148,14 +149,12 @@ export class SplitDriver implements DriverQueue {
   takeUsed(): UsedBuffer | undefined {
     if (this.#batchId === NONE && !this.#readUsed()) return undefined;
     const last = this.#batchId;
-    const oldest = this.#chains.oldest();
-    const known = this.#chains.has(last);
-    const token = known && oldest !== NONE ? oldest : last;
-    const length = token === last ? this.#batchLength : this.#chains.writable(token);
+    const used = this.#chains.answered(last, this.#batchLength);
+    const { token, known } = used;
     this.#batchCount++;
     if (known) this.#release(token);
     if (token === last) this.#endBatch();
-    return { token, length, known };
+    return used;
   }
 
   setInterrupts(on: boolean): boolean {
@@ -181,10 +180,7 @@ export class SplitDriver implements DriverQueue {
   }
 
   config(): DriverQueueConfig {
-    const { size, desc, driver, device, packed, features } = this;
-    const { indirect = false, eventIdx = false, inOrder = false } = features;
-    const position = { nextAvail: this.#start, nextUsed: this.#start };
-    return { size, desc, driver, device, packed, indirect, eventIdx, inOrder, position };
+    return configOf(this, this.#start);
   }
 
   /** The place of a descriptor of the table. */

@@ -6,7 +6,7 @@
  * where batch is the number of the notification that brought it, or a time in milliseconds. Lines
  * in a row with the same batch came together. Data is not recorded, nor what was discarded.
  */
-import { SluiceError } from '../../errors.ts';
+import { invalid } from '../../arguments.ts';
 import { BLK_RANGE_SIZE } from '../../abi/virtio-blk.ts';
 import {
   VIRTIO_BLK_T_DISCARD,
@@ -91,8 +91,7 @@ function parseLine(line: string, lineNumber: number): GuestTraceRequest & { at: 
   const [at = NaN, type = NaN, sector = NaN, bytes = NaN, descriptors = NaN] = columns.map(Number);
   const whole = [type, sector, bytes, descriptors].every((n) => Number.isSafeInteger(n) && n >= 0);
   if (columns.length !== 5 || !whole || !Number.isFinite(at)) {
-    throw new SluiceError(
-      'ERR_SLUICE_INVALID_ARGUMENT',
+    throw invalid(
       `line ${lineNumber} is not \`batch type sector bytes descriptors\`: ${JSON.stringify(line)}`,
     );
   }

@@ -6,7 +6,7 @@ import * as abi from '../../../src/abi/virtio-device.ts';
 import type { DriverQueueConfig } from '../../../src/testing/guest/driver-queue.ts';
 import { ENGINE_BASE } from '../../driver.ts';
 import { both, each, type Play, type Row } from './row.ts';
-import { BODY, DESC, DEVICE, DRIVER, MEM, STATUS, type World } from './world.ts';
+import { BODY, DESC, DEVICE, DRIVER, MEM, type World } from './world.ts';
 
 const OFF = { attached: false } as const;
 
@@ -27,11 +27,7 @@ function refused(error: number, wrongs: (world: World) => readonly Wrong[]): Pla
 /** The read of sector 3 is served. */
 function served(world: World): void {
   world.offer(world.request(VIRTIO_BLK_T_IN, 3, 512));
-  const writes = [
-    [BODY, world.sectors(3)],
-    [STATUS, [0]],
-  ] as const;
-  world.run({ used: [{ length: 513 }], writes });
+  world.run({ used: [{ length: 513 }], writes: world.readWrites() });
 }
 
 /** The host's words of queue 0 say something else. */

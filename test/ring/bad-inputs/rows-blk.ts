@@ -67,11 +67,7 @@ function readBehindBarrier(world: World): void {
   const parts = world.request(IN, 3, 512);
   world.header(VIRTIO_BLK_T_BARRIER + IN, 3);
   world.offer(parts);
-  const writes = [
-    [BODY, world.sectors(3)],
-    [STATUS, [OK]],
-  ] as const;
-  world.run({ used: [{ length: 513 }], writes });
+  world.run({ used: [{ length: 513 }], writes: world.readWrites() });
 }
 
 /** GET_ID into so many bytes. */

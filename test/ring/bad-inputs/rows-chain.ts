@@ -26,14 +26,6 @@ function read(world: World, header: Partial<Part> = {}, data: Partial<Part> = {}
   return [{ ...first, ...header }, { ...second, ...data }, status];
 }
 
-/** What a read of sector 3 writes. */
-function readWrites(world: World, at = BODY): [number, ArrayLike<number>][] {
-  return [
-    [at, world.sectors(3)],
-    [STATUS, [OK]],
-  ];
-}
-
 /** The read of sector 3, with the `next` of a descriptor wrong. */
 function nextOf(descriptor: number, next: number, error: number, at = next): Play {
   return (world) => {
@@ -114,12 +106,12 @@ const LINK_ROWS: readonly Row[] = [
       const parts = read(world);
       world.offer(parts);
       world.put(2, parts[2]!, 0xbeef);
-      world.run({ used: [{ length: 513 }], writes: readWrites(world) });
+      world.run({ used: [{ length: 513 }], writes: world.readWrites() });
     },
     packed(world) {
       world.offer(read(world));
       world.put(3, { at: 0xbeef_beef_beefn, length: 0xbeef, flags: 0x4447 }, 0xbeef);
-      world.run({ used: [{ length: 513 }], writes: readWrites(world) });
+      world.run({ used: [{ length: 513 }], writes: world.readWrites() });
     },
   }),
   both('V16', 'a data descriptor of no length is empty: a read of nothing goes well', (world) => {
@@ -136,7 +128,7 @@ const LINK_ROWS: readonly Row[] = [
     const [header, data, status] = read(world) as [Part, Part, Part];
     const none = { ...nothing, flags: W };
     world.offer([nothing, header, nothing, none, data, none, status, none]);
-    world.run({ used: [{ length: 513 }], writes: readWrites(world) });
+    world.run({ used: [{ length: 513 }], writes: world.readWrites() });
   }),
 ];
 
@@ -178,7 +170,7 @@ const PLACE_ROWS: readonly Row[] = [
   ),
   both('V21', 'a buffer that ends where the guest memory does is served', (world) => {
     world.offer(read(world, {}, { at: MEM - 512 }));
-    world.run({ used: [{ length: 513 }], writes: readWrites(world, MEM - 512) });
+    world.run({ used: [{ length: 513 }], writes: world.readWrites(MEM - 512) });
   }),
   both(
     'V22',
@@ -237,7 +229,7 @@ const SHAPE_ROWS: readonly Row[] = [
       length,
     });
     world.offer([at(0, 4), at(4, 4), at(8, 8), ...rest]);
-    world.run({ used: [{ length: 513 }], writes: readWrites(world) });
+    world.run({ used: [{ length: 513 }], writes: world.readWrites() });
   }),
   both('V30', 'header and data of a write in one descriptor are served', (world) => {
     const header = world.header(OUT, 2);
@@ -251,7 +243,7 @@ const SHAPE_ROWS: readonly Row[] = [
   }),
   both('V31', 'data and status of a read in one descriptor are served', (world) => {
     world.offer([world.header(IN, 3), { at: STATUS - 512, length: 513, flags: W }]);
-    world.run({ used: [{ length: 513 }], writes: readWrites(world, STATUS - 512) });
+    world.run({ used: [{ length: 513 }], writes: world.readWrites(STATUS - 512) });
   }),
   both(
     'V32',
@@ -260,13 +252,13 @@ const SHAPE_ROWS: readonly Row[] = [
       const [header, data, status] = read(world) as [Part, Part, Part];
       world.ram.fill(0xff, STATUS, STATUS + 5);
       world.offer([header, data, { ...status, length: 5 }]);
-      const writes = [...readWrites(world), [STATUS, [0, 0, 0, 0, OK]]] as const;
+      const writes = [...world.readWrites(), [STATUS, [0, 0, 0, 0, OK]]] as const;
       world.run({ used: [{ length: 517 }], writes });
     },
   ),
   both('V33', 'reserved flags mean nothing', (world) => {
     world.offer(read(world, { flags: 0xfff8 }, { flags: W | 0xfff8 }));
-    world.run({ used: [{ length: 513 }], writes: readWrites(world) });
+    world.run({ used: [{ length: 513 }], writes: world.readWrites() });
   }),
 ];
 

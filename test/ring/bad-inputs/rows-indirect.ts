@@ -27,11 +27,7 @@ function indirect(world: World): Part {
 
 /** The read of sector 3 is served. */
 function served(world: World): void {
-  const writes = [
-    [BODY, world.sectors(3)],
-    [STATUS, [OK]],
-  ] as const;
-  world.run({ used: [{ length: 513 }], writes });
+  world.run({ used: [{ length: 513 }], writes: world.readWrites() });
 }
 
 /** The table is named wrongly. */

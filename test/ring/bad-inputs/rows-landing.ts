@@ -27,14 +27,6 @@ function read(world: World, at: number): [Part, Part, Part] {
   return [header, { ...data, at }, status];
 }
 
-/** What a read of sector 3 writes. */
-function readWrites(world: World, at: number): [number, ArrayLike<number>][] {
-  return [
-    [at, world.sectors(3)],
-    [STATUS, [OK]],
-  ];
-}
-
 /** Makes sector 3 these bytes. */
 function fillSector(world: World, fill: (view: DataView) => void): Uint8Array {
   const sector = new Uint8Array(512).fill(0x05);
@@ -74,7 +66,7 @@ export const LANDING_ROWS: readonly Row[] = [
         view.setUint16(next * 16 + 14, world.packed ? table.flags | VIRTQ_DESC_F_AVAIL : 0, true);
       });
       world.offer(read(world, DESC));
-      world.run({ used: [{ length: 513 }], writes: readWrites(world, DESC) });
+      world.run({ used: [{ length: 513 }], writes: world.readWrites(DESC) });
       if (world.packed) world.skip(1);
       else world.avail(0);
       servedAgain(world);
@@ -91,14 +83,14 @@ export const LANDING_ROWS: readonly Row[] = [
         view.setUint16(6, 9, true);
       });
       world.offer(read(world, DRIVER));
-      world.run({ used: [{ length: 513 }], writes: readWrites(world, DRIVER), interrupt: false });
+      world.run({ used: [{ length: 513 }], writes: world.readWrites(DRIVER), interrupt: false });
       world.view.setUint16(DRIVER, 0, true);
       servedAgain(world, 9);
     },
     packed(world) {
       fillSector(world, (view) => view.setUint16(2, RING_EVENT_FLAGS_DISABLE, true));
       world.offer(read(world, DRIVER));
-      world.run({ used: [{ length: 513 }], writes: readWrites(world, DRIVER), interrupt: false });
+      world.run({ used: [{ length: 513 }], writes: world.readWrites(DRIVER), interrupt: false });
       world.view.setUint16(DRIVER + 2, 0, true);
       world.offer([secondRead(world)]);
       servedAgain(world);
@@ -108,7 +100,7 @@ export const LANDING_ROWS: readonly Row[] = [
     split(world) {
       world.offer(read(world, DRIVER));
       // Sector 3 says 0x0303 entries, and no interrupts.
-      world.run({ used: [{ length: 513 }], writes: readWrites(world, DRIVER), interrupt: false });
+      world.run({ used: [{ length: 513 }], writes: world.readWrites(DRIVER), interrupt: false });
       world.run({ error: RING_ERROR_AVAIL_INDEX, head: 1 });
     },
     packed: 'a packed ring has no index',
@@ -118,7 +110,7 @@ export const LANDING_ROWS: readonly Row[] = [
     "data that lands on the device area comes back once; the index is the device's",
     (world) => {
       world.offer(read(world, DEVICE));
-      world.run({ used: [{ length: 513 }], writes: readWrites(world, DEVICE) });
+      world.run({ used: [{ length: 513 }], writes: world.readWrites(DEVICE) });
       world.offer([secondRead(world)]);
       servedAgain(world);
     },

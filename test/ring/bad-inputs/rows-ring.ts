@@ -31,14 +31,6 @@ function offerRead(world: World, first = 0, id = world.id): void {
   world.offer(world.request(IN, 3, 512), first, id);
 }
 
-/** What the read of sector 3 writes. */
-function readWrites(world: World): [number, ArrayLike<number>][] {
-  return [
-    [BODY, world.sectors(3)],
-    [STATUS, [0]],
-  ];
-}
-
 function refusedSize(world: World): void {
   expect(world.rig.attach(0, world.config())).toBe(ATTACH_SIZE);
   // A kick of a queue that is off means nothing.
@@ -48,13 +40,13 @@ function refusedSize(world: World): void {
 
 function served(world: World): void {
   offerRead(world);
-  world.run({ used: [{ length: 513 }], writes: readWrites(world) });
+  world.run({ used: [{ length: 513 }], writes: world.readWrites() });
 }
 
 function servedWithId(id: number): (world: World) => void {
   return (world) => {
     offerRead(world, 0, id);
-    world.run({ used: [{ id, length: 513 }], writes: readWrites(world) });
+    world.run({ used: [{ id, length: 513 }], writes: world.readWrites() });
   };
 }
 
@@ -99,7 +91,7 @@ export const RING_ROWS: readonly Row[] = [
         const [header, data, status] = world.request(IN, 3, 512);
         world.offer([header, data, status]);
         world.putSlot(3, { ...header, flags: N }, 9);
-        const back = { used: [{ length: 513 }], writes: readWrites(world) };
+        const back = { used: [{ length: 513 }], writes: world.readWrites() };
         world.run({ ...back, error: RING_ERROR_AVAIL_INDEX, head: 3 });
       },
     },
@@ -133,13 +125,13 @@ export const RING_ROWS: readonly Row[] = [
     split(world) {
       offerRead(world);
       world.avail(0);
-      const back = { used: [{ length: 513 }], writes: readWrites(world) };
+      const back = { used: [{ length: 513 }], writes: world.readWrites() };
       world.run({ ...back, error: RING_ERROR_IN_FLIGHT });
     },
     packed(world) {
       offerRead(world);
       world.offer(otherRead(world), 3);
-      const back = { used: [{ length: 513 }], writes: readWrites(world) };
+      const back = { used: [{ length: 513 }], writes: world.readWrites() };
       world.run({ ...back, error: RING_ERROR_IN_FLIGHT, head: 3 });
     },
   }),
@@ -148,14 +140,14 @@ export const RING_ROWS: readonly Row[] = [
       offerRead(world);
       world.avail(300);
       world.offer(otherRead(world), 3);
-      const back = { used: [{ length: 513 }], writes: readWrites(world) };
+      const back = { used: [{ length: 513 }], writes: world.readWrites() };
       world.run({ ...back, error: RING_ERROR_HEAD, head: 300 });
     },
     packed(world) {
       offerRead(world);
       world.offer([{ at: MEM, length: 16, flags: 0 }], 3, 6);
       world.offer(otherRead(world), 4, 7);
-      const back = { used: [{ length: 513 }], writes: readWrites(world) };
+      const back = { used: [{ length: 513 }], writes: world.readWrites() };
       world.run({ ...back, error: RING_ERROR_RANGE, head: 3, descriptor: 3 });
     },
   }),
@@ -197,7 +189,7 @@ export const RING_ROWS: readonly Row[] = [
       for (let i = 0; i < 40; i++) {
         offerRead(world, 0, i);
         const id = world.packed ? i : 0;
-        world.run({ used: [{ id, length: 513 }], writes: readWrites(world) });
+        world.run({ used: [{ id, length: 513 }], writes: world.readWrites() });
       }
     },
     { size: 16 },

@@ -107,11 +107,7 @@ export const TIME_ROWS: readonly Row[] = [
     world.ram.fill(0xff, HEADER, HEADER + 16);
     world.keep();
     world.rig.settle();
-    const writes = [
-      [BODY, world.sectors(3)],
-      [STATUS, [0]],
-    ] as const;
-    world.check({ used: [{ length: 513 }], writes });
+    world.check({ used: [{ length: 513 }], writes: world.readWrites() });
   }),
   both('V82', 'an indirect table that changes after it was taken means nothing', (world) => {
     const table = world.table(world.request(IN, 3, 512));
@@ -120,11 +116,7 @@ export const TIME_ROWS: readonly Row[] = [
     world.ram.fill(0xff, TABLE, TABLE + 48);
     world.keep();
     world.rig.settle();
-    const writes = [
-      [BODY, world.sectors(3)],
-      [STATUS, [0]],
-    ] as const;
-    world.check({ used: [{ length: 513 }], writes });
+    world.check({ used: [{ length: 513 }], writes: world.readWrites() });
   }),
   each('V83', "what is made available after the index was read is the next batch's", {
     split(world) {

@@ -241,6 +241,14 @@ export class World {
     return this.disk.slice(sector * 512, (sector + count) * 512);
   }
 
+  /** What the read of sector 3 writes, its data at `at`. */
+  readWrites(at = BODY): [number, ArrayLike<number>][] {
+    return [
+      [at, this.sectors(3)],
+      [STATUS, [0]],
+    ];
+  }
+
   /** What the guest has written itself since the last step counts as nobody's damage. */
   keep(): void {
     this.#shadow = this.ram.slice();
