@@ -14,6 +14,7 @@ import {
   CONFIG_FILES,
   CONFIG_FLAGS,
   CONFIG_FLUSH_WAIT,
+  CONFIG_MAP,
   CONFIG_MERGE_BYTES,
   CONFIG_READ_EXPIRY,
   CONFIG_WRITE_EXPIRY,
@@ -50,7 +51,7 @@ export class Engine {
   batch: u32;
   writesStarved: u32;
   flushWait: u32;
-  private reserved0: u32;
+  map: u32;
   private reserved1: u64;
   // 64: ring positions
   requestHead: u32;
@@ -102,6 +103,7 @@ if (offsetof<Engine>('writeExpiry') != CONFIG_WRITE_EXPIRY) ERROR('Engine.writeE
 if (offsetof<Engine>('batch') != CONFIG_BATCH) ERROR('Engine.batch');
 if (offsetof<Engine>('writesStarved') != CONFIG_WRITES_STARVED) ERROR('Engine.writesStarved');
 if (offsetof<Engine>('flushWait') != CONFIG_FLUSH_WAIT) ERROR('Engine.flushWait');
+if (offsetof<Engine>('map') != CONFIG_MAP) ERROR('Engine.map');
 if (offsetof<Engine>('requestHead') != REQUEST_HEAD) ERROR('Engine.requestHead');
 if (offsetof<Engine>('requestTail') != REQUEST_TAIL) ERROR('Engine.requestTail');
 if (offsetof<Engine>('commandHead') != COMMAND_HEAD) ERROR('Engine.commandHead');

@@ -35,6 +35,9 @@ import { initElevator } from './schedule/elevator.ts';
 import { initFlush } from './schedule/flush.ts';
 import { initHazards } from './schedule/hazard.ts';
 import { initStability } from './schedule/stability.ts';
+import { initUnwritten } from './schedule/unwritten.ts';
+import { initQcow2, measureMap as measure } from './map/qcow2/index.ts';
+import { Qcow2 } from './map/qcow2/state.ts';
 
 /** Bytes of memory that an engine needs at a base on a 64-byte boundary. */
 export function regionSize(): u32 {
@@ -59,6 +62,7 @@ export function init(base: usize): u32 {
   initDeadline(base);
   initFlush(base);
   initStability(base);
+  initUnwritten(base);
   initFlights(base);
   initCommands(base);
   return 1;
@@ -70,7 +74,7 @@ function isWithinLimits(engine: Engine): bool {
   if (popcnt(engine.blockSize) != 1 || engine.blockSize > 1 << 20) return false;
   if (engine.depth == 0 || engine.depth > <u32>COMMAND_SLOTS) return false;
   if (engine.files == 0 || engine.files > <u32>FILES) return false;
-  if (engine.files > 1) {
+  if (engine.files > 1 && engine.map == 0) {
     if (popcnt(engine.chunkBytes) != 1) return false;
     if (engine.chunkBytes < max(engine.blockSize, <u32>SECTOR_SIZE)) return false;
   }
@@ -85,6 +89,22 @@ function isWithinLimits(engine: Engine): bool {
  */
 export function pump(base: usize, now: f64): u32 {
   return run(base, now);
+}
+
+/**
+ * Settles where the parts of a qcow2 mapping lie, from the configuration at CONFIG_MAP (map.ts).
+ * Returns the bytes of its region, or 0 when they are too many.
+ */
+export function measureMap(base: usize): u32 {
+  return measure(Qcow2.of(base));
+}
+
+/**
+ * Makes a mapping of the region at CONFIG_MAP, which was measured. The host fills the L1 table, the
+ * refcount table, the list of ranges and the header copy, at MAP_*_AT, before the first `pump`.
+ */
+export function initMap(base: usize): void {
+  initQcow2(Qcow2.of(base));
 }
 
 /** Bytes of memory that a virtio device with so many queues needs behind its engine. */

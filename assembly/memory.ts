@@ -26,7 +26,8 @@ export const RESET_STATE: usize = BARRIER_STATE + 64;
 export const DEADLINE_STATE: usize = RESET_STATE + 64;
 export const COMMAND_STATE: usize = DEADLINE_STATE + 64;
 export const FLIGHT_STATE: usize = COMMAND_STATE + 64;
-export const EXTENT: usize = FLIGHT_STATE + 64;
+export const UNWRITTEN_STATE: usize = FLIGHT_STATE + 64;
+export const EXTENT: usize = UNWRITTEN_STATE + 64;
 
 // Tables.
 export const SLOT_SIZE: usize = 128;
@@ -53,7 +54,9 @@ export const FLIGHTS: usize = QUEUE_TABLE + <usize>QUEUES * QUEUE_SIZE;
 export const COMMAND_SLOT_SIZE: usize = 16;
 export const COMMANDS: usize = FLIGHTS + <usize>FLIGHT_SLOTS * FLIGHT_SIZE;
 export const SEGMENTS: usize = COMMANDS + <usize>COMMAND_SLOTS * COMMAND_SLOT_SIZE;
-export const TABLES_END: usize = SEGMENTS + COMMAND_SLOTS * MERGE_SEGMENTS * SEGMENT_SIZE;
+/** Room for what a mapping writes before and after the data. */
+export const TABLE_ENTRIES: i32 = MERGE_SEGMENTS + 2;
+export const TABLES_END: usize = SEGMENTS + COMMAND_SLOTS * TABLE_ENTRIES * SEGMENT_SIZE;
 
 if (EXTENT + 64 > <usize>REQUEST_RING) ERROR('the state of the stages runs into the rings');
 if (REQUEST_RING + RING_ENTRIES * REQUEST_SIZE != COMMAND_RING) ERROR('COMMAND_RING');

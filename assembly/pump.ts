@@ -5,34 +5,16 @@
 // P2  Same bytes in, same bytes out: there is no clock, no randomness and no host call in here.
 //     Time is what the caller says.
 
-import { COMMAND_SLOTS, REQUEST_SLOTS } from '../src/abi/limits.ts';
-import {
-  CONFIG_DEADLINE,
-  COUNT_MERGED,
-  COUNT_REISSUED,
-  STATE_WAIT_NEVER,
-} from '../src/abi/region.ts';
-import { ON_ERROR_REPORT, ON_ERROR_STOP } from '../src/abi/virtio-device.ts';
-import { OP_BLOCK_STATUS, OP_FLUSH, OP_SET_WCE, OP_WRITE, STATUS_OK } from '../src/abi/request.ts';
-import { emitPiece, emitSync } from './command/emit.ts';
-import {
-  closeFlight,
-  Flight,
-  mustWait,
-  noteAnswer,
-  openFlight,
-  setStalled,
-  stalledFlight,
-} from './command/flight.ts';
-import { errnoShown, Result, resultsWaiting, statusOf, takeResult } from './command/result.ts';
-import { closeCommand, commandRoom, CommandSlot } from './command/slot.ts';
+import { emitSync } from './command/emit.ts';
+import { resultsWaiting, takeResult } from './command/result.ts';
 import { Device, hasDevice } from './device.ts';
-import { count, Engine, NONE, setClock } from './engine.ts';
-import { mapStripe } from './map/stripe.ts';
-import { submitChain } from './request/blk.ts';
+import { dispatch, takeAnswer } from './dispatch.ts';
+import { Engine, NONE, setClock } from './engine.ts';
+import { sendOrders, stepMapping, takeOrderAnswer, waitOfMapping } from './mapped.ts';
 import { hasRequests, writeStatus } from './request/blk-answer.ts';
+import { submitChain } from './request/blk.ts';
 import { publish } from './request/complete.ts';
-import { actionOf, hold, keepHeld, takeHeld } from './request/hold.ts';
+import { keepHeld, takeHeld } from './request/hold.ts';
 import {
   abort,
   concerns,
@@ -42,12 +24,15 @@ import {
   takeReset,
 } from './request/reset.ts';
 import {
-  finish,
+  PLACE_ALONE,
   PLACE_BLOCKED,
   PLACE_FREE,
   PLACE_READY,
+  PLACE_UNWRITTEN,
   PLACE_WAITING,
   Slot,
+  SlotPool,
+  finish,
   takeDone,
 } from './request/slot.ts';
 import { canTake, isReset, isWriteClass, takeRequest } from './request/take.ts';
@@ -62,23 +47,13 @@ import {
   startBarrier,
   takeBarrier,
 } from './schedule/barrier.ts';
-import { dueRun } from './schedule/deadline.ts';
-import {
-  collectRuns,
-  enqueue,
-  keepRest,
-  oldestRun,
-  Run,
-  takeRun,
-  withdrawReady,
-} from './schedule/elevator.ts';
+import { enqueue, withdrawReady } from './schedule/elevator.ts';
 import {
   awaitStable,
   companionDelay,
   delaySync,
   endSync,
   needsSync,
-  noteVolatileWrite,
   startSync,
   takeFlush,
   withdrawWaiter,
@@ -91,27 +66,40 @@ import {
   takeUnblocked,
   withdrawBlocked,
 } from './schedule/hazard.ts';
-import { classify, declassify, goesDirect } from './schedule/stability.ts';
+import { classify, declassify } from './schedule/stability.ts';
 import { supersede } from './schedule/supersede.ts';
+import {
+  AFTER_BARRIER,
+  AFTER_FLUSH,
+  AFTER_STABLE,
+  withdrawUnwritten,
+} from './schedule/unwritten.ts';
+import { failUnwritten, mustBeWritten, nextWritten, writeForWaiters } from './written.ts';
+import { COMMAND_SLOTS, METADATA_IDS, REQUEST_SLOTS } from '../src/abi/limits.ts';
+import { OP_FLUSH, OP_SET_WCE, OP_WRITE, STATUS_OK } from '../src/abi/request.ts';
 
 /** Runs the engine over one batch at `now` microseconds. Returns the commands for the host. */
 export function run(engine: usize, now: f64): u32 {
   setClock(engine, now);
+  const state = changetype<Engine>(engine);
   const guest = hasDevice(engine);
   if (guest) beginTaking(engine);
   takeResults(engine);
   settle(engine);
   do {
-    if (guest) takeChains(engine);
-    takeRequests(engine);
-    settle(engine);
-    if (finishResets(engine)) settle(engine);
-    passBarrier(engine);
-  } while (hasMore(engine));
-  dispatch(engine);
+    do {
+      if (guest) takeChains(engine);
+      takeRequests(engine);
+      settle(engine);
+      if (finishResets(engine)) settle(engine);
+      passBarrier(engine);
+    } while (hasMore(engine));
+    dispatch(engine);
+    if (state.map != 0) workMapping(engine);
+    // What needed no command is done already, and may have set others free.
+  } while (SlotPool.of(engine).doneHead != NONE);
   startSyncs(engine);
   if (guest) publishUsed(engine);
-  const state = changetype<Engine>(engine);
   return state.commandTail - state.commandHead;
 }
 
@@ -126,59 +114,9 @@ function takeResults(engine: usize): void {
   for (let left = resultsWaiting(engine); left != 0; left--) {
     const result = takeResult(engine);
     if (result.id < <u32>COMMAND_SLOTS) takeAnswer(engine, result);
+    else if (result.id >= <u32>METADATA_IDS) takeOrderAnswer(engine, result);
     else endSync(engine, result.id - COMMAND_SLOTS, result.errno);
   }
-}
-
-/** The answer to a data command, which may be the last that its flight waits for. */
-function takeAnswer(engine: usize, result: Result): void {
-  const errno = result.errno;
-  const file = CommandSlot.at(engine, result.id).file;
-  const id = closeCommand(engine, result.id);
-  const flight = Flight.at(engine, id);
-  // A failed stable write is in an unknown state, so it counts as volatile (flush.ts, F5).
-  if (isWriteClass(Slot.at(engine, flight.head).op) && (!flight.direct || errno != 0)) {
-    noteVolatileWrite(engine, file);
-  }
-  if (noteAnswer(engine, id, errno, result.value)) land(engine, id);
-}
-
-/** A flight that is decided decides for every request that rode in it. */
-function land(engine: usize, id: u32): void {
-  const flight = Flight.at(engine, id);
-  const errno = flight.errno;
-  const merged = flight.parts > 1;
-  for (let index = flight.head; index != NONE;) {
-    const slot = Slot.at(engine, index);
-    const next = slot.next;
-    slot.value = flight.value;
-    if (errno == 0 && slot.stable && !flight.direct) awaitStable(engine, index);
-    else if (errno != 0 && merged) sendAgainAlone(engine, index);
-    else if (errno != 0) fail(engine, index, errno);
-    else finish(engine, index, STATUS_OK, 0);
-    index = next;
-  }
-  closeFlight(engine, id);
-}
-
-/** A part of a failed merged flight gets a status of its own. */
-function sendAgainAlone(engine: usize, index: u32): void {
-  if (isResetting(engine, index)) {
-    abort(engine, index);
-    return;
-  }
-  Slot.at(engine, index).alone = 1;
-  count(engine, COUNT_REISSUED, 1);
-  enqueue(engine, index);
-}
-
-/** A request has failed: what that means is up to whoever it is from (hold.ts). */
-function fail(engine: usize, index: u32, errno: u32): void {
-  const action = actionOf(engine, index, errno);
-  if (isResetting(engine, index) || action == ON_ERROR_REPORT) {
-    finish(engine, index, statusOf(errno), errnoShown(errno));
-  } else if (action == ON_ERROR_STOP) hold(engine, index, errno);
-  else finish(engine, index, STATUS_OK, 0);
 }
 
 /** Sends again what errors have stopped. */
@@ -234,16 +172,49 @@ function start(engine: usize, index: u32): void {
   if (isWriteClass(slot.op)) classify(engine, index);
   switch (slot.op) {
     case OP_FLUSH:
-      takeFlush(engine, index);
+      flush(engine, index);
       return;
     case OP_SET_WCE:
       changetype<Engine>(engine).wce = <u32>slot.length;
       if (slot.length != 0) finish(engine, index, STATUS_OK, 0);
-      else takeFlush(engine, index);
+      else flush(engine, index);
       return;
     default:
       if (slot.length == 0) finish(engine, index, STATUS_OK, 0);
       else order(engine, index);
+  }
+}
+
+/** A flush makes tables stable, too, where there are any. */
+function flush(engine: usize, index: u32): void {
+  if (!mustBeWritten(engine, index, AFTER_FLUSH)) takeFlush(engine, index);
+}
+
+/** A mapping's own work: tables, parked flights, and who waits for tables. */
+function workMapping(engine: usize): void {
+  for (let goes: bool = true; goes;) {
+    goes = stepMapping(engine);
+    for (let index = nextWritten(engine); index != NONE; index = nextWritten(engine)) {
+      goes = true;
+      goOnWritten(engine, index);
+    }
+    if (failUnwritten(engine)) goes = true;
+    if (writeForWaiters(engine)) goes = true;
+  }
+  sendOrders(engine);
+}
+
+/** Goes on with a request for which the tables are written now (unwritten.ts). */
+function goOnWritten(engine: usize, index: u32): void {
+  switch (Slot.at(engine, index).after) {
+    case AFTER_FLUSH:
+      takeFlush(engine, index);
+      return;
+    case AFTER_STABLE:
+      awaitStable(engine, index);
+      return;
+    default:
+      beginBarrier(engine, index);
   }
 }
 
@@ -262,8 +233,13 @@ function order(engine: usize, index: u32): void {
 function passBarrier(engine: usize): void {
   const index = drainedBarrier(engine);
   if (index == NONE) return;
-  if (startBarrier(engine, index)) start(engine, index);
+  if (Slot.at(engine, index).place != PLACE_ALONE) return;
+  if (!mustBeWritten(engine, index, AFTER_BARRIER)) beginBarrier(engine, index);
   settle(engine);
+}
+
+function beginBarrier(engine: usize, index: u32): void {
+  if (startBarrier(engine, index)) start(engine, index);
 }
 
 /** Takes a reset, and ends what the host has not got (reset.ts, R1). */
@@ -280,6 +256,9 @@ function resetQueues(engine: usize, reset: u32): void {
         break;
       case PLACE_WAITING:
         withdrawWaiter(engine, index);
+        break;
+      case PLACE_UNWRITTEN:
+        withdrawUnwritten(engine, index);
         break;
       default:
         continue;
@@ -324,63 +303,16 @@ function publishSuperseded(engine: usize, index: u32): void {
   }
 }
 
-/** Sorts, merges and sends as much as the host takes. */
-function dispatch(engine: usize): void {
-  const stalled = stalledFlight(engine);
-  if (stalled != NONE && !advance(engine, stalled)) return;
-  const room = commandRoom(engine);
-  if (room == 0) return;
-  const runs = collectRuns(engine);
-  const state = changetype<Engine>(engine);
-  // A run on several files may take several commands: whether all find room is not known.
-  const chooses = runs > room || state.files > 1;
-  const deadline = state.has(CONFIG_DEADLINE);
-  let sent: bool = true;
-  for (let i: u32 = 0; i < runs && sent; i++) {
-    let next = Run.at(engine, i);
-    if (chooses) next = deadline ? dueRun(engine) : oldestRun(engine);
-    sent = send(engine, next);
-  }
-  keepRest(engine);
-}
-
-/** Opens a flight for a run; true when the host has taken it whole and takes more. */
-function send(engine: usize, next: Run): bool {
-  const first = Slot.at(engine, next.head);
-  const direct = goesDirect(engine, first, next.parts, next.bytes);
-  count(engine, COUNT_MERGED, next.parts - 1);
-  const flight = openFlight(engine, next.head, next.parts, next.bytes, direct);
-  takeRun(engine, next);
-  return advance(engine, flight) && commandRoom(engine) != 0;
-}
-
-/** Maps and emits what is left of a flight, as far as the host takes it; true when all is out. */
-function advance(engine: usize, id: u32): bool {
-  const flight = Flight.at(engine, id);
-  while (flight.sent != flight.length) {
-    if (commandRoom(engine) == 0 || mustWait(engine, flight)) {
-      setStalled(engine, id);
-      return false;
-    }
-    const extent = mapStripe(engine, flight.offset + flight.sent, flight.length - flight.sent);
-    // The answer may be shorter than the question.
-    if (Slot.at(engine, flight.head).op == OP_BLOCK_STATUS) flight.length = extent.length;
-    emitPiece(engine, id, extent.file, extent.hostOffset, extent.length);
-  }
-  setStalled(engine, NONE);
-  return true;
-}
-
 /** Starts the syncs that somebody waits for, or says for how long they are put off. */
 function startSyncs(engine: usize): void {
   const state = changetype<Engine>(engine);
   // Nobody can join a barrier.
   const delay = barrierStands(engine) ? 0 : companionDelay(engine);
-  state.wait = <u32>STATE_WAIT_NEVER;
+  state.wait = waitOfMapping(engine);
   for (let file: u32 = 0; file < state.files; file++) {
     if (!needsSync(engine, file)) continue;
     if (delay != 0) {
-      state.wait = delay;
+      state.wait = min(state.wait, delay);
       delaySync(engine);
     } else {
       startSync(engine, file);

@@ -13,7 +13,8 @@ export interface DiskGeometry {
 }
 
 /** Several files have one size, which is whole chunks (scheduling-options.ts). */
-export function diskOver(backends: readonly Backend[]): DiskGeometry {
+export function diskOver(files: readonly (Backend | undefined)[]): DiskGeometry {
+  const backends = files.filter((file) => file !== undefined);
   const depth = backends.reduce((sum, backend) => sum + backend.depth, 0);
   return {
     sizeBytes: backends.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),

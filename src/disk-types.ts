@@ -1,6 +1,7 @@
 /** The shapes of a disk's calls. */
 import type { CacheAxes, CacheModeName } from './cache-mode.ts';
 import type { SchedulingOptions } from './engine.ts';
+import type { Mapping } from './mapping.ts';
 import type { Tracer } from './trace/tracer.ts';
 
 /** Byte offsets and lengths: a number up to 2^53-1, or a bigint of the same range. */
@@ -55,6 +56,8 @@ export interface DiskOptions extends SchedulingOptions {
   readonly mergeBytes?: number | undefined;
   /** Is told of every request and completion; closed with the disk. */
   readonly tracer?: Tracer | undefined;
+  /** The backends are those of a format's mapping. */
+  readonly mapping?: Mapping | undefined;
   /** A build of the engine; default: the inlined release build. */
   readonly module?: WebAssembly.Module | undefined;
 }

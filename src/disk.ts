@@ -25,6 +25,7 @@ import { MAX_MERGE_BYTES } from './abi/limits.ts';
 import { invalid, toBytes, toNumber, toSwitch, toWhole } from './arguments.ts';
 import type { Backend } from './backend/backend.ts';
 import { type CacheAxes, type CacheMode, resolveCacheMode } from './cache-mode.ts';
+import { transfer } from './disk-asks.ts';
 import { extentsAt } from './disk-extents.ts';
 import type {
   ByteCount,
@@ -38,6 +39,7 @@ import type {
 import { EngineDevice } from './engine-device.ts';
 import { SluiceError } from './errors.ts';
 import { type Ask, PromisedRequests } from './promised-requests.ts';
+import { notSettled, settleMapping } from './settle-mapping.ts';
 import { toArenaBytes } from './place.ts';
 import { type ResizeOptions, resizeDevice } from './resize.ts';
 import { checkScheduling } from './scheduling-options.ts';
@@ -61,7 +63,7 @@ export class Disk implements AsyncDisposable {
   /** The axes in force. */
   readonly cache: CacheAxes;
 
-  readonly #backends: readonly Backend[];
+  readonly #backends: readonly (Backend | undefined)[];
   readonly #hasBarriers: boolean;
   readonly #tracer: Tracer | undefined;
   readonly #requests: PromisedRequests;
@@ -74,10 +76,11 @@ export class Disk implements AsyncDisposable {
    * Takes over what it is made of; that is closed with the disk. Several backends are one disk,
    * striped over them in chunks of `chunkBytes`.
    */
-  constructor(backends: Backend | readonly [Backend, ...Backend[]], options: DiskOptions = {}) {
+  constructor(backends: Backend | readonly (Backend | undefined)[], options: DiskOptions = {}) {
     const { name, axes } = resolveCacheMode(options.cache);
-    const files = toList(backends);
-    checkScheduling(options, files);
+    const files = 'attach' in backends ? [backends] : backends;
+    const striped = files.filter((file) => file !== undefined);
+    checkScheduling(options, options.mapping === undefined ? striped : []);
     this.#backends = files;
     this.#hasBarriers = (options.barrier ?? 'off') !== 'off';
     this.device = new EngineDevice(files, {
@@ -294,13 +297,15 @@ export class Disk implements AsyncDisposable {
     await this.#resizing;
     await this.#requests.drained();
     await this.device.drained();
+    const settled = this.readOnly || (await settleMapping(this.device));
     const flush = this.readOnly ? [] : await Promise.allSettled([this.#ask(FLUSH)]);
     const files = await Promise.allSettled([
-      ...this.#backends.map((backend) => backend.close()),
+      ...this.#backends.map((backend) => backend?.close()),
       this.#tracer?.close(),
     ]);
     const failed = [...faces, ...flush, ...files].find((step) => step.status === 'rejected');
     if (failed !== undefined) throw failed.reason;
+    if (!settled) throw notSettled();
   }
 
   #writeFlags(options: WriteOptions): number {
@@ -379,21 +384,4 @@ export class Disk implements AsyncDisposable {
       { operation, offset, length },
     );
   }
-}
-
-/** What read and write ask for. */
-function transfer(
-  op: number,
-  flags: number,
-  offset: number,
-  length: number,
-  { signal }: RequestOptions,
-): Omit<Ask, 'operation'> {
-  return { op, flags, offset, length, segments: 1, bufferBytes: length, signal };
-}
-
-function toList(
-  backends: Backend | readonly [Backend, ...Backend[]],
-): readonly [Backend, ...Backend[]] {
-  return 'attach' in backends ? [backends] : backends;
 }

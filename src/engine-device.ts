@@ -5,19 +5,19 @@
  * that come later from the event loop are taken one batch at a time: the last one that is awaited
  * at once, others together after the callbacks of the current turn.
  */
-import { CONFIG_DEVICE, CONFIG_FLAGS, REGION_SIZE } from './abi/region.ts';
+import { CONFIG_DEVICE, CONFIG_FLAGS, CONFIG_MAP, REGION_SIZE } from './abi/region.ts';
 import { OP_CLEAR_LATCH, OP_RESET_QUEUE, OP_SET_WCE } from './abi/request.ts';
 import * as virtio from './abi/virtio-device.ts';
 import { Arena } from './arena.ts';
 import type { Backend, Done } from './backend/backend.ts';
 import type { CompletionTarget, Device } from './device.ts';
+import type { DeviceOptions } from './device-options.ts';
 import {
   type CommandRecord,
   type CompletionRecord,
   createEngine,
   type Engine,
   resumeEngine,
-  type SchedulingOptions,
 } from './engine.ts';
 import { isShared } from './engine-modules.ts';
 import { SluiceError } from './errors.ts';
@@ -36,22 +36,6 @@ import {
 } from './place.ts';
 import { RequestTags } from './request-tags.ts';
 import type { Tracer } from './trace/tracer.ts';
-
-/** How a device is set up over its backends. */
-export interface DeviceOptions extends SchedulingOptions {
-  /** Flushes and stable writes are acknowledged without a sync. */
-  readonly noFlush: boolean;
-  /** Writes start in the volatile class. */
-  readonly wce: boolean;
-  /** Bytes of transfer buffers, a power of two of at least 64 KiB. */
-  readonly arenaBytes: number;
-  /** Largest merged transfer in bytes. */
-  readonly mergeBytes: number;
-  /** A build of the engine; default: the inlined release build. */
-  readonly module?: WebAssembly.Module | undefined;
-  /** Is told of every request. */
-  readonly tracer?: Tracer | undefined;
-}
 
 const MICROS_PER_MS = 1000;
 /** Rounds of engine and backends in one call: a guest that never stops asking must not stop us. */
@@ -74,12 +58,15 @@ export class EngineDevice implements Device {
    * for what the engine has told it. May kick.
    */
   afterPump: (() => void) | undefined;
+  /** Commands handed to backends so far. */
+  commands = 0;
   /** A virtio device is being closed; the disk leaves its memory then. */
   leaving = false;
   /** Servers and the like that have agreed on sizes with their clients. */
   faces = 0;
 
-  readonly #backends: readonly [Backend, ...Backend[]];
+  readonly #backends: readonly (Backend | undefined)[];
+  readonly #mapBytes: number;
   readonly #module: WebAssembly.Module | undefined;
   #engine: Engine;
   #bytes: Uint8Array;
@@ -108,12 +95,14 @@ export class EngineDevice implements Device {
   #again = false;
 
   /** Several backends make one disk, striped over them in chunks of `options.chunkBytes`. */
-  constructor(backends: readonly [Backend, ...Backend[]], options: DeviceOptions) {
-    const layout = layOut({ arenaBytes: options.arenaBytes });
+  constructor(backends: readonly (Backend | undefined)[], options: DeviceOptions) {
+    const { mapping } = options;
+    this.#mapBytes = mapping?.regionBytes ?? 0;
+    const layout = layOut({ arenaBytes: options.arenaBytes, mapBytes: this.#mapBytes });
     const memory = memoryOf(undefined, layout);
-    const disk = diskOver(backends);
+    const disk = mapping?.geometry ?? diskOver(backends);
     this.#backends = backends;
-    this.#timed = (options.elevator ?? 'none') !== 'none' || (options.flushWaitMicros ?? 0) > 0;
+    this.#timed = looksAtClock(options);
     this.#tracer = options.tracer;
     this.#module = options.module;
     this.#bytes = new Uint8Array(memory.buffer);
@@ -135,7 +124,8 @@ export class EngineDevice implements Device {
       depth: disk.depth,
       readOnly: disk.readOnly,
       fua: disk.fua,
-      files: backends.length,
+      files: mapping?.domains ?? backends.length,
+      map: mapping && { at: layout.mapAt, mapping },
     });
     this.#tracer?.opened(this.sizeBytes, this.blockSizeBytes, this.readOnly);
     this.#attach(memory);
@@ -245,7 +235,7 @@ export class EngineDevice implements Device {
    *   when there is no room. Nothing has changed then.
    */
   moveTo(place: Place): void {
-    const layout = layOut(place);
+    const layout = layOut({ ...place, mapBytes: this.#mapBytes });
     const reason = this.#reasonToStay(layout.arenaBytes);
     if (reason !== undefined) {
       throw new SluiceError('ERR_SLUICE_BUSY', `the disk cannot move to a memory now: ${reason}`);
@@ -265,7 +255,7 @@ export class EngineDevice implements Device {
   leave(): void {
     const served = this.faces > 0 ? this.#arenaBytes : 0;
     const home = { arenaBytes: Math.max(this.#homeArenaBytes, served) };
-    this.#move(home, layOut(home));
+    this.#move(home, layOut({ ...home, mapBytes: this.#mapBytes }));
   }
 
   #move(place: Place, layout: Layout): void {
@@ -275,7 +265,12 @@ export class EngineDevice implements Device {
     const engine = resumeEngine(memory, layout.base, module, layout.virtqueues);
     const from = this.#engine;
     const region = this.bytes.slice(from.base, from.base + REGION_SIZE);
+    const map = this.bytes.slice(from.base + from.mapAt, from.base + from.mapAt + this.#mapBytes);
     new Uint8Array(memory.buffer).set(region, layout.base);
+    if (this.#mapBytes > 0) {
+      new Uint8Array(memory.buffer).set(map, layout.mapAt);
+      engine.store(CONFIG_MAP, layout.mapAt - layout.base);
+    }
     engine.store(CONFIG_FLAGS, engine.load(CONFIG_FLAGS) & ~CONFIG_DEVICE);
     if (layout.virtqueues > 0 && engine.exports.initDevice(layout.base, layout.virtqueues) !== 1) {
       throw new Error(`the engine refuses ${layout.virtqueues} virtqueues at ${layout.base}`);
@@ -324,7 +319,7 @@ export class EngineDevice implements Device {
 
   #attach(memory: WebAssembly.Memory): void {
     const done: Done = (id, errno, value) => this.#answered(id, errno, value);
-    for (const backend of this.#backends) backend.attach(memory, done);
+    for (const backend of this.#backends) backend?.attach(memory, done);
   }
 
   #reasonToStay(arenaBytes: number): string | undefined {
@@ -359,6 +354,7 @@ export class EngineDevice implements Device {
     const engine = this.#engine;
     while (engine.takeCommand(this.#command)) {
       this.#inFlight += 1;
+      this.commands += 1;
       execute(this.#backends, this.#command);
     }
   }
@@ -394,4 +390,8 @@ export class EngineDevice implements Device {
   kickSoon(): void {
     this.#later.soon();
   }
+}
+
+function looksAtClock({ elevator = 'none', flushWaitMicros = 0, mapping }: DeviceOptions): boolean {
+  return elevator !== 'none' || flushWaitMicros > 0 || mapping !== undefined;
 }

@@ -10,6 +10,9 @@ export type EngineExports = {
   regionSize(): number;
   init(base: number): number;
   pump(base: number, now: number): number;
+  /** Bytes of the region of a qcow2 mapping, from its configuration (abi/map.ts); 0: too many. */
+  measureMap(base: number): number;
+  initMap(base: number): void;
   /** Bytes of the virtio device beside the engine's region (abi/virtio-device.ts). */
   deviceSize(queues: number): number;
   initDevice(base: number, queues: number): number;
@@ -37,6 +40,8 @@ const ENTRY_POINTS: readonly (keyof EngineExports)[] = [
   'regionSize',
   'init',
   'pump',
+  'measureMap',
+  'initMap',
   'deviceSize',
   'initDevice',
   'mapGuest',

@@ -37,6 +37,7 @@ import {
   REQUEST_TAG,
 } from './abi/request.ts';
 import { type EngineExports, inlinedModuleFor } from './engine-modules.ts';
+import type { Mapping } from './mapping.ts';
 
 export { type EngineExports, inlinedModule, missingExports } from './engine-modules.ts';
 
@@ -78,8 +79,10 @@ export interface EngineOptions extends SchedulingOptions {
   readonly wce: boolean;
   /** The host can write stably at once (COMMAND_STABLE). Default true. */
   readonly fua?: boolean;
-  /** Host files over which the disk is striped. Default 1. */
+  /** Host files over which the disk is striped, or that a mapping writes. Default 1. */
   readonly files?: number;
+  /** A mapping, and where its region begins, from the base. */
+  readonly map?: { readonly at: number; readonly mapping: Mapping } | undefined;
 }
 
 /** `order`: a fence between requests; `durable`: and stable, with what came before it. */
@@ -164,6 +167,22 @@ export class Engine {
   readonly queues: number;
   readonly #lengthBytes: number;
   #region: Uint32Array;
+
+  /** Where the region of its mapping begins, from the base; 0: it has none. */
+  get mapAt(): number {
+    return this.load(region.CONFIG_MAP);
+  }
+
+  /** A u32 of the mapping's region (abi/map.ts). */
+  loadMap(offset: number): number {
+    const words = new Uint32Array(this.memory.buffer, this.base + this.mapAt + offset, 1);
+    return words[0] ?? 0;
+  }
+
+  /** Sets one. */
+  storeMap(offset: number, value: number): void {
+    new Uint32Array(this.memory.buffer, this.base + this.mapAt + offset, 1)[0] = value;
+  }
 
   /** Use `createEngine`. */
   constructor(exports: EngineExports, memory: WebAssembly.Memory, base: number, queues: number) {
@@ -309,9 +328,18 @@ export class Engine {
     word(region.CONFIG_BATCH, deadline.batch ?? DEFAULT_BATCH);
     word(region.CONFIG_WRITES_STARVED, deadline.writesStarved ?? DEFAULT_WRITES_STARVED);
     word(region.CONFIG_FLUSH_WAIT, options.flushWaitMicros ?? 0);
+    word(region.CONFIG_MAP, options.map?.at ?? 0);
     if (this.exports.init(this.base) !== 1) {
       throw new RangeError(`the engine refuses ${JSON.stringify(options)} at ${this.base}`);
     }
+    if (options.map !== undefined) this.#startMapping(options.map.mapping);
+  }
+
+  #startMapping(mapping: Mapping): void {
+    const { buffer } = this.memory;
+    new Uint32Array(buffer, this.base + this.mapAt, mapping.config.length).set(mapping.config);
+    this.exports.measureMap(this.base);
+    mapping.install(this);
   }
 
   /** The region; anew when its buffer has detached because the memory grew. */

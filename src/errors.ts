@@ -10,11 +10,16 @@ export const ERROR_CODES = {
   ERR_SLUICE_ALIGNMENT: 'The image size does not fit the block size that O_DIRECT needs.',
   ERR_SLUICE_BUSY: 'The disk is in the middle of something that must end first.',
   ERR_SLUICE_CLOSED: 'The disk was used after it was closed.',
+  ERR_SLUICE_CORRUPT: 'The image is marked corrupt, or its metadata is damaged where it is needed.',
   ERR_SLUICE_DIRECT_UNSUPPORTED: 'O_DIRECT was asked for where the system does not offer it.',
+  ERR_SLUICE_FILE_REFUSED:
+    'The image names a backing or data file that is not allowed or cannot be used.',
   ERR_SLUICE_FLUSH_LATCHED:
     'A sync failed earlier; nothing is made stable until the disk is opened anew.',
+  ERR_SLUICE_IMAGE: 'The image breaks a rule of its format.',
   ERR_SLUICE_INVALID_ARGUMENT: 'An option or argument has the wrong type or value.',
   ERR_SLUICE_IO: 'The system reported an input/output error; the cause has its errno.',
+  ERR_SLUICE_KEY: 'The image is encrypted and the key is missing or wrong.',
   ERR_SLUICE_LOCKED: 'Another open of the image holds a lock that conflicts with this one.',
   ERR_SLUICE_LOCK_UNAVAILABLE: 'The image cannot be locked here, and a writer needs a lock.',
   ERR_SLUICE_NOT_A_DISK: 'The path names neither a regular file nor a block device.',

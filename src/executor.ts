@@ -2,6 +2,7 @@
 import {
   COMMAND_BLOCK_STATUS,
   COMMAND_DISCARD,
+  COMMAND_EXTEND,
   COMMAND_FAST_ZERO,
   COMMAND_MAY_UNMAP,
   COMMAND_READ,
@@ -14,7 +15,7 @@ import type { Backend } from './backend/backend.ts';
 import type { CommandRecord } from './engine.ts';
 
 /** Hands one command to the backend of its file, which answers through its `done`. */
-export function execute(backends: readonly Backend[], command: CommandRecord): void {
+export function execute(backends: readonly (Backend | undefined)[], command: CommandRecord): void {
   const backend = backends[command.file];
   if (backend === undefined) throw new Error(`the engine named file ${command.file} of none`);
   const { id, flags, offset, length, segments, data } = command;
@@ -42,6 +43,10 @@ export function execute(backends: readonly Backend[], command: CommandRecord): v
       return;
     case COMMAND_SYNC:
       backend.sync(id);
+      return;
+    case COMMAND_EXTEND:
+      if (backend.extend === undefined) throw new Error(`file ${command.file} cannot be extended`);
+      backend.extend(id, offset + length);
       return;
     default:
       throw new Error(`the engine emitted operation ${command.op}, which this host does not know`);

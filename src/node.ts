@@ -2,7 +2,9 @@
  * `sluice/node`: disks in files and on block devices, and the servers that share them.
  */
 import { type FileBackend, type FileBackendOptions, openFileBackend } from './backend/file.ts';
-import { invalid } from './arguments.ts';
+import { invalid, toWhole } from './arguments.ts';
+import { type BackingFormat, Chain, type NamedFilePolicy } from './image/chain.ts';
+import { openQcow2, type Qcow2Options } from './image/qcow2/open.ts';
 import { type CacheAxes, resolveCacheMode } from './cache-mode.ts';
 import { Disk } from './disk.ts';
 import type { DiskOptions } from './disk-types.ts';
@@ -14,7 +16,7 @@ export type { NbdServer, NbdServerOptions } from './nbd/server.ts';
 export { FileTrace } from './trace/file-trace.ts';
 
 /** Image formats that can be opened. */
-export type ImageFormat = 'raw';
+export type ImageFormat = 'raw' | 'qcow2';
 
 /** How an image is opened. */
 export interface OpenOptions extends DiskOptions {
@@ -23,6 +25,20 @@ export interface OpenOptions extends DiskOptions {
    * rather than served as raw; nothing is ever guessed.
    */
   readonly format?: ImageFormat | undefined;
+  /**
+   * qcow2: which files the image may name as its backing or data file. `deny` (default): none;
+   * `{ folders }`: those in these folders, also after links are followed.
+   */
+  readonly backing?: NamedFilePolicy | undefined;
+  /** qcow2: the format of the backing file, where the image does not say it. */
+  readonly backingFormat?: BackingFormat | undefined;
+  /** qcow2: bytes of L2 tables to keep in memory; default 16 MiB. */
+  readonly metadataCacheBytes?: number | undefined;
+  /**
+   * qcow2: milliseconds after which changed tables are written though nobody flushes, so that a
+   * process that is killed loses no more than that; 0: never. Default 5000.
+   */
+  readonly flushIntervalMs?: number | undefined;
   /** Allow writes; default false. */
   readonly writable?: boolean | undefined;
   /**
@@ -50,6 +66,10 @@ const MAGICS: readonly (readonly [format: string, magic: string])[] = [
   ['vdi', '<<< '],
 ];
 const MAGIC_BYTES = 8;
+const DEFAULT_METADATA_CACHE_BYTES = 16 * 1024 * 1024;
+const MAX_METADATA_CACHE_BYTES = 1024 * 1024 * 1024;
+const DEFAULT_FLUSH_INTERVAL_MS = 5000;
+const MAX_FLUSH_INTERVAL_MS = 4_000_000;
 
 /**
  * Opens an image or a block device as a disk; or several, all of one size, as one disk that is
@@ -69,7 +89,10 @@ export async function openDisk(
   const paths = typeof path === 'string' ? [path] : path;
   if (options.format !== undefined) checkFormat(paths, options.format);
   options.signal?.throwIfAborted();
-  const disk = await overFiles(paths, options, axes);
+  const disk =
+    options.format === 'qcow2'
+      ? await openImage(paths, options, axes)
+      : await overFiles(paths, options, axes);
   try {
     options.signal?.throwIfAborted();
     if (options.format === undefined) await refuseOtherFormats(paths, disk);
@@ -125,11 +148,39 @@ async function overFiles(
   }
 }
 
+async function openImage(
+  paths: readonly string[],
+  options: OpenOptions,
+  { direct, noFlush }: CacheAxes,
+): Promise<Disk> {
+  const [path, ...others] = paths;
+  if (path === undefined || others.length > 0) throw invalid('a qcow2 disk is one image');
+  const qcow2: Qcow2Options = {
+    file: backendOptions(options, direct, noFlush),
+    disk: options,
+    backing: options.backing ?? 'deny',
+    backingFormat: options.backingFormat,
+    metadataCacheBytes: toWhole(
+      options.metadataCacheBytes ?? DEFAULT_METADATA_CACHE_BYTES,
+      'metadataCacheBytes',
+      0,
+      MAX_METADATA_CACHE_BYTES,
+    ),
+    flushIntervalMs: toWhole(
+      options.flushIntervalMs ?? DEFAULT_FLUSH_INTERVAL_MS,
+      'flushIntervalMs',
+      0,
+      MAX_FLUSH_INTERVAL_MS,
+    ),
+  };
+  return openQcow2(path, qcow2, new Chain());
+}
+
 function checkFormat(paths: readonly string[], format: string): void {
-  if (format === 'raw') return;
+  if (format === 'raw' || format === 'qcow2') return;
   throw new SluiceError(
     'ERR_SLUICE_UNSUPPORTED',
-    `cannot open '${paths[0]}' as ${format}: this release opens raw images only`,
+    `cannot open '${paths[0]}' as ${format}: this release opens raw and qcow2 images`,
     { operation: 'open', ...(paths[0] === undefined ? {} : { path: paths[0] }) },
   );
 }

@@ -2,8 +2,8 @@
  * Where a device lies in a memory:
  *
  *     base                        64-byte boundary
- *     | engine | virtqueues | .. | arena |
- *                                page boundary
+ *     | engine | virtqueues | .. | mapping | .. | arena |
+ *                                page boundaries
  */
 import { REGION_SIZE } from './abi/region.ts';
 import { DEVICE_QUEUES, QUEUE_STRIDE, VIRTQUEUES } from './abi/virtio-device.ts';
@@ -21,6 +21,8 @@ export interface Footprint {
    * Default 4 MiB.
    */
   readonly arenaBytes?: number | undefined;
+  /** Bytes of the region of a mapping. Default 0: none. */
+  readonly mapBytes?: number | undefined;
 }
 
 /** A footprint in a memory. */
@@ -35,6 +37,9 @@ export interface Place extends Footprint {
 export interface Layout {
   readonly base: number;
   readonly virtqueues: number;
+  /** Where the region of the mapping begins, when there is one. */
+  readonly mapAt: number;
+  readonly mapBytes: number;
   readonly arenaAt: number;
   readonly arenaBytes: number;
   /** The first address behind it. */
@@ -59,6 +64,7 @@ export function layOut({
   base = 0,
   virtqueues = 0,
   arenaBytes = DEFAULT_ARENA_BYTES,
+  mapBytes = 0,
 }: Footprint = {}): Layout {
   toWhole(base, 'base', 0, LARGEST_BASE);
   if (base % BASE_ALIGN !== 0) {
@@ -67,8 +73,13 @@ export function layOut({
   toWhole(virtqueues, 'virtqueues', 0, VIRTQUEUES);
   toArenaBytes(arenaBytes, 'arenaBytes');
   const deviceBytes = virtqueues === 0 ? 0 : DEVICE_QUEUES + virtqueues * QUEUE_STRIDE;
-  const arenaAt = Math.ceil((base + REGION_SIZE + deviceBytes) / PAGE_SIZE) * PAGE_SIZE;
-  return { base, virtqueues, arenaAt, arenaBytes, end: arenaAt + arenaBytes };
+  const mapAt = toPage(base + REGION_SIZE + deviceBytes);
+  const arenaAt = toPage(mapAt + mapBytes);
+  return { base, virtqueues, mapAt, mapBytes, arenaAt, arenaBytes, end: arenaAt + arenaBytes };
+}
+
+function toPage(address: number): number {
+  return Math.ceil(address / PAGE_SIZE) * PAGE_SIZE;
 }
 
 /** The memory of a place, large enough. */

@@ -22,7 +22,7 @@ export interface ResizeOptions {
 /** Resizes the only file of a disk. Requests that come meanwhile wait. */
 export async function resizeDevice(
   device: EngineDevice,
-  backends: readonly Backend[],
+  backends: readonly (Backend | undefined)[],
   sizeBytes: number,
   mayShrink: boolean,
 ): Promise<void> {

@@ -19,7 +19,14 @@ function setUp(options: DiskOptions = {}, backendOptions: Partial<MemoryBackendO
 
 /** The log as short words: W write, W! stable write, R, Z, D, S sync. */
 function words(backend: MemoryBackend): string[] {
-  const letters = { read: 'R', write: 'W', writeZeroes: 'Z', discard: 'D', sync: 'S' } as const;
+  const letters = {
+    read: 'R',
+    write: 'W',
+    writeZeroes: 'Z',
+    discard: 'D',
+    sync: 'S',
+    extend: 'E',
+  } as const;
   return backend.log.map(({ op, stable }) =>
     op === 'blockStatus' ? 'B' : letters[op] + (stable ? '!' : ''),
   );

@@ -88,6 +88,19 @@ export function openFlight(engine: usize, head: u32, parts: u32, bytes: u64, dir
   return id;
 }
 
+/** True when one more can be opened: those that wait for a mapping have no command. */
+export function canOpenFlight(engine: usize): bool {
+  return FlightPool.of(engine).freeHead != NONE;
+}
+
+/** Nothing more of a flight is sent (L2); true when it is decided. */
+export function failFlight(engine: usize, id: u32, errno: u32): bool {
+  const flight = Flight.at(engine, id);
+  if (flight.errno == 0) flight.errno = errno;
+  flight.length = flight.sent;
+  return flight.outstanding == 0;
+}
+
 /** Gives a flight back. */
 export function closeFlight(engine: usize, id: u32): void {
   const pool = FlightPool.of(engine);
@@ -120,8 +133,7 @@ export function noteAnswer(engine: usize, id: u32, errno: u32, value: u32): bool
   flight.outstanding -= 1;
   flight.value = value;
   if (errno != 0) {
-    if (flight.errno == 0) flight.errno = errno;
-    flight.length = flight.sent; // L2
+    failFlight(engine, id, errno);
     if (stalledFlight(engine) == id) setStalled(engine, NONE);
   }
   return flight.outstanding == 0 && flight.sent == flight.length;

@@ -6,14 +6,14 @@
 import { MERGE_SEGMENTS } from '../../src/abi/limits.ts';
 import { SEGMENT_ADDRESS, SEGMENT_LENGTH, SEGMENT_SIZE } from '../../src/abi/request.ts';
 import { Engine, NONE } from '../engine.ts';
-import { SEGMENTS } from '../memory.ts';
+import { SEGMENTS, TABLE_ENTRIES } from '../memory.ts';
 import { Slot } from '../request/slot.ts';
 import { VERIFY, verify } from '../verify.ts';
 import { Flight } from './flight.ts';
 
 /** The table of the command `id`. */
 export function tableOf(engine: usize, id: u32): usize {
-  return engine + SEGMENTS + <usize>id * (MERGE_SEGMENTS * SEGMENT_SIZE);
+  return engine + SEGMENTS + <usize>id * (TABLE_ENTRIES * SEGMENT_SIZE);
 }
 
 /**
@@ -55,6 +55,32 @@ export function gather(engine: usize, table: usize, flight: Flight, bytes: u64):
     else flight.skip += length;
   }
   return entries;
+}
+
+/** Puts the next `bytes` bytes of a flight where they are wanted: from `source`, or zeroes (0). */
+export function scatter(engine: usize, flight: Flight, source: usize, bytes: u64): void {
+  let from = source;
+  for (let left = bytes; left != 0;) {
+    const slot = Slot.at(engine, flight.part);
+    const rest = segmentLength(slot, flight.segment) - flight.skip;
+    const length = <u32>min(<u64>rest, left);
+    const to = <usize>(segmentAddress(slot, flight.segment) + flight.skip);
+    if (source == 0) memory.fill(to, 0, <usize>length);
+    else memory.copy(to, from, <usize>length);
+    from += <usize>length;
+    left -= <u64>length;
+    if (length == rest) nextSegment(flight, slot);
+    else flight.skip += length;
+  }
+}
+
+/** Adds one segment to a table of `entries`; returns the new count. */
+export function addSegment(table: usize, entries: u32, address: u32, length: u32): u32 {
+  if (length == 0) return entries;
+  const entry = table + <usize>entries * SEGMENT_SIZE;
+  store<u32>(entry, address, SEGMENT_ADDRESS);
+  store<u32>(entry, length, SEGMENT_LENGTH);
+  return entries + 1;
 }
 
 /** Moves to the next segment that is to be sent. */

@@ -16,6 +16,8 @@ export class CommandSlot {
   next: u32;
   /** The host file that it goes to. */
   file: u32;
+  /** 1: it writes what a mapping has given a place. */
+  job: u32;
 
   static at(engine: usize, id: u32): CommandSlot {
     if (VERIFY) verify(id < <u32>COMMAND_SLOTS);
@@ -64,6 +66,7 @@ export function openCommand(engine: usize, flight: u32, file: u32): u32 {
   pool.inFlight += 1;
   command.flight = flight;
   command.file = file;
+  command.job = 0;
   return id;
 }
 

@@ -6,6 +6,7 @@
 //                       │  └─▶ WAITING     flush.ts: for a sync
 //                       │  └─▶ SUPERSEDED  supersede.ts: rides with a later write
 //                       │  └─▶ HELD        hold.ts: failed, until the host says to go on
+//                       │  └─▶ UNWRITTEN   unwritten.ts: for a mapping's tables
 //                       └─ finish() ─▶ DONE ─ complete.ts publishes ─▶ FREE
 //
 // S1  A slot is in exactly one place, which its field `place` names; `next` belongs to the list of
@@ -27,6 +28,7 @@ export const PLACE_WAITING: u8 = 5;
 export const PLACE_SUPERSEDED: u8 = 6;
 export const PLACE_DONE: u8 = 7;
 export const PLACE_HELD: u8 = 8;
+export const PLACE_UNWRITTEN: u8 = 9;
 
 @unmanaged
 export class Slot {
@@ -71,6 +73,8 @@ export class Slot {
   alone: u8;
   /** 1: a barrier whose first flush is not done. */
   preFlush: u8;
+  /** What comes when the tables are written (unwritten.ts). */
+  after: u8;
   /** Sort class: requests of one kind may share a command (elevator.ts). */
   kind: u8;
 

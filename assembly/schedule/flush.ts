@@ -24,6 +24,8 @@
 // F10 Companions: when the last sync served several, the next one may wait until as many wait
 //     again, for a bounded time since the first of them came. A delay is never unsafe. While a
 //     barrier stands nobody can come, so nobody is waited for.
+// F11 A mapping may want a generation stable before it writes what points to it: a waiter without
+//     a request. After a failed sync none is started for it.
 //
 //      taken ──F3──▶ done
 //        └──▶ waiting ──startSync──▶ [one sync a file runs] ──endSync──▶ done (F4) or failed (F6)
@@ -70,6 +72,8 @@ class Flushes {
   served: u32;
   /** 1: a sync could have started and waits for companions (F10). */
   delayed: u32;
+  /** Generation that a mapping wants stable, or 0 (F11). */
+  fence: u64;
 
   static of(engine: usize): Flushes {
     return changetype<Flushes>(engine + FLUSH_STATE);
@@ -101,6 +105,7 @@ export function initFlush(engine: usize): void {
   flushes.waiting = 0;
   flushes.served = 0;
   flushes.delayed = 0;
+  flushes.fence = 0;
   for (let file: u32 = 0; file < <u32>FILES; file++) {
     const domain = Domain.at(engine, file);
     domain.unproven = 1; // F7
@@ -155,8 +160,28 @@ export function awaitStable(engine: usize, index: u32): void {
 export function needsSync(engine: usize, file: u32): bool {
   const flushes = Flushes.of(engine);
   const domain = Domain.at(engine, file);
-  if (flushes.tail == NONE || domain.running) return false;
-  return domain.unproven <= Slot.at(engine, flushes.tail).need;
+  if (domain.running) return false;
+  const need = flushes.tail == NONE ? 0 : Slot.at(engine, flushes.tail).need;
+  return domain.unproven <= max(need, flushes.fence);
+}
+
+/** F11: the generation that a mapping wants stable, or 0. */
+export function setFence(engine: usize, need: u64): void {
+  Flushes.of(engine).fence = changetype<Engine>(engine).latched ? 0 : need;
+}
+
+/** The generation of now. */
+export function generationOf(engine: usize): u64 {
+  return Flushes.of(engine).completed;
+}
+
+/** The last generation up to which no file has an unproven write. */
+export function provenGeneration(engine: usize): u64 {
+  const files = changetype<Engine>(engine).files;
+  let first = NEVER;
+  for (let file: u32 = 0; file < files; file++)
+    first = min(first, Domain.at(engine, file).unproven);
+  return first - 1;
 }
 
 /** F10: microseconds for which a sync that could start is to wait for companions, or 0. */
@@ -165,7 +190,7 @@ export function companionDelay(engine: usize): u32 {
   const flushes = Flushes.of(engine);
   if (state.flushWait == 0 || flushes.served <= 1) return 0;
   if (flushes.waiting >= flushes.served) return 0;
-  if (flushes.head == NONE) return 0;
+  if (flushes.head == NONE || flushes.fence != 0) return 0;
   const waited = state.now - Slot.at(engine, flushes.head).since;
   if (waited >= <u64>state.flushWait) return 0;
   return min(state.flushWait - <u32>waited, LONGEST_WAIT);

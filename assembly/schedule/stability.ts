@@ -51,7 +51,7 @@ export function declassify(engine: usize, index: u32): void {
 export function goesDirect(engine: usize, first: Slot, parts: u32, bytes: u64): bool {
   const state = changetype<Engine>(engine);
   if (first.op != OP_WRITE || !first.stable || !state.has(CONFIG_FUA)) return false;
-  if (state.files > 1) {
+  if (state.files > 1 && state.map == 0) {
     const chunkBytes = <u64>state.chunkBytes;
     if ((first.offset % chunkBytes) + bytes > chunkBytes) return false;
   }

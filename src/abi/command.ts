@@ -7,7 +7,7 @@
 //
 // data and segments as in a request: the address of the bytes, or of a table when segments > 1.
 // file: index of the host file; offsets are the file's. The sync of file f has the id
-// COMMAND_SLOTS + f.
+// COMMAND_SLOTS + f; a mapping's commands for metadata have the ids from METADATA_IDS on.
 // A command is executed once and answered by exactly one result; its id is free after that.
 
 export const COMMAND_ID = 0;
@@ -33,6 +33,12 @@ export const COMMAND_DISCARD = 3;
 export const COMMAND_BLOCK_STATUS = 4;
 /** Make every write that returned before this command was taken stable (fdatasync). */
 export const COMMAND_SYNC = 5;
+
+/**
+ * The file has at least COMMAND_LENGTH bytes afterwards; what is new reads as zeroes. It is never
+ * cut.
+ */
+export const COMMAND_EXTEND = 6;
 
 /** WRITE: stable when it returns (the O_DSYNC descriptor). */
 export const COMMAND_STABLE = 1;

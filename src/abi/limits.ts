@@ -23,3 +23,5 @@ export const MERGE_RANGE_BYTES = 1073741824;
 export const MAX_TRANSFER_BYTES = 268435456;
 /** Largest merged data transfer that can be asked for. */
 export const MAX_MERGE_BYTES = 33554432;
+/** Ids of a mapping's commands for metadata: COMMAND_SLOTS + FILES and up. */
+export const METADATA_IDS = 264;

@@ -27,6 +27,8 @@ export const CONFIG_BATCH = 40;
 export const CONFIG_WRITES_STARVED = 44;
 /** u32, microseconds: how long a sync may wait for companions after a shared one; 0: never. */
 export const CONFIG_FLUSH_WAIT = 48;
+/** u32: 0, or where the region of a qcow2 mapping begins, from the base (map.ts). */
+export const CONFIG_MAP = 52;
 
 export const CONFIG_READ_ONLY = 1;
 /** Flushes and stable writes are acknowledged without a sync (cache=unsafe). */

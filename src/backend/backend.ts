@@ -7,8 +7,9 @@
  *
  * Data lies in the engine's memory: `data` is the address of the bytes when `segments` is 1, of a
  * table of {u32 address, u32 length} entries when it is more (see abi/request.ts). Calls for
- * overlapping ranges of `blockSize` granules are never in flight together unless all of them
- * read, so a backend may read, modify and write whole blocks.
+ * overlapping bytes are never in flight together unless all of them read. Calls that share a block
+ * of `blockSizeBytes` may be, as the clusters of an image can be smaller: a backend that reads,
+ * modifies and writes whole blocks lets them take turns.
  */
 
 /** Called once for each command: `errno` is 0 or positive; `value` is only used by blockStatus. */
@@ -16,7 +17,7 @@ export type Done = (id: number, errno: number, value: number) => void;
 
 /** A file, a device or a memory, opened. */
 export interface Backend {
-  /** Capacity in bytes; changed by `resize` alone. */
+  /** Capacity in bytes; changed by `extend` and `resize` alone. */
   readonly sizeBytes: number;
   /**
    * The granule in bytes, a power of two: the engine keeps requests apart that share a granule.
@@ -60,6 +61,11 @@ export interface Backend {
   blockStatus(id: number, offset: number, length: number, data: number): void;
   /** Everything whose write was answered before this call is on stable storage when answered. */
   sync(id: number): void;
+  /**
+   * The file has at least this many bytes when answered; what is new reads as zeroes, and a sync
+   * that is called then makes it stable. The file is never cut. Left out where it cannot be.
+   */
+  extend?(id: number, sizeBytes: number): void;
 
   /**
    * Changes the capacity; what is new reads as zeroes. No command is in flight. A sync makes it

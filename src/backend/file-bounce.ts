@@ -4,17 +4,20 @@
  *
  * B1 At most BOUNCE_BUFFERS buffers exist; commands wait for one in the order they came.
  * B2 A command moves through its buffer in chunks, so any length fits.
- * B3 A write first reads the blocks that it covers only in part, then writes whole blocks. That
- *    is safe because the engine keeps commands apart that share a block (backend.ts).
+ * B3 A write first reads the blocks that it covers only in part, then writes whole blocks. Writes
+ *    that share a block take turns (block-turns.ts), and so does what else changes part of one.
+ * B4 A read needs the bytes that were asked for: the file may end within its last block.
  */
+import { BlockTurns } from './block-turns.ts';
 import { readPooled, type Settle, settled, type Views, writePooled } from './file-transfer.ts';
 
 const BOUNCE_BUFFERS = 4;
 const BOUNCE_BUFFER_BYTES = 256 * 1024;
 const WASM_PAGE_BYTES = 65536;
 
-/** A fixed number of page-aligned buffers, lent out first come, first served. */
+/** What the bounced commands of a file share: page-aligned buffers, first come, first served. */
 export class BounceBuffers {
+  readonly turns = new BlockTurns();
   readonly #waiting: ((buffer: Uint8Array) => void)[] = [];
   #free: Uint8Array[] | undefined;
 
@@ -58,7 +61,8 @@ export function readBounced(
   settle: Settle,
 ): void {
   const readChunk = async (chunk: Chunk): Promise<number> => {
-    const errno = await readBlocks(request, chunk.blocks, chunk.start);
+    const enough = chunk.wanted.byteOffset - chunk.blocks.byteOffset + chunk.wanted.length;
+    const errno = await readBlocks(request, chunk.blocks, chunk.start, enough);
     if (errno === 0) fillFrom(views(chunk.done), chunk.wanted);
     return errno;
   };
@@ -79,7 +83,9 @@ export function writeBounced(
     else copyInto(views(chunk.done), chunk.wanted);
     return writeBlocks(request, chunk.blocks, chunk.start);
   };
-  void inChunks(buffers, request, writeChunk).then(settle);
+  const { offset, length, blockBytes } = request;
+  const write = (): Promise<number> => inChunks(buffers, request, writeChunk);
+  void buffers.turns.run(offset, length, blockBytes, write).then(settle);
 }
 
 /** Whole blocks in the buffer, and the part of them that the command names. */
@@ -139,8 +145,14 @@ async function readEdges(request: BounceRequest, chunk: Chunk): Promise<number> 
   return readBlocks(request, blocks.subarray(last), start + last);
 }
 
-function readBlocks(request: BounceRequest, blocks: Uint8Array, offset: number): Promise<number> {
-  return settled((settle) => readPooled(transferOf(request, blocks, offset), settle));
+function readBlocks(
+  request: BounceRequest,
+  blocks: Uint8Array,
+  offset: number,
+  enough = blocks.length,
+): Promise<number> {
+  const transfer = { ...transferOf(request, blocks, offset), enough };
+  return settled((settle) => readPooled(transfer, settle));
 }
 
 function writeBlocks(request: BounceRequest, blocks: Uint8Array, offset: number): Promise<number> {

@@ -30,6 +30,8 @@ export interface TransferRequest {
   readonly views: Views;
   /** Continue only at multiples of this many bytes: the block size under O_DIRECT, or 1. */
   readonly granuleBytes: number;
+  /** A short count that brings this many bytes will do; default all of `length`. */
+  readonly enough?: number;
 }
 
 const INTERRUPTIONS = 100;
@@ -89,10 +91,10 @@ class Transfer {
   }
 
   start(): void {
-    const { fd, offset, views, length } = this.#request;
+    const { fd, offset, views, length, enough = length } = this.#request;
     this.#call(fd, views(this.#moved), offset + this.#moved, (error, moved) => {
       if (error !== null) this.#onError(errnoOf(error));
-      else if (moved === length - this.#moved) this.#settle(0);
+      else if (this.#moved + moved >= enough) this.#settle(0);
       else this.#onShort(moved);
     });
   }

@@ -84,10 +84,22 @@ export class Zeroes {
     return this.#fallocate(ZERO_RANGE, offset, length);
   }
 
-  /** 0, an errno, or ENOTSUP for "another way must be found". */
+  /** 0, an errno, or ENOTSUP for "another way must be found". Parts of blocks: B3. */
   async #fallocate(mode: number, offset: number, length: number): Promise<number> {
-    const { native, fd, counters } = this.#target;
+    const { native, blockBytes, buffers } = this.#target;
     if (native === null || this.#unsupported.has(mode)) return ERRNO_ENOTSUP;
+    const call = (): Promise<number> => this.#callFallocate(native, mode, offset, length);
+    if (offset % blockBytes === 0 && length % blockBytes === 0) return call();
+    return buffers.turns.run(offset, length, blockBytes, call);
+  }
+
+  async #callFallocate(
+    native: Native,
+    mode: number,
+    offset: number,
+    length: number,
+  ): Promise<number> {
+    const { fd, counters } = this.#target;
     let errno = EINTR;
     for (let tries = 0; errno === EINTR && tries < INTERRUPTIONS; tries++) {
       counters.fallocates++;

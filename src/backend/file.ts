@@ -10,6 +10,7 @@
  *     discard            fallocate, pooled (file-zero.ts)      the same
  *     block status       lseek (file-extents.ts)               the same
  *     sync               fdatasync, pooled                     the same
+ *     extend             ftruncate, pooled, one at a time      the same
  *
  * "Here" is one system call on the calling thread (file-inline.ts); "pooled" is the libuv pool,
  * with every irregularity taken care of (file-transfer.ts). A command that does not go through
@@ -35,14 +36,14 @@ import {
   type Descriptors,
   openDescriptors,
   probeAlignment,
-  refuseOddSize,
   sizeOf,
 } from './file-open.ts';
+import { extendFile, type ExtendTarget, fitToBlocks } from './file-extend.ts';
 import { resizeFile } from './file-resize.ts';
 import { readPooled, type Settle, syncData, type Views, writePooled } from './file-transfer.ts';
 import { Zeroes } from './file-zero.ts';
 import { lockImage, type LockMode } from './lock.ts';
-import { loadNative, type Native } from './native.ts';
+import { loadNative } from './native.ts';
 
 /** How to open an image; everything is optional. */
 export interface FileBackendOptions {
@@ -63,6 +64,11 @@ export interface FileBackendOptions {
   readonly depth?: number;
   /** Longer transfers never run on the calling thread. Default 4 MiB, about a millisecond. */
   readonly inlineBytes?: number;
+  /**
+   * With `direct`, take a file whose size is not whole blocks: a writer extends it, a reader reads
+   * its last block in part. Default false: it is refused.
+   */
+  readonly anySize?: boolean;
 }
 
 /**
@@ -75,14 +81,17 @@ export async function openFileBackend(
   options: FileBackendOptions = {},
 ): Promise<FileBackend> {
   const { direct = false, noFlush = false, writable = false, lock = 'auto' } = options;
+  const { anySize = false } = options;
   const native = loadNative();
   const files = await openDescriptors(path, { direct, noFlush, writable });
   try {
     if (lock !== 'none') lockImage({ fd: files.plain, path, writable, native });
-    const sizeBytes = await sizeOf(files.plain, path, native);
+    const found = await sizeOf(files.plain, path, native);
     const alignment = direct ? await probeAlignment(files.plain, path, native) : BYTEWISE;
-    refuseOddSize(path, sizeBytes, alignment.blockBytes);
-    return new FileBackend({ path, options, files, native, sizeBytes, alignment });
+    const image = { path, files, native };
+    const policy = { writable, anySize };
+    const sizeBytes = await fitToBlocks(image, found, alignment.blockBytes, policy);
+    return new FileBackend({ ...image, options, sizeBytes, alignment });
   } catch (error) {
     await closeDescriptors(files);
     throw error;
@@ -100,11 +109,8 @@ function defaultDepth(direct: boolean): number {
 }
 
 /** An opened image; made by openFileBackend(). */
-interface OpenImage {
-  readonly path: string;
+interface OpenImage extends ExtendTarget {
   readonly options: FileBackendOptions;
-  readonly files: Descriptors;
-  readonly native: Native | null;
   readonly sizeBytes: number;
   readonly alignment: Alignment;
 }
@@ -124,9 +130,8 @@ export class FileBackend implements Backend {
    */
   inline = false;
 
-  readonly #path: string;
+  readonly #image: ExtendTarget;
   readonly #files: Descriptors;
-  readonly #native: Native | null;
   readonly #alignment: Alignment;
   readonly #direct: boolean;
   readonly #noFlush: boolean;
@@ -139,6 +144,7 @@ export class FileBackend implements Backend {
   /** Cached reads would wait for the disk, and the file does not know RWF_NOWAIT. */
   #readsPooled = false;
   #closing: Promise<void> | undefined;
+  #growth: Promise<void> = Promise.resolve();
   #memory = noMemory();
   #io = createInlineIo(this.#memory, null);
   #done: Done = refuseBeforeAttach;
@@ -151,9 +157,8 @@ export class FileBackend implements Backend {
     this.depth = options.depth ?? defaultDepth(this.#direct);
     this.fua = files.stable !== undefined;
     this.unmaps = options.discard === 'unmap';
-    this.#path = path;
+    this.#image = { path, files, native };
     this.#files = files;
-    this.#native = native;
     this.#alignment = alignment;
     this.#noFlush = options.noFlush === true;
     this.#inlineBytes = options.inlineBytes ?? DEFAULT_INLINE_BYTES;
@@ -176,7 +181,7 @@ export class FileBackend implements Backend {
 
   attach(memory: WebAssembly.Memory, done: Done): void {
     this.#memory = new EngineMemory(memory);
-    this.#io = createInlineIo(this.#memory, this.#native);
+    this.#io = createInlineIo(this.#memory, this.#image.native);
     this.#done = done;
   }
 
@@ -241,21 +246,40 @@ export class FileBackend implements Backend {
     syncData(this.#files.plain, this.#settle(id));
   }
 
+  extend(id: number, sizeBytes: number): void {
+    const refusal = this.#closing === undefined ? this.#refusalOfWrite() : EBADF;
+    if (refusal !== 0) this.#done(id, refusal, 0);
+    // One at a time: a smaller size that comes later would cut the file.
+    else this.#growth = this.#growth.then(() => this.#grow(id, sizeBytes));
+  }
+
   async resize(sizeBytes: number): Promise<void> {
     const { blockSizeBytes: blockBytes, readOnly } = this;
-    const image = { path: this.#path, files: this.#files, native: this.#native };
-    await resizeFile({ ...image, readOnly, blockBytes }, sizeBytes);
-    this.#sizeBytes = sizeBytes;
-    this.#scanner.sizeBytes = sizeBytes;
+    await resizeFile({ ...this.#image, readOnly, blockBytes }, sizeBytes);
+    this.#setSize(sizeBytes);
   }
 
   close(): Promise<void> {
     this.#closing ??= closeDescriptors(this.#files).catch((cause: unknown) => {
-      const path = this.#path;
+      const { path } = this.#image;
       const message = `cannot close ${JSON.stringify(path)}: the system reported an error`;
       throw new SluiceError('ERR_SLUICE_IO', message, { operation: 'close', path, cause });
     });
     return this.#closing;
+  }
+
+  async #grow(id: number, sizeBytes: number): Promise<void> {
+    const blockBytes = this.blockSizeBytes;
+    const wholeBytes = Math.ceil(sizeBytes / blockBytes) * blockBytes;
+    const isLarger = wholeBytes > this.#sizeBytes;
+    const errno = isLarger ? await extendFile(this.#image, this.#sizeBytes, wholeBytes) : 0;
+    if (isLarger && errno === 0) this.#setSize(wholeBytes);
+    this.#done(id, errno, 0);
+  }
+
+  #setSize(sizeBytes: number): void {
+    this.#sizeBytes = sizeBytes;
+    this.#scanner.sizeBytes = sizeBytes;
   }
 
   async #answerStatus(id: number, offset: number, length: number, data: number): Promise<void> {

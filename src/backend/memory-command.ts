@@ -12,7 +12,14 @@ import { EFAULT, EINVAL, EROFS } from './errno.ts';
 import { ExtentBuilder, writeExtents } from './extent-table.ts';
 
 /** What a command asks for: the names of the methods. */
-export type MemoryOperation = 'read' | 'write' | 'writeZeroes' | 'discard' | 'blockStatus' | 'sync';
+export type MemoryOperation =
+  | 'read'
+  | 'write'
+  | 'writeZeroes'
+  | 'discard'
+  | 'blockStatus'
+  | 'sync'
+  | 'extend';
 
 /** One command as it came in. What does not apply to its operation is 0 or false. */
 export interface MemoryCommand {
@@ -20,7 +27,7 @@ export interface MemoryCommand {
   readonly op: MemoryOperation;
   /** Bytes. */
   readonly offset: number;
-  /** Bytes. */
+  /** Bytes; of an extend the size that is asked for. */
   readonly length: number;
   readonly segments: number;
   /** Address of the bytes, or of the table, in the attached memory. */
@@ -114,6 +121,10 @@ export abstract class MemoryDisk implements Backend {
     this.accept({ ...NO_DATA, ...NO_FLAGS, id, op: 'sync' });
   }
 
+  extend(id: number, sizeBytes: number): void {
+    this.accept({ ...NO_DATA, ...NO_FLAGS, id, op: 'extend', length: sizeBytes });
+  }
+
   close(): Promise<void> {
     this.closed = true;
     return Promise.resolve();
@@ -133,6 +144,7 @@ export abstract class MemoryDisk implements Backend {
   protected refusalOf(command: MemoryCommand): number {
     const { op, offset, length, data } = command;
     if (op === 'sync') return 0;
+    if (op === 'extend') return this.readOnly ? EROFS : 0;
     if (offset < 0 || length < 0 || offset + length > this.sizeBytes) return EINVAL;
     if ((op === 'read' || op === 'write') && !this.memory.holds(command)) return EFAULT;
     if (op === 'blockStatus') {
@@ -183,6 +195,7 @@ export abstract class MemoryDisk implements Backend {
 
   #collide(a: MemoryCommand, b: MemoryCommand): boolean {
     if ([a, b].every(({ op }) => op === 'read' || op === 'blockStatus')) return false;
+    if (a.op === 'extend' || b.op === 'extend') return false;
     if (a.length === 0 || b.length === 0) return false;
     const granule = this.blockSizeBytes;
     const first = (command: MemoryCommand): number => Math.floor(command.offset / granule);

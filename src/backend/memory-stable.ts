@@ -8,6 +8,8 @@
  * S1 A stable write goes into the copies of the syncs under way, too.
  * S2 When a sync succeeds, the copies of syncs that were called before it are dropped: its own
  *    are newer and cover all that theirs did.
+ * S3 The stable image has the size that the disk had when the newest such sync was called, or when
+ *    the newest stable write was answered.
  */
 const PAGE = 4096;
 
@@ -16,9 +18,10 @@ export interface SyncCover {
   readonly order: number;
   readonly pages: Map<number, Uint8Array>;
   readonly ages: ReadonlyMap<number, number>;
+  readonly sizeBytes: number;
 }
 
-/** A volatile and a stable image of the same size, all zeroes at first. */
+/** A volatile and a stable image, all zeroes and of the same size at first. */
 export class StableImage {
   volatile: Uint8Array;
   stable: Uint8Array;
@@ -52,7 +55,8 @@ export class StableImage {
     for (const page of this.#dirty.keys()) {
       pages.set(page, this.volatile.slice(page * PAGE, (page + 1) * PAGE));
     }
-    const cover = { order: this.#clock++, pages, ages: new Map(this.#dirty) };
+    const sizeBytes = this.volatile.length;
+    const cover = { order: this.#clock++, pages, ages: new Map(this.#dirty), sizeBytes };
     this.#covers.add(cover);
     return cover;
   }
@@ -64,8 +68,14 @@ export class StableImage {
       if (this.#dirty.get(page) === age) this.#dirty.delete(page);
     }
     if (!succeeded) return;
+    this.#growStable(cover.sizeBytes);
     for (const [page, bytes] of cover.pages) this.stable.set(bytes, page * PAGE);
     for (const other of this.#covers) if (other.order < cover.order) other.pages.clear();
+  }
+
+  /** Makes the volatile image longer. */
+  extend(sizeBytes: number): void {
+    this.volatile = resized(this.volatile, sizeBytes);
   }
 
   /** Cuts or extends both; no sync is under way. */
@@ -77,13 +87,19 @@ export class StableImage {
 
   /** Back to what is stable. */
   cutPower(): void {
+    this.volatile = this.volatile.subarray(0, this.stable.length);
     this.volatile.set(this.stable);
     this.#dirty = new Map();
     this.#covers.clear();
   }
 
+  #growStable(sizeBytes: number): void {
+    if (sizeBytes > this.stable.length) this.stable = resized(this.stable, sizeBytes);
+  }
+
   #changedStable(offset: number, length: number): void {
     const bytes = this.volatile.subarray(offset, offset + length);
+    this.#growStable(this.volatile.length);
     this.stable.set(bytes, offset);
     for (const { pages } of this.#covers) {
       for (const [page, copy] of pages) overlay(copy, page * PAGE, bytes, offset);

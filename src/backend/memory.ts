@@ -11,6 +11,8 @@
  *    passes with more.)
  * M3 A sync that fails makes nothing stable and forgets what it should have synced, as Linux
  *    does: the next sync succeeds although those bytes are not stable.
+ * M4 An extend changes the size when it is answered. The size becomes stable as bytes do, and M3
+ *    does not apply to it: a power cut may leave a shorter disk.
  */
 import { SluiceError } from '../errors.ts';
 import {
@@ -127,6 +129,7 @@ export class MemoryBackend extends MemoryDisk {
   cutPower(): void {
     this.#held.length = 0;
     this.#image.cutPower();
+    this.sizeBytes = this.volatile.length;
   }
 
   protected override accept(command: MemoryCommand): void {
@@ -157,11 +160,18 @@ export class MemoryBackend extends MemoryDisk {
   /** The write side of a command, as far as `count` bytes. */
   #change(command: MemoryCommand, count: number): void {
     const { op, offset, stable } = command;
+    if (op === 'extend') this.#extend(Math.min(count, command.length));
     if (op !== 'write' && op !== 'writeZeroes' && op !== 'discard') return;
     const target = this.volatile.subarray(offset, offset + Math.min(count, command.length));
     if (op === 'write') this.gather(command, target);
     else target.fill(op === 'discard' ? this.#discardFill : 0);
     this.#image.changed(offset, target.length, stable);
+  }
+
+  #extend(sizeBytes: number): void {
+    if (sizeBytes <= this.sizeBytes) return;
+    this.#image.extend(sizeBytes);
+    this.sizeBytes = sizeBytes;
   }
 
   /** The read side of a command; answers its value. */

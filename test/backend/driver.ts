@@ -2,6 +2,7 @@
 
 import { expect } from 'vitest';
 
+import { ERRNO_ENOTSUP } from '../../src/abi/command.ts';
 import type { Backend } from '../../src/backend/backend.ts';
 import { EXTENT_FLAGS, EXTENT_LENGTH, EXTENT_SIZE, SEGMENT_SIZE } from '../../src/abi/request.ts';
 
@@ -92,6 +93,13 @@ export class Driver {
 
   async sync(): Promise<number> {
     return (await this.run((id) => this.backend.sync(id))).errno;
+  }
+
+  /** ENOTSUP where the backend has no such command. */
+  async extend(sizeBytes: number): Promise<number> {
+    const { backend } = this;
+    if (backend.extend === undefined) return ERRNO_ENOTSUP;
+    return (await this.run((id) => backend.extend?.(id, sizeBytes))).errno;
   }
 
   /** The extents as [length, flags]. */

@@ -28,7 +28,7 @@ const STAGES = ['ring', 'request', 'schedule', 'map', 'command'];
 /** What a later stage may know of an earlier one: its record, in a file of one of these names. */
 const RECORDS = '(record|slot|extent)\\.ts';
 /** The files that see all stages; every other file beside them is shared by the stages. */
-const STORY = '(index|pump|bench)\\.ts';
+const STORY = '(index|pump|dispatch|land|mapped|written|bench)\\.ts';
 const SHARED = new RegExp(`^assembly/(?!${STORY})[a-z-]+\\.ts$`);
 const KERNELS = /^assembly\/simd\//;
 

@@ -1,0 +1,77 @@
+// The last look before bytes go to a place where metadata may lie.
+//
+// O1  What is written as data, handed out as new, or read as a table never overlaps metadata of
+//     another kind: the header, the tables of the active and of the snapshots' L1, L2 tables, the
+//     refcount table and its blocks, bitmaps, keys. A cluster is looked at when it enters use: when
+//     it is reserved, and when an entry of an image first leads a write there.
+// O2  What would break O1 is refused with EIO; the image is marked corrupt, and no write succeeds
+//     after that.
+
+import { COMMAND_WRITE } from '../../../src/abi/command.ts';
+import {
+  CORRUPT_OVERLAP,
+  FILE_IMAGE,
+  MAP_READ_ONLY,
+  MAP_VERSION_2,
+  RANGE_LENGTH,
+  RANGE_SIZE,
+} from '../../../src/abi/map.ts';
+import { HEADER_INCOMPATIBLE_FEATURES, INCOMPATIBLE_CORRUPT_BIT } from '../../../src/abi/qcow2.ts';
+import { anyInRange } from '../../simd/range.ts';
+import { hasIo, IO_HEADER, order } from './io.ts';
+import { HEADER_COPY, HEADER_COPY_BYTES, Qcow2 } from './state.ts';
+
+/** O1: true when `length` bytes at `offset` overlap metadata other than L2 tables. */
+export function overlapsFixed(map: Qcow2, offset: u64, length: u64): bool {
+  if (overlapsRanges(map, offset, length)) return true;
+  return anyInRange(map.place(map.tableAt), map.tableEntries, offset, offset + length);
+}
+
+/** The same, refcount blocks aside. */
+export function overlapsRanges(map: Qcow2, offset: u64, length: u64): bool {
+  const end = offset + length;
+  if (offset < map.clusterBytes) return true;
+  if (overlap(offset, end, map.l1Offset, (<u64>map.l1Entries) << 3)) return true;
+  if (overlap(offset, end, map.tableOffset, (<u64>map.tableEntries) << 3)) return true;
+  for (let i: u32 = 0; i < map.ranges; i++) {
+    const range = map.place(map.rangesAt) + <usize>i * RANGE_SIZE;
+    if (overlap(offset, end, load<u64>(range), load<u64>(range, RANGE_LENGTH))) return true;
+  }
+  return false;
+}
+
+/** O1: true when `length` bytes at `offset` overlap an L2 table. */
+export function overlapsTables(map: Qcow2, offset: u64, length: u64): bool {
+  return anyInRange(map.place(map.l1At), map.l1Entries, offset, offset + length);
+}
+
+function overlap(start: u64, end: u64, otherStart: u64, otherLength: u64): bool {
+  return start < otherStart + otherLength && otherStart < end;
+}
+
+/** O1 for data: true, and marked (O2), when a write there must not be. */
+export function refusesData(map: Qcow2, offset: u64, length: u64, guest: u64): bool {
+  if (!overlapsFixed(map, offset, length) && !overlapsTables(map, offset, length)) return false;
+  markCorrupt(map, CORRUPT_OVERLAP, offset, guest);
+  return true;
+}
+
+/** O2. */
+export function markCorrupt(map: Qcow2, what: u32, value: u64, where: u64): void {
+  if (map.corrupt != 0) return;
+  map.corrupt = what;
+  map.corruptValue = value;
+  map.corruptWhere = where;
+  if (map.has(MAP_READ_ONLY) || map.has(MAP_VERSION_2)) return;
+  const bits = map.place(HEADER_COPY) + HEADER_INCOMPATIBLE_FEATURES;
+  store<u64>(bits, load<u64>(bits) | bswap<u64>((<u64>1) << INCOMPATIBLE_CORRUPT_BIT));
+  map.headerDirty = 1;
+  writeHeader(map);
+}
+
+/** Writes the header copy when it is to be written and an order can be made. */
+export function writeHeader(map: Qcow2): void {
+  if (!map.headerDirty || !hasIo(map)) return;
+  map.headerDirty = 0;
+  order(map, COMMAND_WRITE, FILE_IMAGE, 0, HEADER_COPY_BYTES, HEADER_COPY, IO_HEADER, 0);
+}

@@ -1,0 +1,132 @@
+/**
+ * Zstandard streams (RFC 8878): frames until the cluster is full, and then the end of a frame.
+ *
+ * The decoder is libzstd in WebAssembly (zstddec). It takes whole frames and a size to stay
+ * below, so this finds where a frame ends and what it claims to hold before it is decoded. The
+ * frames of the next cluster often follow directly: none is decoded once the cluster is full.
+ */
+import type { ZSTDDecoder } from 'zstddec';
+
+const FRAME_MAGIC = 0xfd2fb528;
+const SKIPPABLE_MAGIC = 0x184d2a50;
+/** The low four bits of a skippable frame's magic are free. */
+const SKIPPABLE_MASK = 0xfffffff0;
+const MAGIC_BYTES = 4;
+const SKIPPABLE_HEADER_BYTES = 8;
+
+// Frame header descriptor.
+const CONTENT_SIZE_SHIFT = 6;
+const SINGLE_SEGMENT = 0x20;
+const HAS_CHECKSUM = 0x04;
+const DICTIONARY_MASK = 3;
+const DICTIONARY_BYTES = [0, 1, 2, 4] as const;
+const CONTENT_SIZE_BYTES = [0, 2, 4, 8] as const;
+/** A content size of two bytes counts from here. */
+const CONTENT_SIZE_2_BASE = 256n;
+const CHECKSUM_BYTES = 4;
+
+// Block header, 24 bits: last, type, size.
+const BLOCK_HEADER_BYTES = 3;
+const BLOCK_LAST = 1;
+const BLOCK_TYPE_SHIFT = 1;
+const BLOCK_TYPE_MASK = 3;
+const BLOCK_SIZE_SHIFT = 3;
+const BLOCK_RLE = 1;
+
+/** Where a frame ends and what it says that it holds; undefined when it does not say. */
+interface Frame {
+  readonly lengthBytes: number;
+  readonly contentBytes: number | undefined;
+}
+
+/** Loads the decoder. Answers one cluster, or undefined when the stream is damaged or shorter. */
+export async function loadZstd(): Promise<
+  (stream: Uint8Array, clusterBytes: number) => Uint8Array | undefined
+> {
+  const { ZSTDDecoder } = await import('zstddec');
+  const decoder = new ZSTDDecoder();
+  await decoder.init();
+  return (stream, clusterBytes) => decodeCluster(decoder, stream, clusterBytes);
+}
+
+function decodeCluster(
+  decoder: ZSTDDecoder,
+  stream: Uint8Array,
+  clusterBytes: number,
+): Uint8Array | undefined {
+  const cluster = new Uint8Array(clusterBytes);
+  let filled = 0;
+  for (let position = 0; filled < clusterBytes;) {
+    const frame = frameAt(stream, position);
+    if (frame === undefined) return undefined;
+    const end = position + frame.lengthBytes;
+    if (frame.contentBytes !== 0) {
+      const room = clusterBytes - filled;
+      const plain = decodeFrame(decoder, stream.subarray(position, end), frame, room);
+      if (plain === undefined) return undefined;
+      cluster.set(plain, filled);
+      filled += plain.length;
+    }
+    position = end;
+  }
+  return cluster;
+}
+
+/** The decoder answers no bytes for a damaged frame. */
+function decodeFrame(
+  decoder: ZSTDDecoder,
+  bytes: Uint8Array,
+  { contentBytes }: Frame,
+  room: number,
+): Uint8Array | undefined {
+  if (contentBytes !== undefined && contentBytes > room) return undefined;
+  const plain = decoder.decode(bytes, room);
+  return plain.length === 0 ? undefined : plain;
+}
+
+/** The frame at this position, when it is whole. */
+function frameAt(stream: Uint8Array, position: number): Frame | undefined {
+  const view = new DataView(stream.buffer, stream.byteOffset + position, stream.length - position);
+  if (view.byteLength < SKIPPABLE_HEADER_BYTES) return undefined;
+  const magic = view.getUint32(0, true);
+  if (magic === FRAME_MAGIC) return dataFrame(view);
+  if ((magic & SKIPPABLE_MASK) >>> 0 !== SKIPPABLE_MAGIC) return undefined;
+  const lengthBytes = SKIPPABLE_HEADER_BYTES + view.getUint32(MAGIC_BYTES, true);
+  return lengthBytes > view.byteLength ? undefined : { lengthBytes, contentBytes: 0 };
+}
+
+function dataFrame(view: DataView): Frame | undefined {
+  const descriptor = view.getUint8(MAGIC_BYTES);
+  const isSingle = (descriptor & SINGLE_SEGMENT) !== 0;
+  const windowBytes = isSingle ? 0 : 1;
+  const dictionaryBytes = DICTIONARY_BYTES[descriptor & DICTIONARY_MASK] ?? 0;
+  const sizeOffset = MAGIC_BYTES + 1 + windowBytes + dictionaryBytes;
+  const sizeBytes = CONTENT_SIZE_BYTES[descriptor >> CONTENT_SIZE_SHIFT] || Number(isSingle);
+  const blocks = sizeOffset + sizeBytes;
+  if (blocks > view.byteLength) return undefined;
+  const end = endOfBlocks(view, blocks);
+  if (end === undefined) return undefined;
+  const lengthBytes = end + ((descriptor & HAS_CHECKSUM) === 0 ? 0 : CHECKSUM_BYTES);
+  if (lengthBytes > view.byteLength) return undefined;
+  return { lengthBytes, contentBytes: contentSize(view, sizeOffset, sizeBytes) };
+}
+
+function contentSize(view: DataView, offset: number, sizeBytes: number): number | undefined {
+  if (sizeBytes === 0) return undefined;
+  let size = 0n;
+  for (let index = sizeBytes - 1; index >= 0; index--) {
+    size = (size << 8n) | BigInt(view.getUint8(offset + index));
+  }
+  return Number(sizeBytes === 2 ? size + CONTENT_SIZE_2_BASE : size);
+}
+
+/** Follows the headers of the blocks to the end of the last one. */
+function endOfBlocks(view: DataView, first: number): number | undefined {
+  for (let position = first; position + BLOCK_HEADER_BYTES <= view.byteLength;) {
+    const header = view.getUint16(position, true) | (view.getUint8(position + 2) << 16);
+    const isRle = ((header >> BLOCK_TYPE_SHIFT) & BLOCK_TYPE_MASK) === BLOCK_RLE;
+    position += BLOCK_HEADER_BYTES + (isRle ? 1 : header >> BLOCK_SIZE_SHIFT);
+    if ((header & BLOCK_LAST) !== 0) return position;
+  }
+  return undefined;
+}

@@ -1,0 +1,76 @@
+/**
+ * Where the metadata of a new image lies, one after the other:
+ *
+ *   header | refcount table | refcount blocks | L1 table | L2 tables of a raw data file
+ */
+import {
+  EXTENDED_L2_ENTRY_BYTES,
+  L1_BYTES_MAX,
+  L2_ENTRY_BYTES,
+  REFCOUNT_TABLE_BYTES_MAX,
+} from '../../abi/qcow2.ts';
+import { invalid } from '../../arguments.ts';
+import type { NewImage } from './create-options.ts';
+
+/** Sizes in clusters; entries are 8 bytes in the refcount table and the L1 table. */
+export interface NewLayout {
+  readonly refcountTableClusters: number;
+  readonly refcountBlocks: number;
+  readonly l1Entries: number;
+  readonly l1Clusters: number;
+  /** Entries of one L2 table. */
+  readonly l2Entries: number;
+  readonly l2Tables: number;
+  /** Of the disk. */
+  readonly guestClusters: number;
+  /** All of the above and the header. */
+  readonly clusters: number;
+}
+
+const ENTRY_BYTES = 8;
+
+/** @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT for a disk that is too large for its clusters */
+export function layoutOf(image: NewImage): NewLayout {
+  const { clusterBytes, sizeBytes, dataFile } = image;
+  const entryBytes = image.extendedL2 ? EXTENDED_L2_ENTRY_BYTES : L2_ENTRY_BYTES;
+  const l2Entries = clusterBytes / entryBytes;
+  const guestClusters = Math.ceil(sizeBytes / clusterBytes);
+  const l1Entries = Math.ceil(guestClusters / l2Entries);
+  if (l1Entries * ENTRY_BYTES > L1_BYTES_MAX) throw tooLarge(image);
+  const l1Clusters = Math.ceil((l1Entries * ENTRY_BYTES) / clusterBytes);
+  const l2Tables = dataFile?.raw === true ? l1Entries : 0;
+  const refcounts = refcountsOf(image, 1 + l1Clusters + l2Tables);
+  const clusters = 1 + refcounts.refcountTableClusters + refcounts.refcountBlocks;
+  return {
+    ...refcounts,
+    l1Entries,
+    l1Clusters,
+    l2Entries,
+    l2Tables,
+    guestClusters,
+    clusters: clusters + l1Clusters + l2Tables,
+  };
+}
+
+/** The refcount structures count themselves, too; a block at least is there. */
+function refcountsOf(image: NewImage, otherClusters: number) {
+  const { clusterBytes, refcountOrder } = image;
+  const blockEntries = (clusterBytes * 8) / 2 ** refcountOrder;
+  let refcountBlocks = 1;
+  let refcountTableClusters = 1;
+  for (;;) {
+    const clusters = otherClusters + refcountTableClusters + refcountBlocks;
+    const blocks = Math.ceil(clusters / blockEntries);
+    const tableClusters = Math.ceil((blocks * ENTRY_BYTES) / clusterBytes);
+    if (tableClusters * clusterBytes > REFCOUNT_TABLE_BYTES_MAX) throw tooLarge(image);
+    if (blocks === refcountBlocks && tableClusters === refcountTableClusters) break;
+    refcountBlocks = blocks;
+    refcountTableClusters = tableClusters;
+  }
+  return { refcountBlocks, refcountTableClusters };
+}
+
+function tooLarge({ sizeBytes, clusterBytes }: NewImage): Error {
+  const advice = 'use larger clusters (clusterBits)';
+  return invalid(`a disk of ${sizeBytes} bytes needs clusters of over ${clusterBytes}; ${advice}`);
+}

@@ -1,0 +1,108 @@
+/** What a new image is to be: the options of callers, checked and completed. */
+import {
+  BACKING_NAME_BYTES_MAX,
+  CLUSTER_BITS_MAX,
+  CLUSTER_BITS_MIN,
+  EXTENDED_L2_CLUSTER_BITS_MIN,
+  REFCOUNT_ORDER_MAX,
+} from '../../abi/qcow2.ts';
+import { invalid, toSwitch, toWhole } from '../../arguments.ts';
+
+/** Options of createImage; all but the size are optional. */
+export interface CreateOptions {
+  /** Capacity of the disk in bytes; rounded up to whole sectors of 512. */
+  readonly sizeBytes: number;
+  /** Of the format; default 3. Version 2 has none of the options below but the backing file. */
+  readonly version?: 2 | 3;
+  /** Clusters have 2^this many bytes, 9 to 21, from 14 with extended L2 entries; default 16. */
+  readonly clusterBits?: number;
+  /** Refcounts have 2^this many bits, 0 to 6; default 4. */
+  readonly refcountOrder?: number;
+  /** Subclusters: 32 in a cluster. Default false. */
+  readonly extendedL2?: boolean;
+  /** Refcounts may be stale while the image is in use. Default false. */
+  readonly lazyRefcounts?: boolean;
+  /** What compressed clusters will be compressed with; default deflate. */
+  readonly compression?: 'deflate' | 'zstd';
+  /** The name as it is to stand in the image; nothing is opened. */
+  readonly backing?: { readonly name: string; readonly format: 'raw' | 'qcow2' };
+  /**
+   * Guest data goes to another file, which the caller makes. `raw`: that file is always a raw image
+   * of the disk; it must have as many bytes, to whole clusters. There is no backing file then.
+   */
+  readonly dataFile?: { readonly name: string; readonly raw: boolean };
+}
+
+/** CreateOptions without gaps. */
+export interface NewImage extends CreateOptions {
+  readonly version: 2 | 3;
+  readonly clusterBits: number;
+  readonly clusterBytes: number;
+  readonly refcountOrder: number;
+  readonly extendedL2: boolean;
+  readonly lazyRefcounts: boolean;
+  readonly compression: 'deflate' | 'zstd';
+}
+
+const SECTOR_BYTES = 512;
+const DEFAULT_CLUSTER_BITS = 16;
+const V2_REFCOUNT_ORDER = 4;
+const LARGEST_BYTES = Number.MAX_SAFE_INTEGER - SECTOR_BYTES;
+
+/** @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT for options that no image can have */
+export function newImageOf(options: CreateOptions): NewImage {
+  const { version = 3, compression = 'deflate', backing, dataFile } = options;
+  const { clusterBits = DEFAULT_CLUSTER_BITS, refcountOrder = V2_REFCOUNT_ORDER } = options;
+  toWhole(version, 'version', 2, 3);
+  toWhole(options.sizeBytes, 'sizeBytes', 0, LARGEST_BYTES);
+  toWhole(refcountOrder, 'refcountOrder', 0, REFCOUNT_ORDER_MAX);
+  const extendedL2 = toSwitch(options.extendedL2, 'extendedL2');
+  const lowestBits = extendedL2 ? EXTENDED_L2_CLUSTER_BITS_MIN : CLUSTER_BITS_MIN;
+  toWhole(clusterBits, 'clusterBits', lowestBits, CLUSTER_BITS_MAX);
+  checkOneOf(compression, 'compression', ['deflate', 'zstd']);
+  if (backing !== undefined) {
+    checkName(backing.name, 'backing.name');
+    checkOneOf(backing.format, 'backing.format', ['raw', 'qcow2']);
+  }
+  if (dataFile !== undefined) checkName(dataFile.name, 'dataFile.name');
+  const image: NewImage = {
+    ...options,
+    sizeBytes: Math.ceil(options.sizeBytes / SECTOR_BYTES) * SECTOR_BYTES,
+    version,
+    clusterBits,
+    clusterBytes: 2 ** clusterBits,
+    refcountOrder,
+    extendedL2,
+    lazyRefcounts: toSwitch(options.lazyRefcounts, 'lazyRefcounts'),
+    compression,
+  };
+  checkTogether(image);
+  return image;
+}
+
+function checkTogether(image: NewImage): void {
+  const { version, refcountOrder, extendedL2, lazyRefcounts, compression, dataFile } = image;
+  const isLater = extendedL2 || lazyRefcounts || compression !== 'deflate';
+  if (version === 2 && (isLater || dataFile !== undefined || refcountOrder !== V2_REFCOUNT_ORDER)) {
+    const later = 'extendedL2, lazyRefcounts, zstd, dataFile or another refcountOrder than 4';
+    throw invalid(`version 2 of qcow2 knows no ${later}; leave them out, or use version 3`);
+  }
+  if (dataFile === undefined) return;
+  if (toSwitch(dataFile.raw, 'dataFile.raw') && image.backing !== undefined) {
+    throw invalid('a raw data file holds the whole disk; there cannot be a backing file as well');
+  }
+}
+
+function checkOneOf(value: string, name: string, known: readonly string[]): void {
+  if (!known.includes(value)) throw invalid(`${name} must be ${known.join(' or ')}, not ${value}`);
+}
+
+/** Whoever opens the image must find the same name. */
+function checkName(name: string, what: string): void {
+  const bytes = new TextEncoder().encode(name);
+  toWhole(bytes.length, `the length of ${what} in bytes`, 1, BACKING_NAME_BYTES_MAX);
+  if (!bytes.includes(0) && new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes) === name) {
+    return;
+  }
+  throw invalid(`${what} must be Unicode without NUL, not ${JSON.stringify(name)}`);
+}

@@ -1,0 +1,154 @@
+/**
+ * Opening a qcow2 image as a disk: its header is judged, its other files are opened, and the engine
+ * gets its tables.
+ *
+ * O1 An image that cannot be handled as it asks to be is refused here, never misread.
+ * O2 What the format wants done before the first write is done, and stable, before the disk opens.
+ */
+import { FILE_BACKING, FILE_COMPRESSED, FILE_DATA, FILE_IMAGE } from '../../abi/map.ts';
+import { CRYPT_NONE } from '../../abi/qcow2.ts';
+import type { Backend } from '../../backend/backend.ts';
+import { type FileBackend, type FileBackendOptions, openFileBackend } from '../../backend/file.ts';
+import { Disk } from '../../disk.ts';
+import type { DiskOptions } from '../../disk-types.ts';
+import { SluiceError } from '../../errors.ts';
+import { backingFormatOf, type BackingFormat, type Chain, resolveNamed } from '../chain.ts';
+import type { NamedFilePolicy } from '../chain.ts';
+import { DiskBackend } from '../disk-backend.ts';
+import { BackendFile } from '../image-file.ts';
+import { openCompressedView } from './compressed-view.ts';
+import { type Qcow2Header, readHeader } from './header.ts';
+import { refuseDamagedLayout } from './header-layout.ts';
+import { mappingOf } from './image-mapping.ts';
+import { makeWritable } from './make-writable.ts';
+
+/** How a qcow2 image is opened. */
+export interface Qcow2Options {
+  /** How its files are opened; `lock` and `writable` are those of the image itself. */
+  readonly file: FileBackendOptions;
+  readonly disk: DiskOptions;
+  /** Which files its names may stand for. */
+  readonly backing: NamedFilePolicy;
+  readonly backingFormat?: BackingFormat | undefined;
+  /** Bytes of tables to keep in memory. */
+  readonly metadataCacheBytes: number;
+  /** Greatest age of tables that were not written, in milliseconds; 0: no limit. */
+  readonly flushIntervalMs: number;
+}
+
+/** Opens the image at a path as a disk. The files of the chain so far are in `chain`. */
+export async function openQcow2(path: string, options: Qcow2Options, chain: Chain): Promise<Disk> {
+  await chain.add(path);
+  const opened: Backend[] = [];
+  try {
+    const image = await openFileBackend(path, { ...options.file, anySize: true });
+    opened.push(image);
+    return await overImage(path, image, options, chain, opened);
+  } catch (error) {
+    await Promise.allSettled(opened.map((backend) => backend.close()));
+    throw error;
+  }
+}
+
+async function overImage(
+  path: string,
+  image: FileBackend,
+  options: Qcow2Options,
+  chain: Chain,
+  opened: Backend[],
+): Promise<Disk> {
+  const file = new BackendFile(image, path);
+  const writable = options.file.writable === true;
+  const found = await readHeader(file, path);
+  refuseUnsupported(found, path, writable);
+  refuseDamagedLayout(found, { fileBytes: file.sizeBytes, path, writable });
+  const header = writable ? await makeWritable(file, found, path) : found;
+  const files: (Backend | undefined)[] = [];
+  const add = (index: number, backend: Backend): Backend => {
+    opened.push(backend);
+    files[index] = backend;
+    return backend;
+  };
+  files[FILE_IMAGE] = image;
+  if (header.dataFile !== undefined) {
+    add(FILE_DATA, await openDataFile(path, header, options, chain));
+  } else {
+    const inner = await openFileBackend(path, secondOpen(options.file));
+    opened.push(inner);
+    const { clusterBytes, compression } = header;
+    add(FILE_COMPRESSED, await openCompressedView(inner, { clusterBytes, compression }));
+  }
+  if (header.backing !== undefined) {
+    add(FILE_BACKING, await openBacking(path, header.backing, options, chain));
+  }
+  const mapping = await mappingOf(file, header, path, files, options);
+  return new Disk(files, { ...options.disk, mapping });
+}
+
+/** O1: what this release does not do. */
+function refuseUnsupported(header: Qcow2Header, path: string, writable: boolean): void {
+  const refuse = (code: 'ERR_SLUICE_UNSUPPORTED' | 'ERR_SLUICE_CORRUPT', reason: string): never => {
+    throw new SluiceError(code, `cannot open ${JSON.stringify(path)}: ${reason}`, {
+      operation: 'open',
+      path,
+    });
+  };
+  if (header.cryptMethod !== CRYPT_NONE) {
+    refuse('ERR_SLUICE_UNSUPPORTED', 'the image is encrypted, which this release cannot open');
+  }
+  if (header.corrupt && writable) {
+    const advice = 'open it read-only, or check and repair it';
+    refuse('ERR_SLUICE_CORRUPT', `the image is marked corrupt; ${advice}`);
+  }
+}
+
+/** The image once more, read-only, for the eyes of a view. */
+function secondOpen(options: FileBackendOptions): FileBackendOptions {
+  return { ...options, writable: false, lock: 'none', anySize: true };
+}
+
+async function openDataFile(
+  path: string,
+  header: Qcow2Header,
+  options: Qcow2Options,
+  chain: Chain,
+): Promise<FileBackend> {
+  const name = header.dataFile?.name;
+  if (name === undefined) {
+    const message = `cannot open ${JSON.stringify(path)}: it does not name its data file`;
+    throw new SluiceError('ERR_SLUICE_FILE_REFUSED', message, { operation: 'open', path });
+  }
+  const dataPath = await resolveNamed('data', name, path, options.backing);
+  await chain.add(dataPath);
+  const data = await openFileBackend(dataPath, { ...options.file, anySize: true });
+  try {
+    if (data.sizeBytes < header.sizeBytes && options.file.writable === true) {
+      await data.resize(header.sizeBytes);
+    }
+    return data;
+  } catch (error) {
+    await data.close();
+    throw error;
+  }
+}
+
+async function openBacking(
+  path: string,
+  backing: { readonly name: string; readonly format?: string },
+  options: Qcow2Options,
+  chain: Chain,
+): Promise<Backend> {
+  const format = backingFormatOf(backing, path, options.backingFormat);
+  const backingPath = await resolveNamed('backing', backing.name, path, options.backing);
+  const file = { ...options.file, writable: false, anySize: true };
+  if (format === 'raw') {
+    await chain.add(backingPath);
+    return openFileBackend(backingPath, file);
+  }
+  const { backingFormat: _, ...rest } = options;
+  const disk = { ...options.disk, tracer: undefined, bufferBytes: BACKING_BUFFER_BYTES };
+  return new DiskBackend(await openQcow2(backingPath, { ...rest, file, disk }, chain));
+}
+
+/** Reads of a backing disk are as large as a request at most. */
+const BACKING_BUFFER_BYTES = 8 * 1024 * 1024;
