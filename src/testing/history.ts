@@ -31,6 +31,8 @@ export interface HistoryOptions {
   readonly wce: boolean;
   /** Nothing is ever promised to be stable; default false. */
   readonly noFlush?: boolean;
+  /** Sectors that hold zeroes at first: nobody can tell them from zeroes that were written. */
+  readonly zeroAtFirst?: (sector: number) => boolean;
 }
 
 /** See the head of the file. */
@@ -40,11 +42,13 @@ export class History {
   readonly #words: Int32Array;
   readonly #wce: boolean;
   readonly #noFlush: boolean;
+  readonly #zeroAtFirst: (sector: number) => boolean;
 
-  constructor({ requests = 64, wce, noFlush = false }: HistoryOptions) {
+  constructor({ requests = 64, wce, noFlush = false, zeroAtFirst }: HistoryOptions) {
     this.#words = new Int32Array(1 + requests);
     this.#wce = wce;
     this.#noFlush = noFlush;
+    this.#zeroAtFirst = zeroAtFirst ?? (() => false);
   }
 
   /** Becomes a copy of a history with the same options. */
@@ -109,7 +113,7 @@ export class History {
   /** True when the sector may hold the value once all up to write `floor` is stable. */
   mayHold(sector: number, value: number, floor: number): boolean {
     if (this.hasWritten(sector, value, Math.max(1, floor), true)) return true;
-    return (floor <= 0 && value === INITIAL) || (floor < 0 && value === OLDER);
+    return (floor <= 0 && this.#wasFirst(sector, value)) || (floor < 0 && value === OLDER);
   }
 
   /** True when a write from `first` on has the value; `anything`: a discard has every one. */
@@ -130,7 +134,11 @@ export class History {
       if (write.op === OP_DISCARD || contentOf(write, number) === value) return true;
       if (this.statusOf(number) === STATUS_OK) return false;
     }
-    return value === INITIAL;
+    return this.#wasFirst(sector, value);
+  }
+
+  #wasFirst(sector: number, value: number): boolean {
+    return value === INITIAL || (value === 0 && this.#zeroAtFirst(sector));
   }
 
   /** Name and request in words. */

@@ -77,7 +77,7 @@ const WAS_RESET = 8;
 /** See the head of the file. Broken rules are thrown as RuleBroken. */
 export class Oracle {
   readonly history: History;
-  readonly #options: Required<OracleOptions>;
+  readonly #options: Required<Omit<OracleOptions, 'zeroAtFirst'>>;
   readonly #words: Int32Array;
   // Where the tables begin. A word for each request: what explains its error.
   readonly #excuse = HEADER;

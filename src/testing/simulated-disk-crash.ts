@@ -9,6 +9,7 @@
 import type { Cut, VolatileWrite } from './cut.ts';
 import { Random } from './random.ts';
 import type { SectorImage } from './sector-image.ts';
+import { SECTOR_BYTES } from './simulated-disk-options.ts';
 import type { SectorValues } from './simulated-disk-sectors.ts';
 
 /** One of the contents, and how it came about. */
@@ -17,6 +18,12 @@ export interface CutOutcome {
   readonly name: string;
   /** What the sectors hold that are not certain. */
   readonly values: SectorValues;
+}
+
+/** The same, and how long the disk is. */
+export interface SizedOutcome extends CutOutcome {
+  /** Sectors behind it are gone, whatever they hold. */
+  readonly sizeBytes: number;
 }
 
 interface Named {
@@ -29,17 +36,45 @@ const TRIES = 8;
 
 /** One outcome, drawn from the seed. */
 export function sampleCut(image: SectorImage, seed: number, torn: boolean): CutOutcome {
-  return outcomeOf(image, uncertain(image), sampleOf(image.volatileWrites(), seed, torn));
+  const sectors = uncertain(image, image.sectors);
+  return outcomeOf(image, sectors, sampleOf(image.volatileWrites(), seed, torn));
 }
 
-/** Outcomes, at most `limit`; returns true when these were all that there are. */
+/**
+ * Outcomes for each of the sizes that the disk may have, at most `limit`; returns true when these
+ * were all that there are.
+ */
 export function* enumerateCuts(
   image: SectorImage,
+  sizes: readonly number[],
+  limit: number,
+  seed: number,
+  torn: boolean,
+): Generator<SizedOutcome, boolean, void> {
+  let all = sizes.length <= limit;
+  for (const [index, sizeBytes] of sizes.slice(0, limit).entries()) {
+    const share = Math.max(1, Math.floor((limit + index) / sizes.length));
+    const outcomes = outcomesOf(image, sizeBytes / SECTOR_BYTES, share, seed, torn);
+    const after = sizes.length > 1 ? `, ${sizeBytes} bytes long` : '';
+    let next = outcomes.next();
+    for (; next.done !== true; next = outcomes.next()) {
+      const { name, values } = next.value;
+      yield { name: name + after, values, sizeBytes };
+    }
+    all &&= next.value;
+  }
+  return all;
+}
+
+/** Outcomes for the sectors before `end`. */
+function* outcomesOf(
+  image: SectorImage,
+  end: number,
   limit: number,
   seed: number,
   torn: boolean,
 ): Generator<CutOutcome, boolean, void> {
-  const sectors = uncertain(image);
+  const sectors = uncertain(image, end);
   const writes = image.volatileWrites();
   if (torn && combinationsOf(image, sectors) <= limit) return yield* combinations(image, sectors);
   const all = !torn && writes.length <= 20 && 2 ** writes.length <= limit;
@@ -55,10 +90,10 @@ export function* enumerateCuts(
   return all;
 }
 
-/** The sectors of which a power cut may leave more than one content. */
-function uncertain(image: SectorImage): number[] {
+/** The sectors before `end` of which a power cut may leave more than one content. */
+function uncertain(image: SectorImage, end: number): number[] {
   const values: number[] = [];
-  const all = Array.from({ length: image.sectors }, (_, sector) => sector);
+  const all = Array.from({ length: end }, (_, sector) => sector);
   return all.filter((sector) => image.survivorsInto(sector, values) > 1);
 }
 

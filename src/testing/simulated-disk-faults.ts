@@ -21,12 +21,13 @@ const ALL: readonly MemoryOperation[] = [
   'discard',
   'blockStatus',
   'sync',
+  'extend',
 ];
 
 /** The operations that a fault is about, in the order in which the faults are asked. */
 const FAULTS: Readonly<Record<SimulatedFaultName, readonly MemoryOperation[]>> = {
   eio: ALL,
-  enospc: ['write', 'writeZeroes'],
+  enospc: ['write', 'writeZeroes', 'extend'],
   shortWrites: ['write', 'writeZeroes'],
   failingSync: ['sync'],
   lyingSync: ['sync', 'write'],
@@ -122,7 +123,7 @@ function hits(rule: Rule, name: SimulatedFaultName, command: MemoryCommand): boo
   if (rule.sectors !== undefined) {
     const [first, end] = rule.sectors;
     const isInside = offset < end * SECTOR_BYTES && offset + length > first * SECTOR_BYTES;
-    if (length === 0 || !isInside) return false;
+    if (length === 0 || op === 'extend' || !isInside) return false;
   }
   rule.seen += 1;
   const isDrawn = rule.random.chance(rule.probability);

@@ -37,11 +37,11 @@ export type SimulatedFault = true | FaultTarget;
 export interface SimulatedFaults {
   /**
    * Any operation is answered with EIO. Of a write, writeZeroes or discard the seed decides sector
-   * by sector whether it has happened (all or nothing with `torn: false`). A sync that fails like
-   * this is a `failingSync`.
+   * by sector whether it has happened (all or nothing with `torn: false`), an extend has not. A
+   * sync that fails like this is a `failingSync`.
    */
   readonly eio?: SimulatedFault;
-  /** write, writeZeroes: answered with ENOSPC, and nothing has happened. */
+  /** write, writeZeroes, extend: answered with ENOSPC, and nothing has happened. */
   readonly enospc?: SimulatedFault;
   /** write, writeZeroes: some first sectors reach the disk, never all, then comes EIO. */
   readonly shortWrites?: SimulatedFault;
@@ -67,6 +67,10 @@ export interface SimulatedDiskOptions extends MemoryDiskOptions {
   readonly sizeBytes: number;
   /** A whole number; its low 32 bits decide everything that is left to chance. */
   readonly seed: number;
+  /**
+   * As far as the disk can be extended, in whole blocks; beyond it is ENOSPC. Default `sizeBytes`.
+   */
+  readonly mostBytes?: number;
   /**
    * The granule that the engine keeps requests apart by, a power of two from 512 (the default): a
    * shorter write reads the rest of its sectors first, as O_DIRECT does.
@@ -98,6 +102,7 @@ const DEFAULT_LATENCY: Readonly<Record<TimedOperation, Micros>> = {
   discard: [20, 100],
   blockStatus: [5, 20],
   sync: [300, 1500],
+  extend: [15, 60],
 };
 
 /** A range of whole microseconds for everything that takes time. */
@@ -106,25 +111,31 @@ export type Latencies = Readonly<Record<TimedOperation, readonly [number, number
 /** Refuses sizes that no simulated disk has. */
 export function checkShape({
   sizeBytes,
+  mostBytes = sizeBytes,
   blockSizeBytes = SECTOR_BYTES,
   seed,
   contents,
 }: Shape): void {
   toWhole(sizeBytes, 'sizeBytes', SECTOR_BYTES, LARGEST_BYTES);
+  toWhole(mostBytes, 'mostBytes', sizeBytes, LARGEST_BYTES);
   toWhole(blockSizeBytes, 'blockSizeBytes', SECTOR_BYTES, LARGEST_BLOCK_BYTES);
   toWhole(seed, 'seed', Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER);
   if (!Number.isInteger(Math.log2(blockSizeBytes))) {
     throw invalid(`blockSizeBytes must be a power of two, not ${blockSizeBytes}`);
   }
-  if (sizeBytes % blockSizeBytes !== 0) {
-    throw invalid(`sizeBytes must be a multiple of ${blockSizeBytes}, not ${sizeBytes}`);
+  for (const [name, bytes] of Object.entries({ sizeBytes, mostBytes })) {
+    if (bytes % blockSizeBytes === 0) continue;
+    throw invalid(`${name} must be a multiple of ${blockSizeBytes}, not ${bytes}`);
   }
   if (contents !== undefined && contents.length > sizeBytes) {
     throw invalid(`contents of ${contents.length} bytes do not fit a disk of ${sizeBytes}`);
   }
 }
 
-type Shape = Pick<SimulatedDiskOptions, 'sizeBytes' | 'blockSizeBytes' | 'seed' | 'contents'>;
+type Shape = Pick<
+  SimulatedDiskOptions,
+  'sizeBytes' | 'mostBytes' | 'blockSizeBytes' | 'seed' | 'contents'
+>;
 
 /** The latencies in force. */
 export function latenciesOf(given: SimulatedDiskOptions['latency'] = {}): Latencies {

@@ -50,8 +50,7 @@ export class SectorBytes {
   }
 
   /** What a power cut leaves that leaves these values; other sectors hold what is stable. */
-  contentsAfter(values: SectorValues): Uint8Array {
-    const sizeBytes = this.image.sectors * SECTOR_BYTES;
+  contentsAfter(values: SectorValues, sizeBytes: number): Uint8Array {
     return this.#gather(0, sizeBytes, (sector) => values.get(sector) ?? this.image.stable(sector));
   }
 

@@ -29,6 +29,7 @@ import {
   type SimulatedDiskOptions,
 } from './simulated-disk-options.ts';
 import { SectorBytes } from './simulated-disk-sectors.ts';
+import { DiskSize } from './simulated-disk-size.ts';
 
 /** What may be different after a crash; the rest is as it was, the faults included. */
 export type RestartOptions = Partial<Omit<SimulatedDiskOptions, 'sizeBytes' | 'contents'>>;
@@ -96,7 +97,9 @@ export class SimulatedDisk extends MemoryDisk {
   readonly #times: Random;
   readonly #damage: Random;
   readonly #crashes: Random;
+  readonly #mostBytes: number;
   #sectors: SectorBytes;
+  #size: DiskSize;
   /** In the order in which they are answered, the stuck ones last. */
   readonly #inFlight: InFlight[] = [];
   #now = 0;
@@ -119,7 +122,9 @@ export class SimulatedDisk extends MemoryDisk {
     this.#times = new Random(seed);
     this.#damage = new Random(seed + 1);
     this.#crashes = new Random(seed + 2);
-    this.#sectors = SectorBytes.holding(this.sizeBytes, contents ?? new Uint8Array(0), seed);
+    this.#mostBytes = options.mostBytes ?? this.sizeBytes;
+    this.#sectors = SectorBytes.holding(this.#mostBytes, contents ?? new Uint8Array(0), seed);
+    this.#size = new DiskSize(this.sizeBytes, this.blockSizeBytes);
   }
 
   /** Microseconds since the disk was made. */
@@ -187,7 +192,9 @@ export class SimulatedDisk extends MemoryDisk {
   cutPower(changes: RestartOptions = {}): SimulatedDisk {
     this.#checkAlive();
     const { name, values } = sampleCut(this.#sectors.image, this.#crashes.next(), this.#torn);
-    const contents = this.#sectors.contentsAfter(values);
+    const sizes = this.#size.survivors();
+    const index = sizes.length > 1 ? this.#crashes.below(sizes.length) : 0;
+    const contents = this.#sectors.contentsAfter(values, sizes[index] ?? sizes[0]);
     this.#die({ event: 'power cut', left: name });
     return this.#restart(contents, changes);
   }
@@ -200,7 +207,7 @@ export class SimulatedDisk extends MemoryDisk {
   crashStates(options: { readonly limit?: number } = {}): Generator<CrashState, boolean, void> {
     this.#checkAlive();
     const limit = toWhole(options.limit ?? DEFAULT_STATES, 'limit', 1, MOST_STATES);
-    return this.#statesOf(this.#sectors.clone(), limit);
+    return this.#statesOf(this.#sectors.clone(), this.#size.survivors(), limit);
   }
 
   /**
@@ -211,7 +218,9 @@ export class SimulatedDisk extends MemoryDisk {
   killProcess(changes: RestartOptions = {}): SimulatedDisk {
     this.#checkAlive();
     const whole = new Map<number, boolean>();
-    const next = this.#restart(new Uint8Array(0), changes);
+    const size = this.#size.killed(() => this.#crashes.chance(0.5));
+    const next = this.#restart(new Uint8Array(size.now), changes);
+    next.#size = size;
     next.#sectors = this.#sectors.clone();
     next.#sectors.image.kill((id) => {
       if (this.#torn) return this.#crashes.chance(0.5);
@@ -240,6 +249,11 @@ export class SimulatedDisk extends MemoryDisk {
     this.#arm();
   }
 
+  protected override refusalOf(command: MemoryCommand): number {
+    const isFull = command.op === 'extend' && command.length > this.#mostBytes;
+    return super.refusalOf(command) || (isFull ? ERRNO_ENOSPC : 0);
+  }
+
   /** The disk has it: from now on a power cut may leave it. */
   #begin({ command, affliction }: InFlight): void {
     const { id, op, offset, length } = command;
@@ -250,7 +264,11 @@ export class SimulatedDisk extends MemoryDisk {
       sectors.beginWrite(id, offset, bytes);
     } else if (op === 'writeZeroes') sectors.beginZeroes(id, offset, length);
     else if (op === 'discard') sectors.beginDiscard(id, offset, length);
-    else if (op === 'sync' && affliction.answer !== 'lyingSync') sectors.image.beginSync(id);
+    else if (op === 'extend') this.#size.beginExtend(id, length);
+    else if (op === 'sync' && affliction.answer !== 'lyingSync') {
+      sectors.image.beginSync(id);
+      this.#size.beginSync(id);
+    }
   }
 
   #answer(flight: InFlight): void {
@@ -273,12 +291,20 @@ export class SimulatedDisk extends MemoryDisk {
     const { image } = this.#sectors;
     const lies = affliction.answer === 'lyingSync';
     if (op === 'sync') {
-      if (!lies) image.endSync(id, errno === 0);
+      if (lies) return;
+      image.endSync(id, errno === 0);
+      this.#size.endSync(id, errno === 0);
       return;
     }
+    if (op === 'extend') {
+      this.#size.endExtend(id, errno === 0);
+      this.sizeBytes = this.#size.now;
+    }
     if (!WRITES.includes(op)) return;
-    if (errno === 0) image.completeWrite(id, stable && !lies);
-    else {
+    if (errno === 0) {
+      image.completeWrite(id, stable && !lies);
+      if (stable && !lies) this.#size.settle();
+    } else {
       image.failWrite(id, this.#damageOf(command, affliction));
       if (stable) image.hideLosses();
     }
@@ -320,12 +346,16 @@ export class SimulatedDisk extends MemoryDisk {
     });
   }
 
-  *#statesOf(sectors: SectorBytes, limit: number): Generator<CrashState, boolean, void> {
-    const cuts = enumerateCuts(sectors.image, limit, this.#options.seed, this.#torn);
+  *#statesOf(
+    sectors: SectorBytes,
+    sizes: readonly number[],
+    limit: number,
+  ): Generator<CrashState, boolean, void> {
+    const cuts = enumerateCuts(sectors.image, sizes, limit, this.#options.seed, this.#torn);
     for (;;) {
       const { done, value } = cuts.next();
       if (done === true) return value;
-      const contents = (): Uint8Array => sectors.contentsAfter(value.values);
+      const contents = (): Uint8Array => sectors.contentsAfter(value.values, value.sizeBytes);
       const restart = (changes: RestartOptions = {}): SimulatedDisk =>
         this.#restart(contents(), changes);
       yield { name: value.name, contents, restart };
@@ -333,7 +363,9 @@ export class SimulatedDisk extends MemoryDisk {
   }
 
   #restart(contents: Uint8Array, changes: RestartOptions): SimulatedDisk {
-    return new SimulatedDisk({ ...this.#options, ...changes, contents });
+    const mostBytes = this.#mostBytes;
+    const sizeBytes = contents.length;
+    return new SimulatedDisk({ ...this.#options, mostBytes, ...changes, sizeBytes, contents });
   }
 
   #die(event: Pick<SimulatedEvent, 'event' | 'left'>): void {

@@ -145,19 +145,29 @@ export function answered(map: Qcow2, id: u32, errno: u32): void {
 
 /** Does what goes on by itself: writes back, reserves, releases. */
 export function step(map: Qcow2): void {
-  if (map.freeHead != NONE) map.oldestFlight = oldestOpen(map);
   if (map.closing != 0) giveUpReserve(map);
+  if (map.freeHead != NONE) map.oldestFlight = oldestOpen(map);
   if (isAwaited(map, WAIT_FREE) && map.changes != map.written) map.cycleWanted = 1;
   if (map.writeNow != 0 || map.closing != 0) {
     map.writeNow = 0;
     if (map.changes != map.written) map.cycleWanted = 1;
   }
-  stepWorker(map);
-  if (map.closing != 0 && isSettled(map)) map.cycleWanted = 1;
-  stepCycle(map);
+  stepAll(map);
+  if (map.closing != 0 && isSettled(map) && Cache.refcounts(map).dirty != 0) {
+    map.cycleWanted = 1;
+    stepAll(map);
+  }
   writeHeader(map);
   const settled = isSettled(map) && Cache.refcounts(map).dirty == 0;
   map.dirty = u32(!settled || hasChanges(map) || map.freeHead != NONE || map.ioOpen != 0);
+}
+
+/** What one has done may be what the other has waited for. */
+function stepAll(map: Qcow2): void {
+  for (let goes: bool = true; goes;) {
+    goes = stepWorker(map);
+    if (stepCycle(map)) goes = true;
+  }
 }
 
 /** The generation that must become stable for somebody to go on, or 0. */

@@ -68,10 +68,11 @@ const SEARCH_SLICES: u32 = 64;
 /** Bytes of the refcount table that are written for one entry. */
 const TABLE_SECTOR: u64 = 512;
 
-/** Does what the worker can do now; true when it has made an order or ended a task. */
-export function stepWorker(map: Qcow2): void {
+/** Does what the worker can do now; true when that was something. */
+export function stepWorker(map: Qcow2): bool {
+  let any: bool = false;
   for (let goes: bool = true; goes;) {
-    if (map.workerLeft != 0) return;
+    if (map.workerLeft != 0) return any;
     switch (map.workerTask) {
       case TASK_RESERVE:
         goes = stepReserve(map);
@@ -85,7 +86,9 @@ export function stepWorker(map: Qcow2): void {
       default:
         goes = startTask(map);
     }
+    if (goes) any = true;
   }
+  return any;
 }
 
 function startTask(map: Qcow2): bool {

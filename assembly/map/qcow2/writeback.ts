@@ -53,8 +53,9 @@ export function hasChanges(map: Qcow2): bool {
   return map.changes != map.written || map.cyclePhase != IDLE;
 }
 
-/** Goes on with the cycle, or begins one. */
-export function stepCycle(map: Qcow2): void {
+/** Goes on with the cycle, or begins one; true when that was something. */
+export function stepCycle(map: Qcow2): bool {
+  let any: bool = false;
   noteAge(map);
   for (let goes: bool = true; goes;) {
     switch (map.cyclePhase) {
@@ -70,7 +71,9 @@ export function stepCycle(map: Qcow2): void {
       default:
         goes = send(map);
     }
+    if (goes) any = true;
   }
+  return any;
 }
 
 /** The host has answered the write of a copy. */
