@@ -4,6 +4,12 @@
 import { type FileBackend, type FileBackendOptions, openFileBackend } from './backend/file.ts';
 import { invalid, toWhole } from './arguments.ts';
 import { type BackingFormat, Chain, type NamedFilePolicy } from './image/chain.ts';
+import {
+  DEFAULT_FLUSH_INTERVAL_MS,
+  DEFAULT_METADATA_CACHE_BYTES,
+  MAX_FLUSH_INTERVAL_MS,
+  MAX_METADATA_CACHE_BYTES,
+} from './image/limits.ts';
 import { openQcow2, type Qcow2Options } from './image/qcow2/open.ts';
 import { type CacheAxes, resolveCacheMode } from './cache-mode.ts';
 import { Disk } from './disk.ts';
@@ -66,10 +72,6 @@ const MAGICS: readonly (readonly [format: string, magic: string])[] = [
   ['vdi', '<<< '],
 ];
 const MAGIC_BYTES = 8;
-const DEFAULT_METADATA_CACHE_BYTES = 16 * 1024 * 1024;
-const MAX_METADATA_CACHE_BYTES = 1024 * 1024 * 1024;
-const DEFAULT_FLUSH_INTERVAL_MS = 5000;
-const MAX_FLUSH_INTERVAL_MS = 4_000_000;
 
 /**
  * Opens an image or a block device as a disk; or several, all of one size, as one disk that is

@@ -1,6 +1,12 @@
 /** `sluice serve`: its options, in the letters and words of qemu-nbd. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { CACHE_MODES, type CacheModeName, DEFAULT_CACHE_MODE } from '../cache-mode.ts';
+import {
+  DEFAULT_FLUSH_INTERVAL_MS,
+  DEFAULT_METADATA_CACHE_BYTES,
+  MAX_FLUSH_INTERVAL_MS,
+  MAX_METADATA_CACHE_BYTES,
+} from '../image/limits.ts';
 import { forkServer, isForked } from './fork.ts';
 import { serve } from './serve.ts';
 import { LARGEST_FLUSH_WAIT_MICROS } from '../scheduling-options.ts';
@@ -45,6 +51,10 @@ export interface ServeOptions {
   readonly flushWait: number;
   readonly readOnly?: true;
   readonly lock: boolean;
+  readonly allow: readonly string[];
+  readonly backingFormat?: 'raw' | 'qcow2';
+  readonly metadataCache: number;
+  readonly flushInterval: number;
   readonly socket?: string;
   readonly port: number;
   readonly bind: string;
@@ -80,14 +90,16 @@ export function addServe(program: Command, terminal: Terminal): void {
       if (options.fork === true && !isForked()) return forkServer(terminal);
       return serve(image, options, terminal);
     });
-  for (const option of [...imageOptions(), ...networkOptions()]) command.addOption(option);
+  const groups = [imageOptions(), qcow2Options(), networkOptions()];
+  for (const option of groups.flat()) command.addOption(option);
 }
 
 function imageOptions(): Option[] {
   return [
     new Option(
       '-f, --format <format>',
-      'format of the image: raw. Without it an image that begins like another format is refused',
+      'format of the image: raw or qcow2. Without it an image that begins like another format ' +
+        'than raw is refused',
     ),
     new Option('--cache <mode>', 'cache mode, see below')
       .choices([...Object.keys(CACHE_MODES), 'unspecified'])
@@ -109,6 +121,30 @@ function imageOptions(): Option[] {
       '--no-lock',
       'take no image locks; the default keeps out other writers as QEMU does',
     ),
+  ];
+}
+
+function qcow2Options(): Option[] {
+  return [
+    new Option(
+      '--allow <folder>',
+      "qcow2: also use backing and data files in this folder; those in the image's own are used",
+    )
+      .argParser((folder: string, folders: readonly string[]) => [...folders, folder])
+      .default([], 'none'),
+    new Option(
+      '--backing-format <format>',
+      'qcow2: format of the backing file, where the image does not say it',
+    ).choices(['raw', 'qcow2']),
+    new Option('--metadata-cache <bytes>', 'qcow2: memory for L2 tables')
+      .argParser((text) => wholeNumber(text, MAX_METADATA_CACHE_BYTES))
+      .default(DEFAULT_METADATA_CACHE_BYTES),
+    new Option(
+      '--flush-interval <ms>',
+      'qcow2: write changed tables after that long, so that a kill loses no more; 0: never',
+    )
+      .argParser((text) => wholeNumber(text, MAX_FLUSH_INTERVAL_MS))
+      .default(DEFAULT_FLUSH_INTERVAL_MS),
   ];
 }
 

@@ -10,6 +10,8 @@
  * V3 The exit code is 0 only if the last flush and all closes were good.
  * V4 The pid file goes last: when it is gone, the image is free.
  */
+import { dirname } from 'node:path';
+
 import { type Disk, FileTrace, type ImageFormat, type NbdServer, openDisk } from '../node.ts';
 import { type Sample, statusTexts, summaryText } from './activity.ts';
 import { followCommand, releaseCommand } from './fork.ts';
@@ -75,6 +77,10 @@ async function openImage(image: string, options: ServeOptions): Promise<Disk> {
       discard: options.discard,
       elevator: options.elevator,
       flushWaitMicros: options.flushWait,
+      backing: { folders: [dirname(image), ...options.allow] },
+      backingFormat: options.backingFormat,
+      metadataCacheBytes: options.metadataCache,
+      flushIntervalMs: options.flushInterval,
       tracer,
     });
   } catch (error) {
