@@ -1,0 +1,52 @@
+/** The file of compressed clusters below an explored engine: a read brings a plain cluster. */
+import { inflateRawSync } from 'node:zlib';
+
+import { ERRNO_EIO } from '../../abi/command.ts';
+import { type MemoryCommand, MemoryDisk } from '../../backend/memory-command.ts';
+import type { SimulatedDisk } from '../simulated-disk.ts';
+
+const WINDOW_BITS = 15;
+
+/** Reads what the image holds when it answers; `step` answers the oldest command. */
+export class PlainClusters extends MemoryDisk {
+  readonly #image: SimulatedDisk;
+  readonly #clusterBytes: number;
+  readonly #waiting: MemoryCommand[] = [];
+
+  constructor(image: SimulatedDisk, clusterBytes: number) {
+    super({ sizeBytes: image.sizeBytes, readOnly: true });
+    this.#image = image;
+    this.#clusterBytes = clusterBytes;
+  }
+
+  /** Commands without an answer. */
+  get inFlight(): readonly MemoryCommand[] {
+    return this.#waiting;
+  }
+
+  /** Answers a command. */
+  step(): void {
+    const command = this.#waiting.shift();
+    if (command === undefined) return;
+    const { id, offset, length } = command;
+    const packed = this.#image.contents().subarray(offset, offset + length);
+    const plain = this.#inflate(packed);
+    if (plain !== undefined) this.scatter({ ...command, length: this.#clusterBytes }, plain);
+    this.done(id, plain === undefined ? ERRNO_EIO : 0, 0);
+  }
+
+  protected override accept(command: MemoryCommand): void {
+    this.#waiting.push(command);
+  }
+
+  #inflate(packed: Uint8Array): Uint8Array | undefined {
+    const options = { windowBits: WINDOW_BITS, maxOutputLength: this.#clusterBytes };
+    try {
+      const plain = inflateRawSync(packed, options);
+      return plain.length === this.#clusterBytes ? plain : undefined;
+    } catch (error) {
+      if (error instanceof Error) return undefined;
+      throw error;
+    }
+  }
+}
