@@ -95,9 +95,8 @@ export function run(engine: usize, now: f64): u32 {
       passBarrier(engine);
     } while (hasMore(engine));
     dispatch(engine);
-    if (state.map != 0) workMapping(engine);
     // What needed no command is done already, and may have set others free.
-  } while (SlotPool.of(engine).doneHead != NONE);
+  } while ((state.map != 0 && workMapping(engine)) || SlotPool.of(engine).doneHead != NONE);
   startSyncs(engine);
   if (guest) publishUsed(engine);
   return state.commandTail - state.commandHead;
@@ -190,18 +189,21 @@ function flush(engine: usize, index: u32): void {
   if (!mustBeWritten(engine, index, AFTER_FLUSH)) takeFlush(engine, index);
 }
 
-/** A mapping's own work: tables, parked flights, and who waits for tables. */
-function workMapping(engine: usize): void {
+/** A mapping's own work; true when somebody who waited for tables goes on. */
+function workMapping(engine: usize): bool {
+  let any: bool = false;
   for (let goes: bool = true; goes;) {
     goes = stepMapping(engine);
     for (let index = nextWritten(engine); index != NONE; index = nextWritten(engine)) {
       goes = true;
+      any = true;
       goOnWritten(engine, index);
     }
     if (failUnwritten(engine)) goes = true;
     if (writeForWaiters(engine)) goes = true;
   }
   sendOrders(engine);
+  return any;
 }
 
 /** Goes on with a request for which the tables are written now (unwritten.ts). */

@@ -140,7 +140,7 @@ function planJob(map: Qcow2, extent: Extent, id: u32, guest: u64, length: u64, z
   if (free == 0) return answerWait(extent, WAIT_JOB);
   if (!hasIo(map)) return answerWait(extent, WAIT_IO);
   const first = entryAt(spotAddress(map, 0));
-  job.isNew = u32(!isOwned(map, first));
+  job.isNew = u32(!map.has(MAP_DATA_FILE) && !isOwned(map, first));
   job.zero = u32(zero);
   job.errno = 0;
   job.guest = guest;
@@ -169,11 +169,13 @@ function likeFirst(map: Qcow2, job: Job, most: u32): u32 {
     const bitmap = bitmapAt(map, address);
     const guest = job.guest + ((<u64>clusters) << (<u64>map.clusterBits));
     if (wrongWith(map, entry, bitmap, guest & ~(map.clusterBytes - 1)) != 0) break;
-    if (isOwned(map, entry) == (job.isNew != 0)) break;
+    if (job.isNew != 0 && isOwned(map, entry)) break;
     if (job.isNew != 0) continue;
+    if (!map.has(MAP_DATA_FILE) && !isOwned(map, entry)) break;
     // In place where all of it is data already: that is no job.
     if (holdsData(map, entry, bitmap) && !map.has(MAP_EXTENDED_L2)) break;
-    if ((entry & OFFSET_MASK) != first + ((<u64>clusters) << (<u64>map.clusterBits))) break;
+    const offset = first + ((<u64>clusters) << (<u64>map.clusterBits));
+    if (!map.has(MAP_DATA_FILE) && (entry & OFFSET_MASK) != offset) break;
     if (isRefused(map, entry, bitmap, guest)) break;
   }
   return clusters;
@@ -191,7 +193,11 @@ function place(map: Qcow2, extent: Extent, job: Job, length: u64): bool {
     return false;
   }
   if (job.isNew == 0) {
-    job.host = (entryAt(spotAddress(map, 0)) & OFFSET_MASK) + within;
+    // In a data file everything has the guest's offset.
+    const start = map.has(MAP_DATA_FILE)
+      ? job.guest - within
+      : entryAt(spotAddress(map, 0)) & OFFSET_MASK;
+    job.host = start + within;
     return true;
   }
   const count = takeClusters(map, job.clusters);
