@@ -18,6 +18,7 @@ import {
   EXTENT_ZEROES,
   Extent,
 } from './map/extent.ts';
+import { noteChange } from './map/qcow2/granules.ts';
 import {
   answered,
   changesFile,
@@ -43,6 +44,7 @@ import {
 import { Qcow2 } from './map/qcow2/state.ts';
 import { abandonJob, jobAnswered } from './map/qcow2/write.ts';
 import { Slot } from './request/slot.ts';
+import { isWriteClass } from './request/take.ts';
 import { generationOf, noteVolatileWrite, provenGeneration, setFence } from './schedule/flush.ts';
 import { METADATA_IDS } from '../src/abi/limits.ts';
 import { FILE_CIPHERED, FILE_IMAGE } from '../src/abi/map.ts';
@@ -56,7 +58,12 @@ export function domainOf(file: u32): u32 {
 
 /** A flight has been opened. */
 export function openMapped(engine: usize, id: u32): void {
-  openJob(Qcow2.of(engine), id);
+  const map = Qcow2.of(engine);
+  const flight = Flight.at(engine, id);
+  if (isWriteClass(Slot.at(engine, flight.head).op)) {
+    noteChange(map, flight.offset, flight.length);
+  }
+  openJob(map, id);
 }
 
 /** The write of a job has been answered: its entries change, or not. */

@@ -49,6 +49,12 @@ export const MAP_RANGES = 68;
 export const MAP_FLUSH_INTERVAL = 72;
 /** u32: clusters to reserve at once, at most. */
 export const MAP_RESERVE_CLUSTERS = 76;
+/** u32: log2 of the bytes of a granule: what one bit of the map at MAP_GRANULES_AT stands for. */
+export const MAP_GRANULE_BITS = 80;
+/** u32: granules of the disk; 0: what is written is not noted. */
+export const MAP_GRANULES = 84;
+/** Bytes of the configuration. */
+export const MAP_CONFIG_SIZE = 88;
 
 /** No zero flag in entries. */
 export const MAP_VERSION_2 = 1;
@@ -67,8 +73,6 @@ export const MAP_PUNCH = 128;
 export const MAP_READ_ONLY = 256;
 
 // State that the host may read.
-/** u32: 0, or the CORRUPT_* that was found; no write succeeds any more then. */
-export const MAP_CORRUPT = 80;
 /** u64: the offset or the entry that was wrong. */
 export const MAP_CORRUPT_VALUE = 88;
 /** u64: the guest offset, or where in the image it stands. */
@@ -81,11 +85,15 @@ export const MAP_CLOSING = 108;
 export const MAP_WRITE_NOW = 112;
 /** u32: clusters that are reserved. */
 export const MAP_RESERVED = 116;
-/** u64 each: relative to the map, where the host puts what it has read. */
+/** u32 each: relative to the map, where the host puts what it has read. */
 export const MAP_L1_AT = 120;
 export const MAP_TABLE_AT = 124;
 export const MAP_RANGES_AT = 128;
 export const MAP_HEADER_AT = 132;
+/** u32, likewise: a bit for each granule that was written to, the first bits are the lowest. */
+export const MAP_GRANULES_AT = 136;
+/** u32: 0, or the CORRUPT_* that was found; no write succeeds any more then. */
+export const MAP_CORRUPT = 140;
 
 // Counters, u64 each.
 export const MAP_COUNT_L2_HITS = 144;

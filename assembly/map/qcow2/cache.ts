@@ -11,6 +11,9 @@ import { Cache, Qcow2, SLICE_SIZE } from './state.ts';
 /** An odd number with bits everywhere: the high half of a product is a hash. */
 const HASH: u64 = ((<u64>0x9e37_79b9) << 32) | 0x7f4a_7c15;
 
+/** log2 of the bytes that hold one bit for each entry of the largest slice. */
+export const CLEARED_SHIFT: usize = 6;
+
 export const SLICE_FREE: u8 = 0;
 export const SLICE_LOADING: u8 = 1;
 export const SLICE_VALID: u8 = 2;
@@ -47,6 +50,24 @@ export function initCache(map: Qcow2, cache: Cache, purpose: u32): void {
   cache.purpose = purpose;
   memory.fill(map.place(cache.slotsAt), 0, <usize>cache.slots * SLICE_SIZE);
   memory.fill(map.place(cache.hashAt), 0xff, (<usize>cache.hashMask + 1) << 2);
+}
+
+/** True when the host cluster of an entry was seen to hold no metadata (firewall.ts, O1). */
+export function isCleared(map: Qcow2, slot: u32, index: u32): bool {
+  const byte = map.place(map.clearedAt) + ((<usize>slot) << CLEARED_SHIFT) + (index >> 3);
+  return ((<u32>load<u8>(byte) >> (index & 7)) & 1) != 0;
+}
+
+/** Notes that. */
+export function clear(map: Qcow2, slot: u32, index: u32): void {
+  const byte = map.place(map.clearedAt) + ((<usize>slot) << CLEARED_SHIFT) + (index >> 3);
+  store<u8>(byte, <u8>(<u32>load<u8>(byte) | (1 << (index & 7))));
+}
+
+/** Nothing is known of the entries of a slice that is loaded. */
+export function forgetCleared(map: Qcow2, slot: u32): void {
+  const from = map.place(map.clearedAt) + ((<usize>slot) << CLEARED_SHIFT);
+  memory.fill(from, 0, 1 << CLEARED_SHIFT);
 }
 
 /** The address of a slice's bytes. */

@@ -54,10 +54,14 @@ export function wrongWith(map: Qcow2, entry: u64, bitmap: u64, guest: u64): u32 
   const offset = entry & OFFSET_MASK;
   if ((offset & (map.clusterBytes - 1)) != 0) return CORRUPT_DATA_OFFSET;
   if (map.has(MAP_DATA_FILE) && hasPlace(map, entry) && offset != guest) return CORRUPT_DATA_OFFSET;
-  if (!extended) return 0;
+  return extended && wrongBitmap(map, entry, bitmap) ? CORRUPT_L2_ENTRY : 0;
+}
+
+/** True when the subclusters of an entry that is not compressed cannot be. */
+export function wrongBitmap(map: Qcow2, entry: u64, bitmap: u64): bool {
   const allocated = bitmap & ALL_SUBCLUSTERS;
-  if ((allocated & (bitmap >> 32)) != 0) return CORRUPT_L2_ENTRY;
-  return allocated != 0 && !hasPlace(map, entry) ? CORRUPT_L2_ENTRY : 0;
+  if ((allocated & (bitmap >> 32)) != 0) return true;
+  return allocated != 0 && !hasPlace(map, entry);
 }
 
 /** True when an entry, not a compressed one, names a host cluster. */

@@ -24,7 +24,17 @@ import { HEADER_COPY, HEADER_COPY_BYTES, Qcow2 } from './state.ts';
 /** O1: true when `length` bytes at `offset` overlap metadata other than L2 tables. */
 export function overlapsFixed(map: Qcow2, offset: u64, length: u64): bool {
   if (overlapsRanges(map, offset, length)) return true;
-  return anyInRange(map.place(map.tableAt), map.tableEntries, offset, offset + length);
+  if (map.tableUsed == 0) map.tableUsed = usedEntries(map);
+  return anyInRange(map.place(map.tableAt), map.tableUsed, offset, offset + length);
+}
+
+/** Entries of the refcount table up to the last that is not 0. */
+function usedEntries(map: Qcow2): u32 {
+  let used = map.tableEntries;
+  while (used != 0 && load<u64>(map.place(map.tableAt) + ((<usize>(used - 1)) << 3)) == 0) {
+    used -= 1;
+  }
+  return used;
 }
 
 /** The same, refcount blocks aside. */

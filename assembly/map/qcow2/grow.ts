@@ -168,6 +168,7 @@ function useTable(map: Qcow2): bool {
   const perCluster = <u32>(map.clusterBytes >> 3);
   returnClusters(map, map.tableOffset, map.tableEntries / perCluster);
   map.tableOffset = (map.workerStart + map.workerBlocks) << (<u64>map.clusterBits);
+  map.tableUsed = map.tableEntries + map.workerBlocks;
   map.tableEntries = map.workerTable;
   map.workerPhase = 0;
   map.workerAt = map.workerStart;

@@ -11,6 +11,7 @@ import { SLICE_VALID, Slice, forgetSlice, initCache } from './cache.ts';
 import { fillAnswered } from './fill.ts';
 import { writeHeader } from './firewall.ts';
 import { Free, firstIsDue, hasFreeRoom, initFrees, returnClusters } from './frees.ts';
+import { initGranules } from './granules.ts';
 import {
   IO_BUFFER,
   IO_COPY,
@@ -36,7 +37,7 @@ import { planWrite } from './write.ts';
 import { cycleAnswered, hasChanges, stepCycle } from './writeback.ts';
 import { WISH_DISCARD, WISH_FAST, WISH_UNMAP, planZero } from './zero.ts';
 import { COMMAND_READ } from '../../../src/abi/command.ts';
-import { FREE_RUNS } from '../../../src/abi/map.ts';
+import { FREE_RUNS, MAP_CONFIG_SIZE, MAP_L1_AT } from '../../../src/abi/map.ts';
 import {
   OP_BLOCK_STATUS,
   OP_DISCARD,
@@ -57,7 +58,8 @@ export function measureMap(map: Qcow2): u32 {
 
 /** Makes a mapping of a region that is laid out. L1 and refcount table are filled by the host. */
 export function initQcow2(map: Qcow2): void {
-  memory.fill(changetype<usize>(map) + offsetof<Qcow2>('corrupt'), 0, 40);
+  map.corrupt = 0;
+  memory.fill(changetype<usize>(map) + MAP_CONFIG_SIZE, 0, MAP_L1_AT - MAP_CONFIG_SIZE);
   const state = offsetof<Qcow2>('countL2Hits');
   const geometry = offsetof<Qcow2>('clusterBytes');
   memory.fill(changetype<usize>(map) + state, 0, geometry - state);
@@ -66,6 +68,7 @@ export function initQcow2(map: Qcow2): void {
   initJobs(map);
   initIos(map);
   initFrees(map);
+  initGranules(map);
   initBuffers(map);
   initCache(map, Cache.l2(map), IO_LOAD_L2);
   initCache(map, Cache.refcounts(map), IO_LOAD_REFCOUNTS);

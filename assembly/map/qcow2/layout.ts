@@ -2,8 +2,9 @@
 //
 //     | Qcow2 | caches | header copy | reserved runs | jobs | ios | frees | buffers | staged |
 //     | L1 chunks | ranges | slots | hashes | L1 | refcount table | L2 slices | refcount slices |
-//     | staged slices | buffers |
+//     | staged slices | buffers | granules |
 
+import { granuleBytes } from './granules.ts';
 import {
   FREE_RUNS,
   MAP_EXTENDED_L2,
@@ -13,6 +14,7 @@ import {
   STAGED_SLICES,
 } from '../../../src/abi/map.ts';
 import { SUBCLUSTERS } from '../../../src/abi/qcow2.ts';
+import { CLEARED_SHIFT } from './cache.ts';
 import {
   BUFFER_SIZE,
   Cache,
@@ -62,6 +64,8 @@ export function layOut(map: Qcow2): u32 {
   at = align(at + <u64>STAGED_SLICES * STAGED_SIZE, ALIGN);
   map.chunksAt = <u32>at;
   at = align(at + <u64>chunksOf(map) * CHUNK_SIZE, ALIGN);
+  map.clearedAt = <u32>at;
+  at = align(at + ((<u64>map.l2Slices) << CLEARED_SHIFT), ALIGN);
   map.rangesAt = <u32>at;
   at = align(at + <u64>map.ranges * RANGE_SIZE, ALIGN);
   at = placeSlots(l2, at);
@@ -78,8 +82,9 @@ export function layOut(map: Qcow2): u32 {
   map.stagedDataAt = <u32>at;
   at = align(at + ((<u64>STAGED_SLICES) << map.sliceBits), PAGE);
   map.bufferDataAt = <u32>at;
-  at += (<u64>map.buffers) << map.clusterBits;
-  at = align(at, PAGE);
+  at = align(at + ((<u64>map.buffers) << map.clusterBits), PAGE);
+  map.granulesAt = <u32>at;
+  at = align(at + granuleBytes(map), PAGE);
   return at < LARGEST ? <u32>at : 0;
 }
 

@@ -1,7 +1,7 @@
 // Changes of L2 entries in memory: what a change drops, and what it must wait for in the file.
 
 import { MAP_DATA_FILE, MAP_EXTENDED_L2 } from '../../../src/abi/map.ts';
-import { Slice, soilSlice } from './cache.ts';
+import { clear, Slice, soilSlice } from './cache.ts';
 import {
   ALL_SUBCLUSTERS,
   bitmapAt,
@@ -29,6 +29,7 @@ export function linkEntries(map: Qcow2, job: Job): void {
     const old = entryAt(address);
     const bitmap = bitmapAt(map, address);
     if (job.isNew != 0) dropPlace(map, old);
+    if (!map.has(MAP_DATA_FILE)) clear(map, job.slot, job.index + i);
     store<u64>(address, bswap<u64>((host + ahead) | COPIED));
     if (map.has(MAP_EXTENDED_L2)) {
       const moved = i == 0 ? job.whole : i == job.clusters - 1 ? job.wholeLast : 0;

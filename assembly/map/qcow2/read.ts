@@ -16,6 +16,7 @@ import {
   MAP_EXTENDED_L2,
 } from '../../../src/abi/map.ts';
 import { NONE } from '../../engine.ts';
+import { countContiguous, countEqual } from '../../simd/run.ts';
 import {
   Extent,
   EXTENT_ERROR,
@@ -33,7 +34,9 @@ import {
   PACKED,
   typeOf,
   UNALLOCATED,
+  wrongBitmap,
   wrongWith,
+  ZERO_PLACED,
 } from './entry.ts';
 import { markCorrupt } from './firewall.ts';
 import { hasIo } from './io.ts';
@@ -93,7 +96,7 @@ function readEntries(map: Qcow2, extent: Extent, id: u32, guest: u64, length: u6
   }
   const type = typeOf(map, entry, bitmap, subclusterOf(map, within));
   if (type == PACKED) return readPacked(map, extent, id, entry, within, length);
-  const bytes = min(length, runBytes(map, entry, bitmap, type, guest));
+  const bytes = runBytes(map, entry, bitmap, type, guest, length);
   if (type == UNALLOCATED) return answerBacking(map, extent, guest, bytes);
   extent.length = bytes;
   if (type != NORMAL) extent.kind = EXTENT_ZEROES;
@@ -115,26 +118,46 @@ export function answerHost(map: Qcow2, extent: Extent, host: u64): void {
     answerError(extent, ERRNO_EIO);
 }
 
-/** Bytes from `guest` on, to the slice's end at most, that are of one type and in one row. */
-export function runBytes(map: Qcow2, entry: u64, bitmap: u64, type: u32, guest: u64): u64 {
+/**
+ * Bytes from `guest` on, `most` at most and to the slice's end, that are of one type and in one
+ * row. The first entry is sound, and so are those that follow it in a row.
+ */
+export function runBytes(
+  map: Qcow2,
+  entry: u64,
+  bitmap: u64,
+  type: u32,
+  guest: u64,
+  most: u64,
+): u64 {
+  const within = guest & (map.clusterBytes - 1);
+  const inFirst = sameInCluster(map, entry, bitmap, type, within);
+  if (inFirst >= most) return most;
+  if (map.has(MAP_EXTENDED_L2))
+    return min(most, extendedRun(map, entry, inFirst, type, within, most));
+  const clusters = (within + most + map.clusterBytes - 1) >> <u64>map.clusterBits;
+  const count = min(Spot.of(map).left, <u32>min<u64>(clusters, u32.MAX_VALUE));
+  const address = spotAddress(map, 0);
+  const isInRow = type == NORMAL || type == ZERO_PLACED;
+  const run = isInRow
+    ? countContiguous(address, count, entry, map.clusterBytes)
+    : countEqual(address, count);
+  return min(most, ((<u64>run) << (<u64>map.clusterBits)) - within);
+}
+
+/** The same in a table with subclusters, once the first cluster's are known. */
+function extendedRun(map: Qcow2, entry: u64, inFirst: u64, type: u32, within: u64, most: u64): u64 {
   const spot = Spot.of(map);
-  const cluster = map.clusterBytes;
-  const within = guest & (cluster - 1);
-  let bytes = sameInCluster(map, entry, bitmap, type, within);
-  let host = (entry & OFFSET_MASK) + cluster;
-  for (
-    let ahead: u32 = 1;
-    ahead < spot.left && within + bytes == (<u64>ahead) << (<u64>map.clusterBits);
-    ahead++
-  ) {
+  let bytes = inFirst;
+  let want = entry;
+  for (let ahead: u32 = 1; ahead < spot.left && bytes < most; ahead++) {
+    if (within + bytes != (<u64>ahead) << (<u64>map.clusterBits)) break;
     const address = spotAddress(map, ahead);
-    const next = entryAt(address);
-    const nextBitmap = bitmapAt(map, address);
-    if (wrongWith(map, next, nextBitmap, guest + bytes) != 0) break;
-    if (typeOf(map, next, nextBitmap, 0) != type) break;
-    if (type == NORMAL && (next & OFFSET_MASK) != host) break;
-    bytes += sameInCluster(map, next, nextBitmap, type, 0);
-    host += cluster;
+    const bitmap = bitmapAt(map, address);
+    if (type == NORMAL || type == ZERO_PLACED) want += map.clusterBytes;
+    if (entryAt(address) != want || wrongBitmap(map, want, bitmap)) break;
+    if (typeOf(map, want, bitmap, 0) != type) break;
+    bytes += sameInCluster(map, want, bitmap, type, 0);
   }
   return bytes;
 }

@@ -10,6 +10,7 @@ import {
   MAP_DIRTY,
   MAP_FILE_BYTES,
   MAP_FLUSH_INTERVAL,
+  MAP_GRANULE_BITS,
   MAP_HEADER_AT,
   MAP_L1_AT,
   MAP_L1_OFFSET,
@@ -62,8 +63,9 @@ export class Qcow2 {
   ranges: u32;
   flushInterval: u32;
   reserveClusters: u32;
-  corrupt: u32;
-  private unused0: u32;
+  granuleBits: u32;
+  granules: u32;
+  // 88: state
   corruptValue: u64;
   corruptWhere: u64;
   dirty: u32;
@@ -74,7 +76,8 @@ export class Qcow2 {
   tableAt: u32;
   rangesAt: u32;
   headerAt: u32;
-  private unused1: u64;
+  granulesAt: u32;
+  corrupt: u32;
   // 144: counters
   countL2Hits: u64;
   countL2Loads: u64;
@@ -123,6 +126,7 @@ export class Qcow2 {
   buffersAt: u32;
   stagedAt: u32;
   chunksAt: u32;
+  clearedAt: u32;
   stagedDataAt: u32;
   bufferDataAt: u32;
   // Jobs (job.ts).
@@ -179,6 +183,8 @@ export class Qcow2 {
   takenStart: u64;
   workerBlocks: u32;
   workerTable: u32;
+  /** Entries of the refcount table up to the last that is not 0. */
+  tableUsed: u32;
   workerSlot: u32;
   workerJumped: u32;
   workerScanned: u32;
@@ -220,12 +226,13 @@ if (offsetof<Qcow2>('l1Offset') != MAP_L1_OFFSET) ERROR('Qcow2.l1Offset');
 if (offsetof<Qcow2>('tableOffset') != MAP_TABLE_OFFSET) ERROR('Qcow2.tableOffset');
 if (offsetof<Qcow2>('fileBytes') != MAP_FILE_BYTES) ERROR('Qcow2.fileBytes');
 if (offsetof<Qcow2>('flushInterval') != MAP_FLUSH_INTERVAL) ERROR('Qcow2.flushInterval');
-if (offsetof<Qcow2>('corrupt') != MAP_CORRUPT) ERROR('Qcow2.corrupt');
+if (offsetof<Qcow2>('granuleBits') != MAP_GRANULE_BITS) ERROR('Qcow2.granuleBits');
 if (offsetof<Qcow2>('corruptValue') != MAP_CORRUPT_VALUE) ERROR('Qcow2.corruptValue');
 if (offsetof<Qcow2>('dirty') != MAP_DIRTY) ERROR('Qcow2.dirty');
 if (offsetof<Qcow2>('reserved') != MAP_RESERVED) ERROR('Qcow2.reserved');
 if (offsetof<Qcow2>('l1At') != MAP_L1_AT) ERROR('Qcow2.l1At');
 if (offsetof<Qcow2>('headerAt') != MAP_HEADER_AT) ERROR('Qcow2.headerAt');
+if (offsetof<Qcow2>('corrupt') != MAP_CORRUPT) ERROR('Qcow2.corrupt');
 if (offsetof<Qcow2>('countL2Hits') != MAP_COUNT_L2_HITS) ERROR('Qcow2.countL2Hits');
 if (offsetof<Qcow2>('countReserves') != MAP_COUNT_RESERVES) ERROR('Qcow2.countReserves');
 if (offsetof<Qcow2>('generation') != MAP_STATE) ERROR('Qcow2.generation');

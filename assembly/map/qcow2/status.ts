@@ -48,7 +48,8 @@ export function planStatus(
     if (found != FOUND && found != NO_TABLE && done == 0) return answerNotKnown(map, extent, found);
     if (found != FOUND && found != NO_TABLE) break;
     const at = guest + done;
-    const bytes = min(length - done, found == FOUND ? sameBytes(map, at) : tableReach(map, at));
+    const left = length - done;
+    const bytes = found == FOUND ? sameBytes(map, at, left) : min(left, tableReach(map, at));
     const flags = found == FOUND ? flagsAt(map, at) : flagsOf(map, UNALLOCATED, at);
     if (bytes == 0 && done == 0) return answerError(extent, ERRNO_EIO);
     if (flags == ASK_BACKING && done == 0) return askBacking(map, extent, guest, bytes);
@@ -84,7 +85,7 @@ function askBacking(map: Qcow2, extent: Extent, guest: u64, bytes: u64): void {
 }
 
 /** Bytes from `guest` on of one type; 0 when the entry cannot be. */
-function sameBytes(map: Qcow2, guest: u64): u64 {
+function sameBytes(map: Qcow2, guest: u64, most: u64): u64 {
   const address = spotAddress(map, 0);
   const entry = entryAt(address);
   const bitmap = bitmapAt(map, address);
@@ -95,7 +96,7 @@ function sameBytes(map: Qcow2, guest: u64): u64 {
     return 0;
   }
   const type = typeOf(map, entry, bitmap, subclusterOf(map, within));
-  const bytes = runBytes(map, entry, bitmap, type, guest);
+  const bytes = runBytes(map, entry, bitmap, type, guest, most);
   // What the backing disk shows ends where that does.
   const shows = type == UNALLOCATED && map.has(MAP_BACKING) && guest < map.backingBytes;
   return shows ? min(bytes, map.backingBytes - guest) : bytes;

@@ -10,7 +10,7 @@ import { COMMAND_READ, COMMAND_WRITE, ERRNO_EIO } from '../../../src/abi/command
 import { CORRUPT_L1_ENTRY, FILE_IMAGE } from '../../../src/abi/map.ts';
 import { NONE } from '../../engine.ts';
 import { lendBuffer, returnBuffer } from './buffers.ts';
-import { enterSlice, findSlice, Slice, SLICE_VALID, sliceData } from './cache.ts';
+import { enterSlice, findSlice, forgetCleared, Slice, SLICE_VALID, sliceData } from './cache.ts';
 import { COPIED, entryAt, L1_RESERVED, OFFSET_MASK } from './entry.ts';
 import { markCorrupt, overlapsFixed } from './firewall.ts';
 import { dropReference, hasFreeRoom } from './frees.ts';
@@ -132,6 +132,7 @@ function locateIn(map: Qcow2, table: u64, guest: u64): u32 {
       map.cycleWanted = 1;
       return wait(map, WAIT_CYCLE);
     }
+    forgetCleared(map, slot);
     loadSlice(map, cache, slot);
     map.countL2Loads += 1;
     return wait(map, WAIT_SLICE | slot);

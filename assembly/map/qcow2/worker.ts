@@ -272,6 +272,7 @@ function link(map: Qcow2): bool {
   const block = <u32>(map.workerStart >> <u64>map.blockCountBits);
   const byte = (<u64>block) << 3;
   const entry = map.place(map.tableAt) + <usize>byte;
+  map.tableUsed = max(map.tableUsed, block + 1);
   store<u64>(entry, bswap<u64>(map.workerStart << (<u64>map.clusterBits)));
   const sector = byte & ~(TABLE_SECTOR - 1);
   const length = min(TABLE_SECTOR, ((<u64>map.tableEntries) << 3) - sector);

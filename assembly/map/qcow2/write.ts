@@ -25,7 +25,7 @@ import {
 import { NONE } from '../../engine.ts';
 import { Extent, EXTENT_NEW } from '../extent.ts';
 import { bufferAt, lendBuffer, returnBuffer } from './buffers.ts';
-import { Slice } from './cache.ts';
+import { clear, isCleared, Slice } from './cache.ts';
 import {
   bitmapAt,
   entryAt,
@@ -83,13 +83,18 @@ export function planWrite(
   const entry = entryAt(address);
   const bitmap = bitmapAt(map, address);
   const within = guest & (map.clusterBytes - 1);
-  if (isRefused(map, entry, bitmap, guest)) return answerError(extent, ERRNO_EIO);
+  const wrong = wrongWith(map, entry, bitmap, guest - within);
+  if (wrong != 0) {
+    markCorrupt(map, wrong, entry, guest);
+    return answerError(extent, ERRNO_EIO);
+  }
   const type = typeOf(map, entry, bitmap, subclusterOf(map, within));
   if (type != NORMAL || !isOwned(map, entry)) {
-    planJob(map, extent, id, guest, length, zero);
-    return;
+    if (isRefused(map, entry, bitmap, guest)) return answerError(extent, ERRNO_EIO);
+    return planJob(map, extent, id, guest, length, zero);
   }
-  extent.length = min(length, ownedBytes(map, entry, bitmap, guest));
+  extent.length = ownedBytes(map, entry, bitmap, guest, length);
+  if (extent.length == 0) return answerError(extent, ERRNO_EIO);
   answerHost(map, extent, (entry & OFFSET_MASK) + within); // N1
 }
 
@@ -109,19 +114,18 @@ export function isRefused(map: Qcow2, entry: u64, bitmap: u64, guest: u64): bool
   return true;
 }
 
-/** Bytes in place from `guest` on: of entries that are all owned. */
-function ownedBytes(map: Qcow2, entry: u64, bitmap: u64, guest: u64): u64 {
-  const bytes = runBytes(map, entry, bitmap, NORMAL, guest);
+/** Bytes in place from `guest` on, at most `most`: of clusters that may all be written. */
+function ownedBytes(map: Qcow2, entry: u64, bitmap: u64, guest: u64, most: u64): u64 {
+  const spot = Spot.of(map);
+  const bytes = runBytes(map, entry, bitmap, NORMAL, guest, most);
+  if (map.has(MAP_DATA_FILE)) return bytes;
   const within = guest & (map.clusterBytes - 1);
   const clusters = <u32>((within + bytes + map.clusterBytes - 1) >> <u64>map.clusterBits);
-  for (let ahead: u32 = 1; ahead < clusters; ahead++) {
-    const next = entryAt(spotAddress(map, ahead));
-    if (
-      !isOwned(map, next) ||
-      isRefused(map, next, 0, guest + ((<u64>ahead) << (<u64>map.clusterBits)))
-    ) {
-      return ((<u64>ahead) << (<u64>map.clusterBits)) - within;
-    }
+  for (let ahead: u32 = 0; ahead < clusters; ahead++) {
+    if (isCleared(map, spot.slot, spot.index + ahead)) continue;
+    const host = (entry & OFFSET_MASK) + ((<u64>ahead) << (<u64>map.clusterBits));
+    if (refusesData(map, host, map.clusterBytes, guest)) return 0;
+    clear(map, spot.slot, spot.index + ahead);
   }
   return bytes;
 }

@@ -35,6 +35,15 @@ export interface MapOptions {
   readonly refcountTable: Uint8Array;
   /** Other metadata that no write may hit. */
   readonly ranges: readonly ByteRange[];
+  /** Absent: what is written is not noted. */
+  readonly granules?: Granules | undefined;
+}
+
+/** The parts of the disk of which it is noted whether they were written to. */
+export interface Granules {
+  /** log2 of the bytes of one. */
+  readonly bits: number;
+  readonly count: number;
 }
 
 const ENTRY_BYTES = 8;
@@ -70,7 +79,7 @@ export function createMapping(
 }
 
 function configOf(options: MapOptions): Uint32Array {
-  const words = new Uint32Array(abi.MAP_CORRUPT / 4);
+  const words = new Uint32Array(abi.MAP_CONFIG_SIZE / 4);
   const set = (at: number, value: number): void => void (words[at / 4] = value);
   const set64 = (at: number, value: number): void => {
     set(at, value);
@@ -92,6 +101,8 @@ function configOf(options: MapOptions): Uint32Array {
   set(abi.MAP_RANGES, options.ranges.length);
   set(abi.MAP_FLUSH_INTERVAL, options.flushIntervalMicros);
   set(abi.MAP_RESERVE_CLUSTERS, options.reserveClusters);
+  set(abi.MAP_GRANULE_BITS, options.granules?.bits ?? 0);
+  set(abi.MAP_GRANULES, options.granules?.count ?? 0);
   return words;
 }
 
