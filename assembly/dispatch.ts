@@ -16,7 +16,15 @@ import { CommandSlot, closeCommand, commandRoom } from './command/slot.ts';
 import { Engine, NONE, count } from './engine.ts';
 import { land } from './land.ts';
 import { mapStripe } from './map/stripe.ts';
-import { advanceMapped, domainOf, endJob, goesOn, openMapped, tablesAreStable } from './mapped.ts';
+import {
+  advanceMapped,
+  domainOf,
+  endJob,
+  goesOn,
+  noteSource,
+  openMapped,
+  tablesAreStable,
+} from './mapped.ts';
 import { Slot } from './request/slot.ts';
 import { isWriteClass } from './request/take.ts';
 import { dueRun } from './schedule/deadline.ts';
@@ -39,6 +47,7 @@ export function takeAnswer(engine: usize, result: Result): void {
     noteVolatileWrite(engine, file);
   }
   if (isJob) endJob(engine, id, errno);
+  if (errno == 0) noteSource(engine, command.file, flight, result.value);
   const isDecided = noteAnswer(engine, id, errno, result.value);
   if (changetype<Engine>(engine).map != 0 && goesOn(engine, id, isDecided, isJob)) return;
   if (isDecided) land(engine, id);

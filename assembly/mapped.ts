@@ -42,12 +42,13 @@ import {
   wake,
 } from './map/qcow2/job.ts';
 import { Qcow2 } from './map/qcow2/state.ts';
+import { deepen } from './map/qcow2/status.ts';
 import { abandonJob, jobAnswered } from './map/qcow2/write.ts';
 import { Slot } from './request/slot.ts';
 import { isWriteClass } from './request/take.ts';
 import { generationOf, noteVolatileWrite, provenGeneration, setFence } from './schedule/flush.ts';
 import { METADATA_IDS } from '../src/abi/limits.ts';
-import { FILE_CIPHERED, FILE_IMAGE } from '../src/abi/map.ts';
+import { FILE_BACKING, FILE_CIPHERED, FILE_IMAGE } from '../src/abi/map.ts';
 import { CONFIG_NO_FLUSH, STATE_WAIT_NEVER } from '../src/abi/region.ts';
 import { OP_BLOCK_STATUS, OP_READ, OP_WRITE } from '../src/abi/request.ts';
 
@@ -70,6 +71,13 @@ export function openMapped(engine: usize, id: u32): void {
 export function endJob(engine: usize, id: u32, errno: u32): void {
   const map = tell(engine);
   jobAnswered(map, id, errno);
+}
+
+/** What the backing disk has said about itself is said about a deeper one. */
+export function noteSource(engine: usize, file: u32, flight: Flight, entries: u32): void {
+  const first = Slot.at(engine, flight.head);
+  if (first.op != OP_BLOCK_STATUS || file != <u32>FILE_BACKING) return;
+  if (changetype<Engine>(engine).map != 0) deepen(<usize>first.data, entries);
 }
 
 /** After an answer: true when the flight itself goes on, and nothing is decided yet. */

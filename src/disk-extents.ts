@@ -1,5 +1,7 @@
 /** The result table of BLOCK_STATUS as extents of a disk. */
 import {
+  EXTENT_COMPRESSED,
+  EXTENT_DEPTH,
   EXTENT_FLAGS,
   EXTENT_HOLE,
   EXTENT_LENGTH,
@@ -20,8 +22,10 @@ export function extentsAt(
   let at = offset;
   for (let entry = 0; entry < view.byteLength; entry += EXTENT_SIZE) {
     const length = Number(view.getBigUint64(entry + EXTENT_LENGTH, true));
-    const kind = kindOf(view.getUint32(entry + EXTENT_FLAGS, true));
-    extents.push({ offset: at, length, kind, depth: 0, compressed: false });
+    const flags = view.getUint32(entry + EXTENT_FLAGS, true);
+    const depth = view.getUint32(entry + EXTENT_DEPTH, true);
+    const compressed = (flags & EXTENT_COMPRESSED) !== 0;
+    extents.push({ offset: at, length, kind: kindOf(flags), depth, compressed });
     at += length;
   }
   return extents;

@@ -26,6 +26,7 @@ import { invalid, toBytes, toNumber, toSwitch, toWhole } from './arguments.ts';
 import type { Backend } from './backend/backend.ts';
 import { type CacheAxes, type CacheMode, resolveCacheMode } from './cache-mode.ts';
 import { transfer } from './disk-asks.ts';
+import { type Corruption, corruptionOf } from './corruption.ts';
 import { extentsAt } from './disk-extents.ts';
 import type {
   ByteCount,
@@ -132,6 +133,11 @@ export class Disk implements AsyncDisposable {
   /** True once a sync has failed: no flush succeeds any more, until `clearLatch`. */
   get latched(): boolean {
     return this.device.engine.latched;
+  }
+
+  /** What was found wrong with the image while it was in use; it takes no writes after that. */
+  get corruption(): Corruption | undefined {
+    return corruptionOf(this.device.engine);
   }
 
   /**

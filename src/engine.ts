@@ -179,7 +179,12 @@ export class Engine {
     return words[0] ?? 0;
   }
 
-  /** Sets one. */
+  /** A u64 of it. */
+  loadMap64(offset: number): bigint {
+    return BigInt(this.loadMap(offset)) + (BigInt(this.loadMap(offset + 4)) << 32n);
+  }
+
+  /** Sets a u32 of it. */
   storeMap(offset: number, value: number): void {
     new Uint32Array(this.memory.buffer, this.base + this.mapAt + offset, 1)[0] = value;
   }

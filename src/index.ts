@@ -23,7 +23,8 @@ export type {
   WriteOptions,
   WriteZeroesOptions,
 } from './disk-types.ts';
-export type { DiskStats } from './stats.ts';
+export type { Corruption } from './corruption.ts';
+export type { DiskStats, TableStats } from './stats.ts';
 export type { Backend, Done } from './backend/backend.ts';
 export type { Tracer } from './trace/tracer.ts';
 export {

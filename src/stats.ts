@@ -25,6 +25,7 @@ import {
   COUNT_WRITE_ZEROES,
   COUNT_WRITES,
 } from './abi/region.ts';
+import * as map from './abi/map.ts';
 import type { Engine } from './engine.ts';
 
 /** What a disk has done since it was opened. Every field counts up. */
@@ -75,6 +76,28 @@ export interface DiskStats {
   readonly syncsDelayed: number;
   /** Stable writes that shared a sync instead of using the O_DSYNC descriptor. */
   readonly groupCommits: number;
+  /** Images with tables (qcow2) only. */
+  readonly tables?: TableStats;
+}
+
+/** What the tables of an image have cost. */
+export interface TableStats {
+  /** Lookups that found their slice of an L2 table in memory, and slices that were read. */
+  readonly l2Hits: number;
+  readonly l2Loads: number;
+  readonly refcountLoads: number;
+  /** Slices and pieces of tables that were written back. */
+  readonly writes: number;
+  /** Cycles of writing back, and those that had to make data stable first. */
+  readonly cycles: number;
+  readonly fences: number;
+  /** Times that clusters were reserved ahead, and how many are reserved now. */
+  readonly reserves: number;
+  readonly reservedClusters: number;
+  readonly allocatedClusters: number;
+  readonly freedClusters: number;
+  /** Bytes around the data of writes that were copied or zeroed. */
+  readonly copiedBytes: number;
 }
 
 /** Reads the counters of an engine. */
@@ -111,5 +134,23 @@ export function readStats(engine: Engine): DiskStats {
     syncsFailed: engine.counter(COUNT_SYNCS_FAILED),
     syncsDelayed: engine.counter(COUNT_SYNCS_DELAYED),
     groupCommits: engine.counter(COUNT_GROUP_COMMITS),
+    ...(engine.mapAt === 0 ? {} : { tables: readTables(engine) }),
+  };
+}
+
+function readTables(engine: Engine): TableStats {
+  const counter = (at: number): number => Number(engine.loadMap64(at));
+  return {
+    l2Hits: counter(map.MAP_COUNT_L2_HITS),
+    l2Loads: counter(map.MAP_COUNT_L2_LOADS),
+    refcountLoads: counter(map.MAP_COUNT_REFCOUNT_LOADS),
+    writes: counter(map.MAP_COUNT_METADATA_WRITES),
+    cycles: counter(map.MAP_COUNT_CYCLES),
+    fences: counter(map.MAP_COUNT_FENCES),
+    reserves: counter(map.MAP_COUNT_RESERVES),
+    reservedClusters: engine.loadMap(map.MAP_RESERVED),
+    allocatedClusters: counter(map.MAP_COUNT_ALLOCATED),
+    freedClusters: counter(map.MAP_COUNT_FREED),
+    copiedBytes: counter(map.MAP_COUNT_COPIED_BYTES),
   };
 }

@@ -5,11 +5,13 @@ import { explored, mutant } from './mutant.mjs';
 const FLUSH = 'assembly/schedule/flush.ts';
 const STABILITY = 'assembly/schedule/stability.ts';
 const PUMP = 'assembly/pump.ts';
+const DISPATCH = 'assembly/dispatch.ts';
+const LAND = 'assembly/land.ts';
 const EMIT = 'assembly/command/emit.ts';
 
 const WRITES = 'if (isWriteClass(Slot.at(engine, flight.head).op) && ';
 const BUMP = `${WRITES}(!flight.direct || errno != 0)) {`;
-const AWAIT = 'if (errno == 0 && slot.stable && !flight.direct) awaitStable(engine, index);';
+const AWAIT = 'if (errno == 0 && slot.stable && !flight.direct) makeStable(engine, index);';
 const WAITER_DONE = 'else if (isProven(engine, slot.need)) {\n      flushes.served += 1;';
 
 /** @type {readonly import('./mutant.mjs').Mutant[]} */
@@ -52,8 +54,8 @@ export const FLUSH_MUTANTS = [
     },
   ),
   explored('F4: two syncs of a file run at a time', FLUSH, {
-    find: 'if (flushes.tail == NONE || domain.running) return false;',
-    replace: 'if (flushes.tail == NONE) return false;',
+    find: '  if (domain.running) return false;\n',
+    replace: '',
   }),
   explored('F4: a flush looks at the first file only', FLUSH, {
     find: 'for (let file: u32 = 0; file < files; file++) {\n    if (Domain',
@@ -64,14 +66,14 @@ export const FLUSH_MUTANTS = [
     replace: 'if (file != 0 || !needsSync(engine, file)) continue;',
   }),
   explored('F4: every file is synced, dirty or not', FLUSH, {
-    find: 'return domain.unproven <= Slot.at(engine, flushes.tail).need;',
-    replace: 'return true;',
+    find: 'return domain.unproven <= max(need, flushes.fence);',
+    replace: 'return max(need, flushes.fence) != 0;',
   }),
-  explored('F5: a failed write does not raise the generation', PUMP, {
+  explored('F5: a failed write does not raise the generation', DISPATCH, {
     find: BUMP,
     replace: 'if (isWriteClass(Slot.at(engine, flight.head).op) && !flight.direct && errno == 0) {',
   }),
-  explored('F5: a failed stable write does not raise the generation', PUMP, {
+  explored('F5: a failed stable write does not raise the generation', DISPATCH, {
     find: BUMP,
     replace: 'if (isWriteClass(Slot.at(engine, flight.head).op) && !flight.direct) {',
   }),
@@ -80,6 +82,7 @@ export const FLUSH_MUTANTS = [
     PUMP,
     // Offset 504 is in a part of the region that nobody uses: it remembers one file.
     {
+      file: DISPATCH,
       find: '    noteVolatileWrite(engine, file);',
       replace: '    store<u32>(engine + 504, file + 1);',
     },
@@ -91,16 +94,20 @@ export const FLUSH_MUTANTS = [
 `,
     },
     {
-      find: '  dispatch(engine);\n  startSyncs',
+      find: 'import { Device, hasDevice }',
       replace:
-        '  if (late) noteVolatileWrite(engine, late - 1);\n  dispatch(engine);\n  startSyncs',
+        "import { noteVolatileWrite } from './schedule/flush.ts';\nimport { Device, hasDevice }",
+    },
+    {
+      find: '  startSyncs(engine);\n',
+      replace: '  if (late) noteVolatileWrite(engine, late - 1);\n  startSyncs(engine);\n',
     },
   ),
-  mutant('F5: discard is not dirty', PUMP, {
+  mutant('F5: discard is not dirty', DISPATCH, {
     find: BUMP,
     replace: `${WRITES}Slot.at(engine, flight.head).op != 3 && (!flight.direct || errno != 0)) {`,
   }),
-  explored('F5: write zeroes is not dirty', PUMP, {
+  explored('F5: write zeroes is not dirty', DISPATCH, {
     find: BUMP,
     replace: `${WRITES}Slot.at(engine, flight.head).op != 2 && (!flight.direct || errno != 0)) {`,
   }),
@@ -142,14 +149,14 @@ export const FLUSH_MUTANTS = [
     find: 'if (changetype<Engine>(engine).latched) {',
     replace: 'if (false) {',
   }),
-  explored('F8: a stable write on the plain descriptor needs no sync', PUMP, {
+  explored('F8: a stable write on the plain descriptor needs no sync', LAND, {
     find: AWAIT,
-    replace: 'if (errno == 0 && slot.stable && slot.op != OP_WRITE) awaitStable(engine, index);',
+    replace: 'if (errno == 0 && slot.stable && slot.op != 1) makeStable(engine, index);',
   }),
-  explored('F8: stable zeroes and discards need no sync', PUMP, {
+  explored('F8: stable zeroes and discards need no sync', LAND, {
     find: AWAIT,
-    replace: `if (errno == 0 && slot.stable && !flight.direct && slot.op == OP_WRITE) {
-      awaitStable(engine, index);
+    replace: `if (errno == 0 && slot.stable && !flight.direct && slot.op == 1) {
+      makeStable(engine, index);
     }`,
   }),
   explored('F9: opening the latch trusts what was written before', FLUSH, {
@@ -170,7 +177,7 @@ export const FLUSH_MUTANTS = [
     replace: 'return min(state.flushWait, LONGEST_WAIT);',
   }),
   explored('F10: nobody is told when to call again', PUMP, {
-    find: 'state.wait = delay;',
+    find: 'state.wait = min(state.wait, delay);',
     replace: '',
   }),
 

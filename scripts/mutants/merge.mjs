@@ -9,6 +9,7 @@ const GATHER = 'assembly/command/gather.ts';
 const STRIPE = 'assembly/map/stripe.ts';
 const TAKE = 'assembly/request/take.ts';
 const PUMP = 'assembly/pump.ts';
+const LAND = 'assembly/land.ts';
 const SORT = 'assembly/simd/sort.ts';
 
 /** @type {readonly import('./mutant.mjs').Mutant[]} */
@@ -37,11 +38,11 @@ export const MERGE_MUTANTS = [
     find: 'if ((slot.alone | last.alone) != 0 || slot.kind == KIND_BLOCK_STATUS) return false;',
     replace: 'if (slot.kind == KIND_BLOCK_STATUS) return false;',
   }),
-  mutant('E2: all parts of a failed flight get its error', PUMP, {
+  mutant('E2: all parts of a failed flight get its error', LAND, {
     find: 'else if (errno != 0 && merged) sendAgainAlone(engine, index);',
     replace: '',
   }),
-  explored('E2: parts of a failed flight are reported as good', PUMP, {
+  explored('E2: parts of a failed flight are reported as good', LAND, {
     find: 'else if (errno != 0 && merged) sendAgainAlone(engine, index);',
     replace: 'else if (errno != 0 && merged) finish(engine, index, STATUS_OK, 0);',
   }),
@@ -91,7 +92,7 @@ export const MERGE_MUTANTS = [
     'L2: a flight goes on after a failure',
     FLIGHT,
     {
-      find: '    flight.length = flight.sent; // L2\n',
+      find: '  flight.length = flight.sent;\n',
       replace: '',
     },
     {
@@ -117,8 +118,9 @@ export const MERGE_MUTANTS = [
     replace: 'if (flight.segment < slot.segments - 1 || slot.next == NONE) return;',
   }),
   mutant('G1: a piece begins where the last one began', GATHER, {
-    find: 'else flight.skip += length;',
-    replace: '',
+    find: '    left -= <u64>length;\n    if (length == rest) nextSegment(flight, slot);\n    else flight.skip += length;\n  }\n  return entries;',
+    replace:
+      '    left -= <u64>length;\n    if (length == rest) nextSegment(flight, slot);\n  }\n  return entries;',
   }),
   mutant('G2: any two segments are neighbours', GATHER, {
     find: 'lastLength == <u64>address) {',

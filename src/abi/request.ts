@@ -81,12 +81,15 @@ export const SEGMENT_ADDRESS = 0;
 export const SEGMENT_LENGTH = 4;
 export const SEGMENT_SIZE = 8;
 
-// An entry of a BLOCK_STATUS result table: u64 length, u32 flags, u32 reserved. Entries are
-// contiguous from the offset of the request; the flags are those of NBD's base:allocation.
+// An entry of a BLOCK_STATUS result table: u64 length, u32 flags, u32 depth. Entries are contiguous
+// from the offset of the request; HOLE and ZERO are those of NBD's base:allocation. Depth 0 is this
+// image, 1 its backing file, and so on.
 export const EXTENT_LENGTH = 0;
 export const EXTENT_FLAGS = 8;
+export const EXTENT_DEPTH = 12;
 export const EXTENT_SIZE = 16;
 export const EXTENT_HOLE = 1;
 export const EXTENT_ZERO = 2;
+export const EXTENT_COMPRESSED = 4;
 /** Entries of a result table. */
 export const EXTENT_TABLE_ENTRIES = 256;

@@ -1,22 +1,30 @@
 /** The result table of BLOCK_STATUS (abi/request.ts): building it, and writing it down. */
-import { EXTENT_FLAGS, EXTENT_LENGTH, EXTENT_SIZE, EXTENT_TABLE_ENTRIES } from '../abi/request.ts';
+import {
+  EXTENT_DEPTH,
+  EXTENT_FLAGS,
+  EXTENT_LENGTH,
+  EXTENT_SIZE,
+  EXTENT_TABLE_ENTRIES,
+} from '../abi/request.ts';
 
 const TWO_POW_32 = 4294967296;
 
-/** One entry: length in bytes, and EXTENT_HOLE and EXTENT_ZERO as they apply. */
+/** One entry: length in bytes, and EXTENT_HOLE and the like as they apply. */
 export interface Extent {
   readonly length: number;
   readonly flags: number;
+  /** Default 0: of this file itself. */
+  readonly depth?: number;
 }
 
 /** Writes the entries at `data`. */
 export function writeExtents(view: DataView, data: number, extents: readonly Extent[]): void {
-  for (const [index, { length, flags }] of extents.entries()) {
+  for (const [index, { length, flags, depth = 0 }] of extents.entries()) {
     const entry = data + index * EXTENT_SIZE;
     view.setUint32(entry + EXTENT_LENGTH, length % TWO_POW_32, true);
     view.setUint32(entry + EXTENT_LENGTH + 4, Math.floor(length / TWO_POW_32), true);
     view.setUint32(entry + EXTENT_FLAGS, flags, true);
-    view.setUint32(entry + EXTENT_FLAGS + 4, 0, true);
+    view.setUint32(entry + EXTENT_DEPTH, depth, true);
   }
 }
 

@@ -18,6 +18,7 @@ import { followCommand, releaseCommand } from './fork.ts';
 import { showHints } from './hints.ts';
 import { listen } from './listen.ts';
 import { PidFile } from './pid-file.ts';
+import { corruptionText } from '../corruption.ts';
 import type { ServeOptions } from './serve-command.ts';
 import { stopRequested } from './stop.ts';
 import type { Terminal } from './terminal.ts';
@@ -56,7 +57,7 @@ async function serveImage(
   releaseCommand();
   const start = sampleOf(disk);
   const drawing = drawStatus(disk, server, terminal);
-  const watching = watchLatch(disk, terminal);
+  const watching = watchHealth(disk, terminal);
   await (options.persistent === true ? stop : Promise.race([stop, lastClientGone(server)]));
   clearInterval(drawing);
   clearInterval(watching);
@@ -111,14 +112,19 @@ function drawStatus(disk: Disk, server: NbdServer, terminal: Terminal): NodeJS.T
   }, REDRAW_MS);
 }
 
-/** Says when it happens that no flush succeeds any more: clients may keep it to themselves. */
-function watchLatch(disk: Disk, terminal: Terminal): NodeJS.Timeout {
-  const watching = setInterval(() => {
-    if (!disk.latched) return;
-    clearInterval(watching);
-    terminal.warn('a sync of the image failed: every flush fails until it is opened anew');
+/** Says once what no request succeeds for any more: clients may keep it to themselves. */
+function watchHealth(disk: Disk, terminal: Terminal): NodeJS.Timeout {
+  let latched = false;
+  let corrupt = false;
+  return setInterval(() => {
+    const { corruption } = disk;
+    if (disk.latched && !latched) {
+      terminal.warn('a sync of the image failed: every flush fails until it is opened anew');
+    }
+    if (corruption !== undefined && !corrupt) terminal.warn(corruptionText(corruption));
+    latched = disk.latched;
+    corrupt = corruption !== undefined;
   }, REDRAW_MS);
-  return watching;
 }
 
 function sampleOf(disk: Disk): Sample {

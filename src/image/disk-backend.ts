@@ -1,6 +1,11 @@
 /** A disk as the backing file of another: reads and block status, by copy. */
 import { ERRNO_ENOTSUP } from '../abi/command.ts';
-import { EXTENT_HOLE, EXTENT_TABLE_ENTRIES, EXTENT_ZERO } from '../abi/request.ts';
+import {
+  EXTENT_COMPRESSED,
+  EXTENT_HOLE,
+  EXTENT_TABLE_ENTRIES,
+  EXTENT_ZERO,
+} from '../abi/request.ts';
 import type { Backend, Done } from '../backend/backend.ts';
 import { EngineMemory, noMemory, refuseBeforeAttach } from '../backend/engine-memory.ts';
 import { EROFS, errnoOf } from '../backend/errno.ts';
@@ -52,8 +57,13 @@ export class DiskBackend implements Backend {
   blockStatus(id: number, offset: number, length: number, data: number): void {
     const answer = async (): Promise<number> => {
       const extents: Extent[] = [];
-      for await (const { length: bytes, kind } of this.#disk.blockStatus(offset, length)) {
-        extents.push({ length: bytes, flags: FLAGS[kind] });
+      for await (const extent of this.#disk.blockStatus(offset, length)) {
+        const { length: bytes, kind, depth, compressed } = extent;
+        extents.push({
+          length: bytes,
+          flags: FLAGS[kind] | (compressed ? EXTENT_COMPRESSED : 0),
+          depth,
+        });
         if (extents.length === EXTENT_TABLE_ENTRIES) break;
       }
       writeExtents(this.#memory.view, data, extents);

@@ -1,12 +1,18 @@
 /**
  * A table of extents of the device, turned into NBD's.
  *
- *   device   u64 length, u32 flags, u32 -    little-endian, abi/request.ts
+ *   device   u64 length, u32 flags, u32 depth    little-endian, abi/request.ts
  *   NBD      u32 length, u32 flags           big-endian, "NBD_REPLY_TYPE_BLOCK_STATUS"
  *
- * The flags are the same: EXTENT_HOLE and EXTENT_ZERO are those of base:allocation.
+ * EXTENT_HOLE and EXTENT_ZERO are those of base:allocation; other flags stay here.
  */
-import { EXTENT_FLAGS, EXTENT_LENGTH, EXTENT_SIZE } from '../abi/request.ts';
+import {
+  EXTENT_FLAGS,
+  EXTENT_HOLE,
+  EXTENT_LENGTH,
+  EXTENT_SIZE,
+  EXTENT_ZERO,
+} from '../abi/request.ts';
 
 /** Bytes of an extent on the wire. */
 export const WIRE_EXTENT_SIZE = 8;
@@ -38,7 +44,7 @@ export function packExtents(
     const whole = high * WORD + view.getUint32(from + EXTENT_LENGTH, true);
     const next = Math.min(whole, left);
     if (next === 0) continue;
-    const nextFlags = view.getUint32(from + EXTENT_FLAGS, true);
+    const nextFlags = view.getUint32(from + EXTENT_FLAGS, true) & (EXTENT_HOLE | EXTENT_ZERO);
     const joined = nextFlags === flags;
     if (!joined && one && packed === 1) break;
     if (!joined) packed++;

@@ -1,6 +1,8 @@
 // Block status: what lies where, as entries of a result table (src/abi/request.ts).
 
 import {
+  EXTENT_COMPRESSED,
+  EXTENT_DEPTH,
   EXTENT_FLAGS,
   EXTENT_HOLE,
   EXTENT_LENGTH,
@@ -25,6 +27,14 @@ import { markCorrupt } from './firewall.ts';
 import { answerError, answerWait, runBytes, subclusterOf } from './read.ts';
 import { Qcow2, Spot } from './state.ts';
 import { FOUND, locate, NO_TABLE, spotAddress, tableReach, WAITS } from './tables.ts';
+
+/** The entries of a table come from the backing disk: one deeper. */
+export function deepen(table: usize, entries: u32): void {
+  for (let i: u32 = 0; i < entries; i++) {
+    const depth = table + <usize>i * EXTENT_SIZE;
+    store<u32>(depth, load<u32>(depth, EXTENT_DEPTH) + 1, EXTENT_DEPTH);
+  }
+}
 
 /** Flags that no entry has. */
 const ASK_BACKING: u32 = 0xffff_ffff;
@@ -110,7 +120,8 @@ function flagsAt(map: Qcow2, guest: u64): u32 {
 }
 
 function flagsOf(map: Qcow2, type: u32, guest: u64): u32 {
-  if (type == NORMAL || type == PACKED) return 0;
+  if (type == NORMAL) return 0;
+  if (type == PACKED) return EXTENT_COMPRESSED;
   if (type == ZERO_PLAIN) return EXTENT_ZERO | EXTENT_HOLE;
   if (type != UNALLOCATED) return EXTENT_ZERO;
   return map.has(MAP_BACKING) && guest < map.backingBytes ? ASK_BACKING : EXTENT_ZERO | EXTENT_HOLE;

@@ -27,6 +27,8 @@ import type { Qcow2Header } from './header.ts';
 /** One persistent bitmap. */
 export interface Bitmap {
   readonly name: string;
+  /** Where its entry begins in the file. */
+  readonly offset: number;
   /** Inexact when it is past 2^53; `problem` says so. */
   readonly tableOffset: number;
   readonly tableEntries: number;
@@ -110,6 +112,7 @@ function bitmapAt(directory: Fields, at: number, header: Qcow2Header, fileBytes:
   const flags = directory.u32(at + BITMAP_FLAGS);
   const bitmap = {
     name: name.text,
+    offset: (header.bitmaps?.directoryOffset ?? 0) + at,
     tableOffset: Number(directory.u64(at + BITMAP_TABLE_OFFSET)),
     tableEntries: directory.u32(at + BITMAP_TABLE_SIZE),
     inUse: hasBit(flags, BITMAP_FLAG_IN_USE_BIT),

@@ -64,7 +64,7 @@ function isUnaligned({ low }: RefcountTableEntry, clusterBytes: number): boolean
 }
 
 /** An entry of a refcount block, at most 2^32 - 1; entries of less than a byte begin at bit 0. */
-function refcountOf(block: DataView, index: number, bits: number): number {
+export function refcountOf(block: DataView, index: number, bits: number): number {
   switch (bits) {
     case 64:
       return block.getUint32(index * 8) === 0 ? block.getUint32(index * 8 + 4) : REFCOUNT_MAX;

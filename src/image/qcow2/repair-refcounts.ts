@@ -102,8 +102,15 @@ export async function rebuildRefcounts(
   return { ...header, refcountTableOffset: tableOffset, refcountTableClusters: tableClusters };
 }
 
-/** The two fields stand beside each other in one sector. */
-async function switchTable(file: ImageFile, offset: number, clusters: number): Promise<void> {
+/**
+ * Lets the header name another refcount table, which must be stable; so is the header afterwards.
+ * The two fields stand beside each other in one sector.
+ */
+export async function switchTable(
+  file: ImageFile,
+  offset: number,
+  clusters: number,
+): Promise<void> {
   const length = HEADER_REFCOUNT_TABLE_CLUSTERS + 4 - HEADER_REFCOUNT_TABLE_OFFSET;
   const fields = new DataView(new ArrayBuffer(length));
   fields.setBigUint64(0, BigInt(offset));
@@ -158,8 +165,13 @@ function refuseLongTable(tableBytes: number): void {
   throw new SluiceError('ERR_SLUICE_UNSUPPORTED', `cannot repair the image: ${found}; ${rule}`);
 }
 
-/** Entries of less than a byte begin at bit 0. */
-function setRefcount(block: DataView, index: number, bits: number, refcount: number): void {
+/** Changes an entry of a refcount block; entries of less than a byte begin at bit 0. */
+export function setRefcount(
+  block: DataView,
+  index: number,
+  bits: number,
+  refcount: number,
+): void {
   switch (bits) {
     case 64:
       return block.setBigUint64(index * 8, BigInt(refcount));
