@@ -2,6 +2,7 @@
  * A disk as the faces see it: requests go in with a token, completions come back to their target.
  * One device has one engine, one memory and one backend; all of it lives on the calling thread.
  */
+import type { Engine } from './engine.ts';
 import type { Arena } from './arena.ts';
 
 /** Who submitted requests; called once for each, never from inside `submit`. */
@@ -27,6 +28,8 @@ export interface Device {
   /** Capacity in bytes; may change, see Disk.resize. */
   readonly sizeBytes: number;
   readonly readOnly: boolean;
+  /** Behind it, for what it knows about failures. */
+  readonly engine?: Engine;
   /** Alignment that avoids read-modify-write, in bytes: the smallest preferred I/O size. */
   readonly blockSizeBytes: number;
   /**

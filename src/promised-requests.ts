@@ -10,7 +10,9 @@
  */
 import { STATUS_OK } from './abi/request.ts';
 import type { CompletionTarget, Device } from './device.ts';
+import type { SluiceError } from './errors.ts';
 import { Later } from './later.ts';
+import { corruptionOf } from './corruption.ts';
 import { requestError } from './request-error.ts';
 
 /** What is asked of the device; see `Device.submit` for the numbers. */
@@ -89,7 +91,7 @@ export class PromisedRequests implements CompletionTarget {
         complete: (status, value, errno) => {
           signal?.removeEventListener('abort', abort);
           if (status === STATUS_OK) resolve(take(value, call.address));
-          else reject(requestError(status, errno, { ...ask, sizeBytes: this.#device.sizeBytes }));
+          else reject(this.#errorOf(ask, status, errno));
         },
       };
       signal?.addEventListener('abort', abort, { once: true });
@@ -176,6 +178,13 @@ export class PromisedRequests implements CompletionTarget {
   }
 
   /** The call is over: its buffer goes back (Q2). */
+  #errorOf(ask: Ask, status: number, errno: number): SluiceError {
+    const { engine, sizeBytes } = this.#device;
+    const hasTables = engine !== undefined && engine.mapAt !== 0;
+    const corruption = hasTables ? corruptionOf(engine) : undefined;
+    return requestError(status, errno, { ...ask, sizeBytes, hasTables, corruption });
+  }
+
   #leave(call: Call): void {
     this.#giveBack(call);
     this.#open -= 1;

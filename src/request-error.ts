@@ -9,6 +9,7 @@ import {
   STATUS_READ_ONLY,
   STATUS_UNSUPPORTED,
 } from './abi/request.ts';
+import { type Corruption, corruptionText } from './corruption.ts';
 import { type ErrorCode, SluiceError } from './errors.ts';
 
 /** What was asked, for the message. */
@@ -17,6 +18,10 @@ export interface Asked {
   readonly offset: number;
   readonly length: number;
   readonly sizeBytes: number;
+  /** What was found wrong with the image. */
+  readonly corruption?: Corruption | undefined;
+  /** The disk is an image with tables. */
+  readonly hasTables?: boolean;
 }
 
 /** Operations that name no range of the disk. */
@@ -26,6 +31,8 @@ const RANGELESS: ReadonlySet<string> = new Set([
   'reset queue',
   'set write cache',
 ]);
+
+const EIO = 5;
 
 /** Names of the errnos that a disk commonly meets; the number stands for the others. */
 const ERRNO_NAMES: Readonly<Record<number, string>> = {
@@ -80,9 +87,12 @@ function reasonOf(code: ErrorCode, errno: number, asked: Asked): string {
         'close the disk, check the storage and its contents, then open it anew'
       );
     case 'ERR_SLUICE_IO':
-      return errno === 0
-        ? 'a request since the last barrier failed, and so must this one'
+      if (errno === 0) return 'a request since the last barrier failed, and so must this one';
+      return errno === EIO && asked.hasTables === true
+        ? 'the host reported EIO, or the image is damaged there (check it)'
         : `the host reported ${nameOf(errno)}`;
+    case 'ERR_SLUICE_CORRUPT':
+      return asked.corruption === undefined ? '' : corruptionText(asked.corruption);
     default:
       return 'the engine refused the request';
   }
@@ -104,7 +114,8 @@ function systemError(errno: number, operation: string): Error {
 
 /** The error of a request that completed with `status`. */
 export function requestError(status: number, errno: number, asked: Asked): SluiceError {
-  const code = codeOf(status);
+  const isDamage = status === STATUS_IO_ERROR && errno === EIO && asked.corruption !== undefined;
+  const code = isDamage ? 'ERR_SLUICE_CORRUPT' : codeOf(status);
   const { operation, offset, length } = asked;
   const hasRange = !RANGELESS.has(operation);
   const place = hasRange ? ` of ${length} bytes at offset ${offset}` : '';

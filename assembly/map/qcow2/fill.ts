@@ -1,8 +1,8 @@
 // What a job must write around its data (write.ts, N3), read into its buffers: each byte stands in
 // the buffer where it stands in its cluster.
 
-import { COMMAND_READ } from '../../../src/abi/command.ts';
-import { FILE_BACKING, FILE_COMPRESSED, MAP_BACKING } from '../../../src/abi/map.ts';
+import { COMMAND_READ, ERRNO_EIO } from '../../../src/abi/command.ts';
+import { FILE_BACKING, FILE_COMPRESSED, MAP_BACKING, MAP_DATA_FILE } from '../../../src/abi/map.ts';
 import { bufferAt } from './buffers.ts';
 import {
   bitmapAt,
@@ -65,6 +65,10 @@ function fillSome(map: Qcow2, id: u32, job: Job, stop: u64): bool {
   if (type == NORMAL) {
     if (!hasIo(map)) return false;
     const offset = (entry & OFFSET_MASK) + within;
+    if (!map.has(MAP_DATA_FILE) && offset + bytes > map.fileBytes) {
+      job.errno = ERRNO_EIO;
+      return false;
+    }
     job.fillAt += bytes;
     return read(map, id, dataFile(map), offset, bytes, at);
   }

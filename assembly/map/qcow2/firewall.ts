@@ -11,6 +11,7 @@ import { COMMAND_WRITE } from '../../../src/abi/command.ts';
 import {
   CORRUPT_OVERLAP,
   FILE_IMAGE,
+  MAP_EXTENDED_L2,
   MAP_READ_ONLY,
   MAP_VERSION_2,
   RANGE_LENGTH,
@@ -19,7 +20,9 @@ import {
 import { HEADER_INCOMPATIBLE_FEATURES, INCOMPATIBLE_CORRUPT_BIT } from '../../../src/abi/qcow2.ts';
 import { anyInRange } from '../../simd/range.ts';
 import { hasIo, IO_HEADER, order } from './io.ts';
-import { HEADER_COPY, HEADER_COPY_BYTES, Qcow2 } from './state.ts';
+import { Slice, SLICE_VALID, sliceData } from './cache.ts';
+import { entryAt, OFFSET_MASK } from './entry.ts';
+import { Cache, HEADER_COPY, HEADER_COPY_BYTES, Qcow2 } from './state.ts';
 
 /** O1: true when `length` bytes at `offset` overlap metadata other than L2 tables. */
 export function overlapsFixed(map: Qcow2, offset: u64, length: u64): bool {
@@ -53,6 +56,30 @@ export function overlapsRanges(map: Qcow2, offset: u64, length: u64): bool {
 /** O1: true when `length` bytes at `offset` overlap an L2 table. */
 export function overlapsTables(map: Qcow2, offset: u64, length: u64): bool {
   return anyInRange(map.place(map.l1At), map.l1Entries, offset, offset + length);
+}
+
+/**
+ * O1 for clusters that are to be handed out as new: true when an entry that is in memory points
+ * there, whatever refcounts say. What lies behind the end of the file is nobody's.
+ */
+export function isMapped(map: Qcow2, offset: u64, length: u64): bool {
+  if (offset >= map.fileBytes) return false;
+  const cache = Cache.l2(map);
+  const entries: u32 = 1 << (map.sliceBits - map.entryBits);
+  for (let slot: u32 = 0; slot < cache.slots; slot++) {
+    if (Slice.at(map, cache, slot).state != SLICE_VALID) continue;
+    if (pointsInto(map, sliceData(map, cache, slot), entries, offset, length)) return true;
+  }
+  return false;
+}
+
+function pointsInto(map: Qcow2, data: usize, entries: u32, offset: u64, length: u64): bool {
+  if (!map.has(MAP_EXTENDED_L2)) return anyInRange(data, entries, offset, offset + length);
+  for (let i: u32 = 0; i < entries; i++) {
+    const host = entryAt(data + ((<usize>i) << map.entryBits)) & OFFSET_MASK;
+    if (host != 0 && host - offset < length) return true;
+  }
+  return false;
 }
 
 function overlap(start: u64, end: u64, otherStart: u64, otherLength: u64): bool {

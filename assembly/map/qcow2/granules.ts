@@ -25,7 +25,7 @@ export function noteChange(map: Qcow2, guest: u64, length: u64): void {
   const begin = map.place(map.granulesAt) + (first >> 3);
   const end = map.place(map.granulesAt) + (last >> 3);
   const head = <u8>((<u32>0xff) << (first & 7));
-  const tail = <u8>((<u32>0xff) >> (BITS_PER_BYTE - 1 - (last & 7)));
+  const tail = <u8>(<u32>0xff >> (BITS_PER_BYTE - 1 - (last & 7)));
   if (begin == end) return setBits(begin, head & tail);
   setBits(begin, head);
   memory.fill(begin + 1, 0xff, end - begin - 1);

@@ -109,13 +109,12 @@ export function subclusterOf(map: Qcow2, within: u64): u32 {
 
 /** Data at `host`: R2. */
 export function answerHost(map: Qcow2, extent: Extent, host: u64): void {
-  const cluster = map.clusterBytes;
   extent.kind = EXTENT_HOST;
   extent.file = dataFile(map);
   extent.hostOffset = host;
   if (map.has(MAP_DATA_FILE)) return;
-  if (((host + extent.length - 1) & ~(cluster - 1)) >= map.fileBytes)
-    answerError(extent, ERRNO_EIO);
+  if (host >= map.fileBytes) answerError(extent, ERRNO_EIO);
+  else extent.length = min(extent.length, map.fileBytes - host);
 }
 
 /**

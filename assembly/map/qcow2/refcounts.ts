@@ -18,7 +18,7 @@ export const REFCOUNTS_WAIT: u32 = 2;
 /** The block cannot be used; the image is marked corrupt. */
 export const REFCOUNTS_WRONG: u32 = 3;
 
-/** Finds the slice with the refcount of a cluster; its slot is in `workerSlot`. */
+/** Finds the slice with the refcount of a cluster; its slot is in `foundSlot`. */
 export function findRefcounts(map: Qcow2, cluster: u64): u32 {
   const block = cluster >> <u64>map.blockCountBits;
   if (block >= <u64>map.tableEntries) return REFCOUNTS_NONE;
@@ -41,7 +41,7 @@ export function findRefcounts(map: Qcow2, cluster: u64): u32 {
     }
     return REFCOUNTS_WAIT;
   }
-  map.workerSlot = slot;
+  map.foundSlot = slot;
   const slice = Slice.at(map, cache, slot);
   return slice.state == SLICE_VALID && !slice.writing ? REFCOUNTS_THERE : REFCOUNTS_WAIT;
 }

@@ -2,9 +2,9 @@
 //
 // L1  A cluster whose refcount comes to 0 is given back to the host, where that is asked for,
 //     before anybody can reserve it: no late hole hits a new owner. That it cannot be is no failure.
-// L2  A refcount of 0 is not lowered: the image is corrupt.
+// L2  A refcount of 0 is not lowered, nor that of metadata: the image is corrupt.
 
-import { markCorrupt } from './firewall.ts';
+import { markCorrupt, overlapsFixed, overlapsTables } from './firewall.ts';
 import { Free, closeFirst, firstIsDue } from './frees.ts';
 import { hasIo } from './io.ts';
 import { WAIT_FREE, wake } from './job.ts';
@@ -42,14 +42,14 @@ export function stepRelease(map: Qcow2): bool {
     const cluster = map.workerStart + map.workerAt;
     const found = findRefcounts(map, cluster);
     if (found == REFCOUNTS_WAIT) return false;
-    const count = found == REFCOUNTS_THERE ? refcountOf(map, map.workerSlot, cluster) : 0;
-    if (count == 0) {
-      markCorrupt(map, CORRUPT_REFCOUNT, 0, cluster << (<u64>map.clusterBits)); // L2
+    const count = found == REFCOUNTS_THERE ? refcountOf(map, map.foundSlot, cluster) : 0;
+    if (count == 0 || holdsMetadata(map, cluster)) {
+      markCorrupt(map, CORRUPT_REFCOUNT, count, cluster << (<u64>map.clusterBits)); // L2
       map.workerAt += 1;
       continue;
     }
     if (count == 1 && !addHole(map, cluster)) return true;
-    setRefcount(map, map.workerSlot, cluster, count - 1);
+    setRefcount(map, map.foundSlot, cluster, count - 1);
     map.workerAt += 1;
   }
   if (map.punchCount != 0) {
@@ -62,6 +62,14 @@ export function stepRelease(map: Qcow2): bool {
   // Who found no room in the list has some now.
   wake(map, WAIT_FREE, 0);
   return true;
+}
+
+/** What an entry of a damaged image has pointed to may be a table. */
+function holdsMetadata(map: Qcow2, cluster: u64): bool {
+  const offset = cluster << (<u64>map.clusterBits);
+  return (
+    overlapsFixed(map, offset, map.clusterBytes) || overlapsTables(map, offset, map.clusterBytes)
+  );
 }
 
 /** L1: the cluster is about to become free; false when a hole must be made before. */

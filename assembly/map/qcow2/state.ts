@@ -186,6 +186,8 @@ export class Qcow2 {
   /** Entries of the refcount table up to the last that is not 0. */
   tableUsed: u32;
   workerSlot: u32;
+  /** Slot that findRefcounts has found. */
+  foundSlot: u32;
   workerJumped: u32;
   workerScanned: u32;
   reserveWanted: u32;

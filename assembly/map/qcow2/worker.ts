@@ -16,7 +16,7 @@
 
 import { NONE } from '../../engine.ts';
 import { SLICE_VALID, Slice, enterSlice, forgetSlice, sliceData } from './cache.ts';
-import { markCorrupt, overlapsFixed, overlapsTables } from './firewall.ts';
+import { isMapped, markCorrupt, overlapsFixed, overlapsTables } from './firewall.ts';
 import { startGrowing, stepGrow } from './grow.ts';
 import { IO_WORKER, hasIo, order } from './io.ts';
 import { WAIT_FREE, WAIT_SPACE, isAwaited, wake } from './job.ts';
@@ -173,6 +173,7 @@ function search(map: Qcow2): bool {
     return startBlock(map, want);
   }
   if (found != REFCOUNTS_THERE) return failWith(map, ERRNO_EIO);
+  map.workerSlot = map.foundSlot;
   const skip = countFree(map, map.workerSlot, map.workerAt, left, false);
   map.workerScanned += 1;
   if (skip == left) {
@@ -207,7 +208,11 @@ function mark(map: Qcow2): bool {
   const cache = Cache.refcounts(map);
   const offset = map.workerStart << (<u64>map.clusterBits);
   const bytes = map.workerCount << (<u64>map.clusterBits);
-  if (overlapsFixed(map, offset, bytes) || overlapsTables(map, offset, bytes)) {
+  const isTaken =
+    overlapsFixed(map, offset, bytes) ||
+    overlapsTables(map, offset, bytes) ||
+    isMapped(map, offset, bytes);
+  if (isTaken) {
     if (map.workerBlocks != 0) forgetSlice(map, cache, map.workerSlot);
     markCorrupt(map, CORRUPT_OVERLAP, offset, 0);
     return failWith(map, ERRNO_EIO);

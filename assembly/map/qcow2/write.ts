@@ -25,7 +25,8 @@ import {
 import { NONE } from '../../engine.ts';
 import { Extent, EXTENT_NEW } from '../extent.ts';
 import { bufferAt, lendBuffer, returnBuffer } from './buffers.ts';
-import { clear, isCleared, Slice } from './cache.ts';
+import { Slice } from './cache.ts';
+import { CLEAR, CLEAR_WAITS, clearanceOf, clearanceToDrop } from './clearance.ts';
 import {
   bitmapAt,
   entryAt,
@@ -38,7 +39,7 @@ import {
   wrongWith,
 } from './entry.ts';
 import { fill } from './fill.ts';
-import { markCorrupt, refusesData } from './firewall.ts';
+import { markCorrupt } from './firewall.ts';
 import { hasFreeRoom, returnClusters } from './frees.ts';
 import { hasIo } from './io.ts';
 import {
@@ -83,19 +84,12 @@ export function planWrite(
   const entry = entryAt(address);
   const bitmap = bitmapAt(map, address);
   const within = guest & (map.clusterBytes - 1);
-  const wrong = wrongWith(map, entry, bitmap, guest - within);
-  if (wrong != 0) {
-    markCorrupt(map, wrong, entry, guest);
-    return answerError(extent, ERRNO_EIO);
-  }
+  if (isWrong(map, entry, bitmap, guest)) return answerError(extent, ERRNO_EIO);
   const type = typeOf(map, entry, bitmap, subclusterOf(map, within));
-  if (type != NORMAL || !isOwned(map, entry)) {
-    if (isRefused(map, entry, bitmap, guest)) return answerError(extent, ERRNO_EIO);
-    return planJob(map, extent, id, guest, length, zero);
+  if (type == NORMAL && isOwned(map, entry)) {
+    return writeOwned(map, extent, entry, bitmap, guest, length);
   }
-  extent.length = ownedBytes(map, entry, bitmap, guest, length);
-  if (extent.length == 0) return answerError(extent, ERRNO_EIO);
-  answerHost(map, extent, (entry & OFFSET_MASK) + within); // N1
+  planJob(map, extent, id, guest, length, zero);
 }
 
 /** What `locateToChange` says instead of an entry. */
@@ -105,29 +99,41 @@ export function answerNotFound(map: Qcow2, extent: Extent, found: u32): void {
   else answerError(extent, spot.errno);
 }
 
-/** True, and the image is marked corrupt, when an entry is not one to write by. */
-export function isRefused(map: Qcow2, entry: u64, bitmap: u64, guest: u64): bool {
+/** True, and the image is marked corrupt, when an entry cannot be. */
+export function isWrong(map: Qcow2, entry: u64, bitmap: u64, guest: u64): bool {
   const wrong = wrongWith(map, entry, bitmap, guest & ~(map.clusterBytes - 1));
   if (wrong != 0) markCorrupt(map, wrong, entry, guest);
-  else if (!isOwned(map, entry) || map.has(MAP_DATA_FILE)) return false;
-  else return refusesData(map, entry & OFFSET_MASK, map.clusterBytes, guest);
-  return true;
+  return wrong != 0;
 }
 
-/** Bytes in place from `guest` on, at most `most`: of clusters that may all be written. */
-function ownedBytes(map: Qcow2, entry: u64, bitmap: u64, guest: u64, most: u64): u64 {
-  const spot = Spot.of(map);
-  const bytes = runBytes(map, entry, bitmap, NORMAL, guest, most);
-  if (map.has(MAP_DATA_FILE)) return bytes;
+/** A cluster may not be written, or not yet. */
+export function answerUnclear(extent: Extent, clearance: u32): void {
+  if (clearance == CLEAR_WAITS) answerWait(extent, WAIT_IO);
+  else answerError(extent, ERRNO_EIO);
+}
+
+/** Writes in place (N1), to as many clusters as may be written. */
+function writeOwned(
+  map: Qcow2,
+  extent: Extent,
+  entry: u64,
+  bitmap: u64,
+  guest: u64,
+  length: u64,
+): void {
   const within = guest & (map.clusterBytes - 1);
+  const bytes = runBytes(map, entry, bitmap, NORMAL, guest, length);
   const clusters = <u32>((within + bytes + map.clusterBytes - 1) >> <u64>map.clusterBits);
-  for (let ahead: u32 = 0; ahead < clusters; ahead++) {
-    if (isCleared(map, spot.slot, spot.index + ahead)) continue;
-    const host = (entry & OFFSET_MASK) + ((<u64>ahead) << (<u64>map.clusterBits));
-    if (refusesData(map, host, map.clusterBytes, guest)) return 0;
-    clear(map, spot.slot, spot.index + ahead);
+  let ahead: u32 = 0;
+  for (; ahead < clusters; ahead++) {
+    const host = entry + ((<u64>ahead) << (<u64>map.clusterBits));
+    const clearance = clearanceOf(map, ahead, host, guest);
+    if (clearance == CLEAR) continue;
+    if (ahead != 0) break;
+    return answerUnclear(extent, clearance);
   }
-  return bytes;
+  extent.length = min(bytes, ((<u64>ahead) << (<u64>map.clusterBits)) - within);
+  answerHost(map, extent, (entry & OFFSET_MASK) + within);
 }
 
 /** Begins a job (N2); answers when it can do without reading, else when `fill` is done. */
@@ -144,6 +150,8 @@ function planJob(map: Qcow2, extent: Extent, id: u32, guest: u64, length: u64, z
   if (free == 0) return answerWait(extent, WAIT_JOB);
   if (!hasIo(map)) return answerWait(extent, WAIT_IO);
   const first = entryAt(spotAddress(map, 0));
+  const clearance = clearanceToDrop(map, 0, first, guest);
+  if (clearance != CLEAR) return answerUnclear(extent, clearance);
   job.isNew = u32(!map.has(MAP_DATA_FILE) && !isOwned(map, first));
   job.zero = u32(zero);
   job.errno = 0;
@@ -180,7 +188,7 @@ function likeFirst(map: Qcow2, job: Job, most: u32): u32 {
     if (holdsData(map, entry, bitmap) && !map.has(MAP_EXTENDED_L2)) break;
     const offset = first + ((<u64>clusters) << (<u64>map.clusterBits));
     if (!map.has(MAP_DATA_FILE) && (entry & OFFSET_MASK) != offset) break;
-    if (isRefused(map, entry, bitmap, guest)) break;
+    if (clearanceToDrop(map, clusters, entry, guest) != CLEAR) break;
   }
   return clusters;
 }

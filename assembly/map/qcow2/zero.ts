@@ -26,19 +26,19 @@ import {
   hasPlace,
   isOwned,
   NORMAL,
-  OFFSET_MASK,
   PACKED,
   typeOf,
   UNALLOCATED,
   ZERO,
 } from './entry.ts';
+import { CLEAR, CLEAR_WAITS, clearanceToDrop } from './clearance.ts';
 import { hasFreeRoom } from './frees.ts';
-import { Job, JOB_FILLING, unheldClusters, WAIT_FREE, WAIT_JOB } from './job.ts';
+import { Job, JOB_FILLING, unheldClusters, WAIT_FREE, WAIT_IO, WAIT_JOB } from './job.ts';
 import { dropPlace, noteChange } from './link.ts';
-import { answerError, answerHost, answerWait, subclusterOf } from './read.ts';
+import { answerError, answerWait, subclusterOf } from './read.ts';
 import { Qcow2, Spot } from './state.ts';
 import { FOUND, locate, locateToChange, NO_TABLE, spotAddress, tableReach } from './tables.ts';
-import { answerNotFound, isRefused, planWrite } from './write.ts';
+import { answerNotFound, answerUnclear, isWrong, planWrite } from './write.ts';
 
 /** What is to happen to a range. */
 export const WISH_DISCARD: u32 = 1;
@@ -87,15 +87,19 @@ function zeroClusters(map: Qcow2, extent: Extent, guest: u64, length: u64, wish:
   const spot = Spot.of(map);
   const most = min(<u64>spot.left, length >> <u64>map.clusterBits);
   const clusters = <u32>unheldClusters(map, guest >> <u64>map.clusterBits, most);
+  let clearance = CLEAR;
   let done: u32 = 0;
   for (; done < clusters && hasFreeRoom(map, 2); done++) {
     const at = guest + ((<u64>done) << (<u64>map.clusterBits));
     const address = spotAddress(map, done);
-    if (isRefused(map, entryAt(address), bitmapAt(map, address), at)) break;
+    if (isWrong(map, entryAt(address), bitmapAt(map, address), at)) break;
+    clearance = clearanceToDrop(map, done, entryAt(address), at);
+    if (clearance != CLEAR) break;
     zeroCluster(map, address, at, wish);
   }
   if (done != 0) return answerNothing(extent, (<u64>done) << (<u64>map.clusterBits));
   if (map.corrupt != 0) return answerError(extent, ERRNO_EIO);
+  if (clearance == CLEAR_WAITS) return answerWait(extent, WAIT_IO);
   answerWait(extent, WAIT_FREE);
 }
 
@@ -126,7 +130,7 @@ function zeroByData(map: Qcow2, extent: Extent, id: u32, guest: u64, wish: u32):
   const cluster = map.clusterBytes;
   const address = spotAddress(map, 0);
   const entry = entryAt(address);
-  if (isRefused(map, entry, bitmapAt(map, address), guest)) return answerError(extent, ERRNO_EIO);
+  if (isWrong(map, entry, bitmapAt(map, address), guest)) return answerError(extent, ERRNO_EIO);
   const isRaw = map.has(MAP_RAW_DATA_FILE);
   const discards = (wish & WISH_DISCARD) != 0;
   const unmaps = discards || ((wish & WISH_UNMAP) != 0 && !map.has(MAP_BACKING));
@@ -135,6 +139,8 @@ function zeroByData(map: Qcow2, extent: Extent, id: u32, guest: u64, wish: u32):
     return answerNothing(extent, cluster);
   }
   if (unmaps && !isRaw) {
+    const clearance = clearanceToDrop(map, 0, entry, guest);
+    if (clearance != CLEAR) return answerUnclear(extent, clearance);
     if (!hasFreeRoom(map, 2)) return answerWait(extent, WAIT_FREE);
     map.changes += 1;
     dropPlace(map, entry);
@@ -152,7 +158,7 @@ function zeroPart(map: Qcow2, extent: Extent, id: u32, guest: u64, length: u64, 
   const entry = entryAt(address);
   const bitmap = bitmapAt(map, address);
   if ((wish & WISH_DISCARD) != 0) return answerNothing(extent, length);
-  if (isRefused(map, entry, bitmap, guest)) return answerError(extent, ERRNO_EIO);
+  if (isWrong(map, entry, bitmap, guest)) return answerError(extent, ERRNO_EIO);
   const type = typeOf(map, entry, bitmap, subclusterOf(map, within));
   const unit = (<u64>1) << (<u64>map.unitBits);
   const isWhole = (guest & (unit - 1)) == 0 && length >= unit;
@@ -191,10 +197,7 @@ function writeZeroes(
   const address = spotAddress(map, 0);
   const entry = entryAt(address);
   const type = typeOf(map, entry, bitmapAt(map, address), subclusterOf(map, within));
-  if (type == NORMAL && isOwned(map, entry)) {
-    extent.length = length;
-    return answerHost(map, extent, (entry & OFFSET_MASK) + within);
-  }
-  if ((wish & WISH_FAST) != 0) return answerError(extent, ERRNO_ENOTSUP);
+  const isOwn = type == NORMAL && isOwned(map, entry);
+  if (!isOwn && (wish & WISH_FAST) != 0) return answerError(extent, ERRNO_ENOTSUP);
   planWrite(map, extent, id, guest, length, true);
 }
