@@ -162,6 +162,8 @@ function send(engine: usize, id: u32, flight: Flight, extent: Extent): void {
   if (isStatus && extent.kind != EXTENT_ERROR) flight.length = extent.length;
   switch (extent.kind) {
     case EXTENT_HOST:
+      // It may have waited, and tables have changed since it was sent.
+      if (flight.direct && !tablesAreStable(engine)) flight.direct = 0;
       emitPiece(engine, id, extent.file, extent.hostOffset, extent.length);
       return;
     case EXTENT_NEW:

@@ -161,8 +161,10 @@ export function step(map: Qcow2): void {
     stepAll(map);
   }
   writeHeader(map);
-  const settled = isSettled(map) && Cache.refcounts(map).dirty == 0;
-  map.dirty = u32(!settled || hasChanges(map) || map.freeHead != NONE || map.ioOpen != 0);
+  // The refcounts of a corrupt image are left alone.
+  const settled = isSettled(map) && Cache.refcounts(map).dirty == 0 && map.freeHead == NONE;
+  const owes = map.corrupt == 0 && !settled;
+  map.dirty = u32(owes || hasChanges(map) || map.ioOpen != 0 || map.headerDirty != 0);
 }
 
 /** What one has done may be what the other has waited for. */

@@ -37,6 +37,8 @@ export function linkEntries(map: Qcow2, job: Job): void {
       store<u64>(address, bswap<u64>((bitmap & ~(mask << 32)) | mask), 8);
     }
   }
+  // A cluster that was cut off by the file's end is there as far as it is written.
+  if (!map.has(MAP_DATA_FILE)) map.fileBytes = max(map.fileBytes, job.host + job.length);
   noteChange(map, job.slot, job.ordered != 0 ? map.generation : 0);
 }
 
