@@ -194,10 +194,13 @@ async function refuseOtherFormats(paths: readonly string[], disk: Disk): Promise
   const text = String.fromCharCode(...start);
   const found = MAGICS.find(([, magic]) => text.startsWith(magic));
   if (found === undefined) return;
+  const [format] = found;
+  const advice =
+    format === 'qcow2' ? "pass format: 'qcow2' (-f qcow2)" : 'which this release cannot open';
   throw new SluiceError(
     'ERR_SLUICE_UNSUPPORTED',
-    `'${path}' looks like a ${found[0]} image, which this release cannot open; ` +
-      "pass format: 'raw' (-f raw) to use its bytes as they are",
+    `'${path}' looks like a ${format} image: ${advice}; ` +
+      "or pass format: 'raw' (-f raw) to use its bytes as they are",
     { operation: 'open', path },
   );
 }

@@ -3,7 +3,10 @@
 /** The words of the library in the words of the command line. */
 const WORDS: readonly (readonly [library: string, commandLine: string])[] = [
   ["pass format: 'raw' (-f raw)", 'pass -f raw'],
+  ["pass format: 'qcow2' (-f qcow2)", 'pass -f qcow2'],
   ["lock: 'none'", '--no-lock'],
+  ['in none of the folders that are allowed', 'in no folder that is allowed (--allow FOLDER)'],
+  ["backingFormat: 'raw' or 'qcow2'", '--backing-format raw or qcow2'],
   ['open it read-only', 'open it read-only (-r)'],
   ['use a page-cache mode (writeback, writethrough)', 'pass --cache writeback'],
 ];

@@ -229,15 +229,15 @@ describe('sluice serve refuses', () => {
   });
 
   it('a format that it does not know', async () => {
-    expect(await refusal(['-f', 'qcow2', '-k', socket, image])).toMatch(
-      /as qcow2: this release opens raw images only \(ERR_SLUICE_UNSUPPORTED\)$/,
+    expect(await refusal(['-f', 'vmdk', '-k', socket, image])).toMatch(
+      /as vmdk: this release opens raw and qcow2 images \(ERR_SLUICE_UNSUPPORTED\)$/,
     );
   });
 
   it('an image that begins like another format, unless it is called raw', async () => {
     await writeFile(image, Buffer.concat([Buffer.from('QFI\xfb', 'latin1'), Buffer.alloc(4092)]));
     expect(await refusal(['-k', socket, image])).toMatch(
-      /looks like a qcow2 image.*pass -f raw .*\(ERR_SLUICE_UNSUPPORTED\)$/,
+      /looks like a qcow2 image: pass -f qcow2; or pass -f raw .*\(ERR_SLUICE_UNSUPPORTED\)$/,
     );
     await using server = await serve(['-t', '-f', 'raw', '-k', socket, image]);
     expect(server.uri).toContain('nbd+unix:');
