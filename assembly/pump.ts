@@ -47,7 +47,9 @@ import {
   startBarrier,
   takeBarrier,
 } from './schedule/barrier.ts';
-import { enqueue, withdrawReady } from './schedule/elevator.ts';
+import { canOpenFlight } from './command/flight.ts';
+import { commandRoom } from './command/slot.ts';
+import { enqueue, hasFresh, withdrawReady } from './schedule/elevator.ts';
 import {
   awaitStable,
   companionDelay,
@@ -95,8 +97,7 @@ export function run(engine: usize, now: f64): u32 {
       passBarrier(engine);
     } while (hasMore(engine));
     dispatch(engine);
-    // What needed no command is done already, and may have set others free.
-  } while ((state.map != 0 && workMapping(engine)) || SlotPool.of(engine).doneHead != NONE);
+  } while (state.map != 0 && goesRound(engine));
   startSyncs(engine);
   if (guest) publishUsed(engine);
   return state.commandTail - state.commandHead;
@@ -187,6 +188,13 @@ function start(engine: usize, index: u32): void {
 /** A flush makes tables stable, too, where there are any. */
 function flush(engine: usize, index: u32): void {
   if (!mustBeWritten(engine, index, AFTER_FLUSH)) takeFlush(engine, index);
+}
+
+/** True when a mapping has set something free, or has failed what is to be sent again alone. */
+function goesRound(engine: usize): bool {
+  const any = workMapping(engine);
+  if (any || SlotPool.of(engine).doneHead != NONE) return true;
+  return hasFresh(engine) && commandRoom(engine) != 0 && canOpenFlight(engine);
 }
 
 /** A mapping's own work; true when somebody who waited for tables goes on. */

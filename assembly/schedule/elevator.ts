@@ -58,6 +58,8 @@ class Elevator {
   runs: u32;
   /** Runs found in all; the table's length. */
   found: u32;
+  /** 1: something has come that was not there when runs were collected last. */
+  fresh: u32;
 
   static of(engine: usize): Elevator {
     return changetype<Elevator>(engine + ELEVATOR_STATE);
@@ -98,6 +100,12 @@ export function initElevator(engine: usize): void {
   elevator.waiting = 0;
   elevator.runs = 0;
   elevator.found = 0;
+  elevator.fresh = 0;
+}
+
+/** True when something has come since runs were collected. */
+export function hasFresh(engine: usize): bool {
+  return Elevator.of(engine).fresh != 0;
 }
 
 /** Puts a request without conflicts into the elevator (E1). */
@@ -110,6 +118,7 @@ export function enqueue(engine: usize, index: u32): void {
   if (VERIFY) verify(elevator.waiting < <u32>REQUEST_SLOTS);
   store<u64>(engine + KEYS + ((<usize>elevator.waiting) << 3), key);
   elevator.waiting += 1;
+  elevator.fresh = 1;
   slot.place = PLACE_READY;
 }
 
@@ -130,11 +139,14 @@ export function collectRuns(engine: usize): u32 {
   const keys = engine + KEYS;
   const waiting = elevator.waiting;
   elevator.runs = 0;
+  elevator.fresh = 0;
   if (waiting != 0) {
     sortKeys(keys, engine + SORT_SCRATCH, <i32>waiting);
     for (let at: u32 = 0; at < waiting;) at += cutRun(engine, elevator, at);
   }
   elevator.found = elevator.runs;
+  // What comes meanwhile, because a run has failed, waits for the next time.
+  elevator.waiting = 0;
   return elevator.runs;
 }
 
@@ -165,7 +177,7 @@ export function takeRun(engine: usize, run: Run): void {
 /** Puts the requests of runs that were not taken back to wait, in order. */
 export function keepRest(engine: usize): void {
   const elevator = Elevator.of(engine);
-  elevator.waiting = 0;
+  const fresh = elevator.fresh;
   for (let i: u32 = 0; elevator.runs != 0 && i < elevator.found; i++) {
     const run = Run.at(engine, i);
     if (run.parts == 0) continue;
@@ -174,6 +186,7 @@ export function keepRest(engine: usize): void {
       enqueue(engine, index);
     }
   }
+  elevator.fresh = fresh;
 }
 
 /** Makes a run of the keys from `at` on; returns how many it took. */
