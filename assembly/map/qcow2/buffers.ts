@@ -62,6 +62,15 @@ export function lendBuffer(map: Qcow2): u32 {
   return best;
 }
 
+/** True when `count` buffers can be lent. */
+export function areFree(map: Qcow2, count: u32): bool {
+  let free: u32 = 0;
+  for (let at: u32 = 0; at < map.buffers && free < count; at++) {
+    free += u32(Buffer.at(map, at).state == BUFFER_FREE);
+  }
+  return free == count;
+}
+
 /** Gives a buffer back. */
 export function returnBuffer(map: Qcow2, at: u32): void {
   const buffer = Buffer.at(map, at);

@@ -12,8 +12,14 @@ import { hasIo } from './io.ts';
 import { WAIT_SPACE, wake } from './job.ts';
 import { setRefcount, sliceKey } from './refcounts.ts';
 import { Cache, HEADER_COPY, HEADER_COPY_BYTES, Qcow2 } from './state.ts';
-import { TASK_NONE, TASK_RESERVE, fenceIsOver, fileEnd, startFence, workerOrder } from './task.ts';
-import { COMMAND_EXTEND, COMMAND_WRITE, ERRNO_EFBIG, ERRNO_EIO } from '../../../src/abi/command.ts';
+import { TASK_NONE, TASK_RESERVE, fenceIsOver, startFence, workerOrder } from './task.ts';
+import {
+  COMMAND_EXTEND,
+  COMMAND_WRITE,
+  COMMAND_WRITE_ZEROES,
+  ERRNO_EFBIG,
+  ERRNO_EIO,
+} from '../../../src/abi/command.ts';
 import { CORRUPT_OVERLAP } from '../../../src/abi/map.ts';
 import {
   HEADER_REFCOUNT_TABLE_CLUSTERS,
@@ -54,11 +60,7 @@ export function startGrowing(map: Qcow2): void {
   map.workerAt = 0;
   const offset = start << (<u64>map.clusterBits);
   const bytes = map.workerCount << (<u64>map.clusterBits);
-  if (
-    start < fileEnd(map) ||
-    overlapsFixed(map, offset, bytes) ||
-    overlapsTables(map, offset, bytes)
-  ) {
+  if (overlapsFixed(map, offset, bytes) || overlapsTables(map, offset, bytes)) {
     // Bytes of somebody lie where no block has ever counted one.
     markCorrupt(map, CORRUPT_OVERLAP, offset, 0);
     map.workerErrno = ERRNO_EIO;
@@ -73,10 +75,7 @@ export function stepGrow(map: Qcow2): bool {
   if (!hasIo(map)) return false;
   switch (map.workerPhase) {
     case EXTENDED:
-      map.fileBytes = map.workerNewEnd;
-      map.workerNewEnd = 0;
-      map.workerPhase = BLOCKS;
-      return true;
+      return zero(map);
     case BLOCKS:
       return writeCounts(map);
     case BLOCK_WRITTEN:
@@ -103,6 +102,17 @@ export function stepGrow(map: Qcow2): bool {
       if (!fenceIsOver(map)) return false;
       return map.workerErrno == 0 ? useTable(map) : true;
   }
+}
+
+/** A growth that a crash has ended may have left bytes there: they are zeroed. */
+function zero(map: Qcow2): bool {
+  const start = map.workerStart << (<u64>map.clusterBits);
+  const old = min(map.fileBytes, map.workerNewEnd);
+  map.fileBytes = max(map.fileBytes, map.workerNewEnd);
+  map.workerNewEnd = 0;
+  map.workerPhase = BLOCKS;
+  if (old > start) workerOrder(map, COMMAND_WRITE_ZEROES, start, old - start, 0);
+  return true;
 }
 
 /** Writes the counts of the growth, one slice at a time. */

@@ -177,6 +177,7 @@ function stepAll(map: Qcow2): void {
 
 /** The generation that must become stable for somebody to go on, or 0. */
 export function wantedFence(map: Qcow2): u64 {
+  if (map.noFlush != 0) return 0;
   const wanted = max(map.cycleFence, map.workerFence);
   if (map.freeHead == NONE || firstIsDue(map) || hasChanges(map)) return wanted;
   const isPressed =

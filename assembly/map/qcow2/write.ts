@@ -24,7 +24,7 @@ import {
 } from '../../../src/abi/map.ts';
 import { NONE } from '../../engine.ts';
 import { Extent, EXTENT_NEW } from '../extent.ts';
-import { bufferAt, lendBuffer, returnBuffer } from './buffers.ts';
+import { areFree, bufferAt, lendBuffer, returnBuffer } from './buffers.ts';
 import { Slice } from './cache.ts';
 import { CLEAR, CLEAR_WAITS, clearanceOf, clearanceToDrop } from './clearance.ts';
 import {
@@ -283,17 +283,14 @@ function takeBuffers(map: Qcow2, job: Job): bool {
   job.headBuffer = NONE;
   job.tailBuffer = NONE;
   if ((job.headBytes | job.tailBytes | job.zero) == 0) return true;
-  if (job.headBytes != 0 || job.clusters == 1) {
-    job.headBuffer = lendBuffer(map);
-    if (job.headBuffer == NONE) return false;
-    if (job.clusters == 1) job.tailBuffer = job.headBuffer;
-  }
-  if (job.tailBytes == 0 || job.clusters == 1) return true;
-  job.tailBuffer = lendBuffer(map);
-  if (job.tailBuffer != NONE) return true;
-  if (job.headBuffer != NONE) returnBuffer(map, job.headBuffer);
-  job.headBuffer = NONE;
-  return false;
+  const isOne = job.clusters == 1;
+  const needed = isOne ? 1 : u32(job.headBytes != 0) + u32(job.tailBytes != 0);
+  // Both or none: who gives one back wakes others, who would do the same.
+  if (!areFree(map, needed)) return false;
+  if (isOne || job.headBytes != 0) job.headBuffer = lendBuffer(map);
+  if (isOne) job.tailBuffer = job.headBuffer;
+  else if (job.tailBytes != 0) job.tailBuffer = lendBuffer(map);
+  return true;
 }
 
 function giveBuffers(map: Qcow2, job: Job): void {
@@ -308,8 +305,8 @@ function giveBuffers(map: Qcow2, job: Job): void {
 /** Reads what is around the data (N3); then the write can go out. */
 function goOn(map: Qcow2, extent: Extent, id: u32): void {
   const job = Job.at(map, id);
-  if (job.errno != 0) {
-    const errno = job.errno;
+  if (job.errno != 0 || (map.corrupt != 0 && job.fillPending == 0)) {
+    const errno = job.errno != 0 ? job.errno : <u32>ERRNO_EIO;
     undo(map, id);
     return answerError(extent, errno);
   }
