@@ -40,7 +40,8 @@ import type {
 import { EngineDevice } from './engine-device.ts';
 import { SluiceError } from './errors.ts';
 import { type Ask, PromisedRequests } from './promised-requests.ts';
-import { notSettled, settleMapping } from './settle-mapping.ts';
+import type { Mapping } from './mapping.ts';
+import { endWriting } from './settle-mapping.ts';
 import { toArenaBytes } from './place.ts';
 import { type ResizeOptions, resizeDevice } from './resize.ts';
 import { checkScheduling } from './scheduling-options.ts';
@@ -67,6 +68,7 @@ export class Disk implements AsyncDisposable {
   readonly #backends: readonly (Backend | undefined)[];
   readonly #hasBarriers: boolean;
   readonly #tracer: Tracer | undefined;
+  readonly #mapping: Mapping | undefined;
   readonly #requests: PromisedRequests;
   readonly #faces = new Set<Face>();
   readonly #resizeListeners = new Set<(sizeBytes: number) => void>();
@@ -97,6 +99,7 @@ export class Disk implements AsyncDisposable {
       ),
     });
     this.#tracer = options.tracer;
+    this.#mapping = options.mapping;
     this.#requests = new PromisedRequests(this.device);
     this.readOnly = this.device.readOnly;
     this.cacheMode = name;
@@ -303,15 +306,18 @@ export class Disk implements AsyncDisposable {
     await this.#resizing;
     await this.#requests.drained();
     await this.device.drained();
-    const settled = this.readOnly || (await settleMapping(this.device));
-    const flush = this.readOnly ? [] : await Promise.allSettled([this.#ask(FLUSH)]);
+    const end = await Promise.allSettled([this.#endWriting()]);
     const files = await Promise.allSettled([
       ...this.#backends.map((backend) => backend?.close()),
       this.#tracer?.close(),
     ]);
-    const failed = [...faces, ...flush, ...files].find((step) => step.status === 'rejected');
+    const failed = [...faces, ...end, ...files].find((step) => step.status === 'rejected');
     if (failed !== undefined) throw failed.reason;
-    if (!settled) throw notSettled();
+  }
+
+  async #endWriting(): Promise<void> {
+    if (this.readOnly) return;
+    await endWriting(this.device, this.#mapping, () => this.#ask(FLUSH));
   }
 
   #writeFlags(options: WriteOptions): number {

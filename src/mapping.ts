@@ -13,4 +13,9 @@ export interface Mapping {
   readonly regionBytes: number;
   /** Fills the region of an engine that was just configured. */
   install(engine: Engine): void;
+  /**
+   * What is left to do in the files when all that was written is stable and the engine has come to
+   * rest, before they are closed. It may attach their backends elsewhere.
+   */
+  finish?(engine: Engine): Promise<void>;
 }

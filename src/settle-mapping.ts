@@ -2,12 +2,30 @@
 import { MAP_CLOSING, MAP_DIRTY } from './abi/map.ts';
 import type { EngineDevice } from './engine-device.ts';
 import { SluiceError } from './errors.ts';
+import type { Mapping } from './mapping.ts';
+
+/**
+ * Writes what is left, flushes, and lets the mapping finish its files once all of that is stable.
+ * Nothing may be submitted after this. Rejects with the first failure; nothing is done after it.
+ */
+export async function endWriting(
+  device: EngineDevice,
+  mapping: Mapping | undefined,
+  flush: () => Promise<void>,
+): Promise<void> {
+  const isSettled = await settle(device);
+  await flush();
+  if (!isSettled) throw notSettled();
+  if (mapping?.finish === undefined) return;
+  await device.drained();
+  await mapping.finish(device.engine);
+}
 
 /**
  * Writes the tables that have changed, and gives back what is reserved. True when nothing is left;
- * false when the host did not let it. Nothing may be submitted after this.
+ * false when the host did not let it.
  */
-export async function settleMapping(device: EngineDevice): Promise<boolean> {
+async function settle(device: EngineDevice): Promise<boolean> {
   const { engine } = device;
   if (engine.mapAt === 0) return true;
   engine.storeMap(MAP_CLOSING, 1);
@@ -18,8 +36,7 @@ export async function settleMapping(device: EngineDevice): Promise<boolean> {
   return engine.loadMap(MAP_DIRTY) === 0;
 }
 
-/** What close rejects with when something was left. */
-export function notSettled(): SluiceError {
+function notSettled(): SluiceError {
   const message =
     'the image was closed with changes of its tables unwritten: what was flushed is there, what ' +
     'was written later may be lost; check the image for leaks';

@@ -132,3 +132,5 @@ export const BITMAP_GRANULARITY_BITS_MIN = 9;
 export const BITMAP_GRANULARITY_BITS_MAX = 31;
 /** QEMU. */
 export const BITMAP_NAME_BYTES_MAX = 1023;
+/** QEMU: of the bits of one bitmap, in whole clusters. */
+export const BITMAP_BYTES_MAX = 536870912;

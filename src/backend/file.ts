@@ -175,6 +175,11 @@ export class FileBackend implements Backend {
     });
   }
 
+  /** Its size is the device's. */
+  get isBlockDevice(): boolean {
+    return this.#files.isBlockDevice;
+  }
+
   get sizeBytes(): number {
     return this.#sizeBytes;
   }

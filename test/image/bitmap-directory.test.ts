@@ -5,9 +5,10 @@ import * as q from '../../src/abi/qcow2.ts';
 import { MemoryFile } from '../../src/image/image-file.ts';
 import {
   type BitmapDirectory,
+  parseBitmapDirectory,
   readBitmapDirectory,
 } from '../../src/image/qcow2/bitmap-directory.ts';
-import { readHeader } from '../../src/image/qcow2/header.ts';
+import { parseHeader, readHeader } from '../../src/image/qcow2/header.ts';
 import { describeWithPeers } from '../support/peers.ts';
 import { basePath, makeBases, qemu } from './bad-inputs/bases.ts';
 import { PokedImage } from './bad-inputs/poked-image.ts';
@@ -86,6 +87,16 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'the bitmap directory', () => {
     const image = base();
     poke(image, directoryOf(image));
     expect((await read(image.bytes)).problem).toMatch(message);
+  });
+
+  it('reports a bitmap that is too large for anybody to keep', () => {
+    const image = base();
+    const header = { ...parseHeader(image.bytes, 'a.qcow2'), sizeBytes: 2 ** 50 };
+    const at = directoryOf(image);
+    image.put8(at + q.BITMAP_GRANULARITY_BITS, 17);
+    image.put32(at + q.BITMAP_TABLE_SIZE, 2 ** 14);
+    const { problem } = parseBitmapDirectory(image.bytes.subarray(at), header, 2 ** 50, 'a.qcow2');
+    expect(problem).toMatch(/16384 entries; its bits may have at most 536870912 bytes/);
   });
 
   it('reports a directory that is cut off, too short, too long or not there', async () => {

@@ -3,6 +3,7 @@
  * unusable is reported as a `problem`, and nothing is thrown for it.
  */
 import {
+  BITMAP_BYTES_MAX,
   BITMAP_ENTRY_BYTES,
   BITMAP_EXTRA_SIZE,
   BITMAP_FLAG_AUTO_BIT,
@@ -162,6 +163,9 @@ function tableProblem(bitmap: Bitmap, header: Qcow2Header, fileBytes: number): s
   const bits = Math.ceil(sizeBytes / 2 ** granularityBits);
   const needed = Math.ceil(Math.ceil(bits / BITS_PER_BYTE) / clusterBytes);
   if (tableEntries !== needed) return `${name}; the disk needs ${needed}`;
+  if (tableEntries * clusterBytes > BITMAP_BYTES_MAX) {
+    return `${name}; its bits may have at most ${BITMAP_BYTES_MAX} bytes`;
+  }
   if (tableOffset % clusterBytes !== 0) {
     return `${name}; it must begin at a multiple of the cluster size, ${clusterBytes}`;
   }

@@ -7,7 +7,7 @@ import type { Mapping } from '../../mapping.ts';
 import type { ImageFile } from '../image-file.ts';
 import { readBitmapDirectory } from './bitmap-directory.ts';
 import type { Qcow2Header } from './header.ts';
-import { type ByteRange, createMapping } from './map-region.ts';
+import { type ByteRange, createMapping, type Granules } from './map-region.ts';
 import type { Qcow2Options } from './open.ts';
 import { readSnapshotTable } from './snapshot-table.ts';
 
@@ -32,6 +32,7 @@ export async function mappingOf(
   path: string,
   files: readonly (Backend | undefined)[],
   options: Qcow2Options,
+  granules: Granules | undefined,
 ): Promise<Mapping> {
   const { clusterBits, clusterBytes, l1Offset, l1Entries } = header;
   const { refcountTableOffset, refcountTableClusters } = header;
@@ -61,6 +62,7 @@ export async function mappingOf(
     l1: await file.read(l1Offset, l1Entries * L2_ENTRY_BYTES),
     refcountTable: await readTable(file, refcountTableOffset, refcountTableClusters * clusterBytes),
     ranges: await rangesOf(file, header, path),
+    granules,
   };
   return createMapping(map, geometry, data === undefined ? 1 : 2, options.disk.module);
 }

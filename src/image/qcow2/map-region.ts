@@ -47,6 +47,7 @@ export interface Granules {
 }
 
 const ENTRY_BYTES = 8;
+const BITS_PER_BYTE = 8;
 const HIGH_WORD = 0x1_0000_0000;
 const PAGE_BYTES = 65_536;
 /** Where a region lies while it is measured. */
@@ -76,6 +77,12 @@ export function createMapping(
     bytes.set(rangeTable(options.ranges), place(abi.MAP_RANGES_AT));
   };
   return { geometry, domains, config, regionBytes, install };
+}
+
+/** The bits of the granules that were written to so far. */
+export function writtenGranules(engine: Engine, { count }: Granules): Uint8Array {
+  const at = engine.base + engine.mapAt + engine.loadMap(abi.MAP_GRANULES_AT);
+  return new Uint8Array(engine.memory.buffer).slice(at, at + Math.ceil(count / BITS_PER_BYTE));
 }
 
 function configOf(options: MapOptions): Uint32Array {

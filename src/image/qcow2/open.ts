@@ -11,16 +11,20 @@ import type { Backend } from '../../backend/backend.ts';
 import { type FileBackend, type FileBackendOptions, openFileBackend } from '../../backend/file.ts';
 import { Disk } from '../../disk.ts';
 import type { DiskOptions } from '../../disk-types.ts';
+import type { Engine } from '../../engine.ts';
 import { SluiceError } from '../../errors.ts';
 import { backingFormatOf, type BackingFormat, type Chain, resolveNamed } from '../chain.ts';
 import type { NamedFilePolicy } from '../chain.ts';
 import { DiskBackend } from '../disk-backend.ts';
 import { BackendFile } from '../image-file.ts';
+import { granulesFor, markInUse } from './bitmaps.ts';
+import { storeBitmaps } from './bitmap-store.ts';
 import { openCompressedView } from './compressed-view.ts';
 import { type Qcow2Header, readHeader } from './header.ts';
 import { refuseDamagedLayout } from './header-layout.ts';
 import { mappingOf } from './image-mapping.ts';
-import { makeWritable } from './make-writable.ts';
+import { endWithCluster, makeWritable } from './make-writable.ts';
+import { writtenGranules } from './map-region.ts';
 
 /** How a qcow2 image is opened. */
 export interface Qcow2Options {
@@ -62,7 +66,8 @@ async function overImage(
   const found = await readHeader(file, path);
   refuseUnsupported(found, path, writable);
   refuseDamagedLayout(found, { fileBytes: file.sizeBytes, path, writable });
-  const header = writable ? await makeWritable(file, found, path) : found;
+  const asFound = { header: found, bitmaps: [] };
+  const { header, bitmaps } = writable ? await makeWritable(file, found, path) : asFound;
   const files: (Backend | undefined)[] = [];
   const add = (index: number, backend: Backend): Backend => {
     opened.push(backend);
@@ -81,8 +86,22 @@ async function overImage(
   if (header.backing !== undefined) {
     add(FILE_BACKING, await openBacking(path, header.backing, options, chain));
   }
-  const mapping = await mappingOf(file, header, path, files, options);
-  return new Disk(files, { ...options.disk, mapping });
+  const granules = granulesFor(bitmaps, header);
+  const mapping = await mappingOf(file, header, path, files, options, granules);
+  if (writable && !image.isBlockDevice) await endWithCluster(file, header);
+  if (granules === undefined) return new Disk(files, { ...options.disk, mapping });
+  const finish = (engine: Engine): Promise<void> => {
+    const written = { bits: granules.bits, map: writtenGranules(engine, granules) };
+    const end = new BackendFile(image, path);
+    return storeBitmaps(end, path, bitmaps, written, image.isBlockDevice);
+  };
+  await markInUse(file, bitmaps, true);
+  try {
+    return new Disk(files, { ...options.disk, mapping: { ...mapping, finish } });
+  } catch (error) {
+    await markInUse(new BackendFile(image, path), bitmaps, false);
+    throw error;
+  }
 }
 
 /** O1: what this release does not do. */

@@ -166,12 +166,7 @@ function refuseLongTable(tableBytes: number): void {
 }
 
 /** Changes an entry of a refcount block; entries of less than a byte begin at bit 0. */
-export function setRefcount(
-  block: DataView,
-  index: number,
-  bits: number,
-  refcount: number,
-): void {
+export function setRefcount(block: DataView, index: number, bits: number, refcount: number): void {
   switch (bits) {
     case 64:
       return block.setBigUint64(index * 8, BigInt(refcount));
