@@ -39,37 +39,14 @@ import {
   sizeOf,
 } from './file-open.ts';
 import { extendFile, type ExtendTarget, fitToBlocks } from './file-extend.ts';
+import type { FileBackendOptions } from './file-options.ts';
 import { resizeFile } from './file-resize.ts';
 import { readPooled, type Settle, syncData, type Views, writePooled } from './file-transfer.ts';
 import { Zeroes } from './file-zero.ts';
-import { lockImage, type LockMode } from './lock.ts';
+import { lockImage } from './lock.ts';
 import { loadNative } from './native.ts';
 
-/** How to open an image; everything is optional. */
-export interface FileBackendOptions {
-  /** Bypass the page cache (O_DIRECT). Default false. */
-  readonly direct?: boolean;
-  /** Syncs and stable writes are not made stable. Data is lost when the host fails. */
-  readonly noFlush?: boolean;
-  /** Open for reading and writing. Default false. */
-  readonly writable?: boolean;
-  /** Image lock, compatible with QEMU's. Default `auto`. */
-  readonly lock?: LockMode;
-  /** `unmap`: discards, and zeroes that may be unmapped, make holes. Default `ignore`. */
-  readonly discard?: 'unmap' | 'ignore';
-  /**
-   * Commands that make sense in flight at once. Default: all of the engine's in page-cache mode,
-   * twice the threads of the libuv pool (UV_THREADPOOL_SIZE, 4) in direct mode.
-   */
-  readonly depth?: number;
-  /** Longer transfers never run on the calling thread. Default 4 MiB, about a millisecond. */
-  readonly inlineBytes?: number;
-  /**
-   * With `direct`, take a file whose size is not whole blocks: a writer extends it, a reader reads
-   * its last block in part. Default false: it is refused.
-   */
-  readonly anySize?: boolean;
-}
+export type { FileBackendOptions } from './file-options.ts';
 
 /**
  * Opens an image. Rejects with a SluiceError: ERR_SLUICE_OPEN, ERR_SLUICE_NOT_A_DISK,

@@ -1,0 +1,28 @@
+/** How an image file is opened. */
+import type { LockMode } from './lock.ts';
+
+/** How to open an image; everything is optional. */
+export interface FileBackendOptions {
+  /** Bypass the page cache (O_DIRECT). Default false. */
+  readonly direct?: boolean;
+  /** Syncs and stable writes are not made stable. Data is lost when the host fails. */
+  readonly noFlush?: boolean;
+  /** Open for reading and writing. Default false. */
+  readonly writable?: boolean;
+  /** Image lock, compatible with QEMU's. Default `auto`. */
+  readonly lock?: LockMode;
+  /** `unmap`: discards, and zeroes that may be unmapped, make holes. Default `ignore`. */
+  readonly discard?: 'unmap' | 'ignore';
+  /**
+   * Commands that make sense in flight at once. Default: all of the engine's in page-cache mode,
+   * twice the threads of the libuv pool (UV_THREADPOOL_SIZE, 4) in direct mode.
+   */
+  readonly depth?: number;
+  /** Longer transfers never run on the calling thread. Default 4 MiB, about a millisecond. */
+  readonly inlineBytes?: number;
+  /**
+   * With `direct`, take a file whose size is not whole blocks: a writer extends it, a reader reads
+   * its last block in part. Default false: it is refused.
+   */
+  readonly anySize?: boolean;
+}
