@@ -38,7 +38,7 @@ import { OP_BLOCK_STATUS } from '../src/abi/request.ts';
 export function takeAnswer(engine: usize, result: Result): void {
   const errno = result.errno;
   const command = CommandSlot.at(engine, result.id);
-  const file = domainOf(command.file);
+  const file = domainOf(engine, command.file);
   const isJob = command.job != 0;
   const id = closeCommand(engine, result.id);
   const flight = Flight.at(engine, id);

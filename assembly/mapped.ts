@@ -53,8 +53,10 @@ import { CONFIG_NO_FLUSH, STATE_WAIT_NEVER } from '../src/abi/region.ts';
 import { OP_BLOCK_STATUS, OP_READ, OP_WRITE } from '../src/abi/request.ts';
 
 /** The stability domain of a host file. */
-export function domainOf(file: u32): u32 {
-  return file == <u32>FILE_CIPHERED ? <u32>FILE_IMAGE : file;
+export function domainOf(engine: usize, file: u32): u32 {
+  // Without a mapping a number is a stripe's.
+  const isMapped = changetype<Engine>(engine).map != 0;
+  return isMapped && file == <u32>FILE_CIPHERED ? <u32>FILE_IMAGE : file;
 }
 
 /** A flight has been opened. */

@@ -28,6 +28,12 @@ export type KernelExports = {
     count: number,
   ): number;
   zeroBatch(address: number, batches: number, lengthBytes: number): number;
+  zeroPrefix(address: number, lengthBytes: number): number;
+  anyInRange(entries: number, count: number, start: bigint, end: bigint): number;
+  countContiguous(entries: number, count: number, first: bigint, step: bigint): number;
+  countEqual(entries: number, count: number): number;
+  runBatch(entries: number, batches: number, count: number, step: number): number;
+  rangeBatch(entries: number, ranges: number, batches: number, count: number): number;
 };
 
 export interface Kernels {

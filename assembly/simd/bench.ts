@@ -2,10 +2,13 @@
 // call. This is an entry of its own: nothing of it is in the engine.
 
 import { countOverlaps } from './overlap.ts';
+import { anyInRange } from './range.ts';
+import { countContiguous, countEqual } from './run.ts';
 import { sortKeys } from './sort.ts';
 import { isZero } from './zero.ts';
+import { zeroPrefix } from './zero-prefix.ts';
 
-export { countOverlaps, isZero, sortKeys };
+export { anyInRange, countContiguous, countEqual, countOverlaps, isZero, sortKeys, zeroPrefix };
 
 /** Bytes of a request of `mergeBatch`: u64 offset, u32 length, u32 kind. */
 const REQUEST_SIZE: usize = 16;
@@ -96,6 +99,27 @@ export function zeroBatch(address: usize, batches: i32, lengthBytes: i32): i32 {
   let hash = 0;
   for (let i = 0; i < batches; i++, address += lengthBytes) {
     hash = hash * 31 + i32(isZero(address, lengthBytes));
+  }
+  return hash;
+}
+
+/** How long the runs are that begin `batches` tables of `count` entries: a hash. */
+export function runBatch(entries: usize, batches: i32, count: i32, step: u32): i32 {
+  const bytes = (<usize>count) << 3;
+  let hash = 0;
+  for (let i = 0; i < batches; i++, entries += bytes) {
+    const first = bswap<u64>(load<u64>(entries));
+    hash = hash * 31 + <i32>countContiguous(entries, count, first, <u64>step);
+  }
+  return hash;
+}
+
+/** Whether an entry of a table of `count` points into each of `batches` ranges: a hash. */
+export function rangeBatch(entries: usize, ranges: usize, batches: i32, count: i32): i32 {
+  let hash = 0;
+  for (let i = 0; i < batches; i++, ranges += 16) {
+    const isIn = anyInRange(entries, count, load<u64>(ranges), load<u64>(ranges, 8));
+    hash = hash * 31 + i32(isIn);
   }
   return hash;
 }

@@ -9,24 +9,31 @@ const OFFSET_MASK: u64 = (((<u64>1) << 56) - 1) & ~(<u64>0x1ff);
  *
  *     for each entry: offset = entry & OFFSET_MASK; if (offset && offset >= start && offset < end)
  *
- * Two entries at a time: swapped by a shuffle, and compared by one unsigned difference, whose high
- * bit is clear below the length (offsets and lengths are below 2^56).
+ * Two entries at a time: swapped by a shuffle, and compared by one difference, which is not
+ * negative and less than the length (offsets and lengths are below 2^56).
  */
 export function anyInRange(address: usize, count: u32, start: u64, end: u64): bool {
-  const swap = i8x16(7, 6, 5, 4, 3, 2, 1, 0, 15, 14, 13, 12, 11, 10, 9, 8);
-  const mask = i64x2.splat(OFFSET_MASK);
-  const from = i64x2.splat(max<u64>(start, 512));
-  const length = i64x2.splat(end - max<u64>(start, 512));
+  const from = max<u64>(start, 512);
+  const starts = i64x2.splat(from);
+  const lengths = i64x2.splat(end - from);
   let at = address;
   let left = count;
-  for (; left > 1; left -= 2, at += 16) {
-    const entries = v128.and(i8x16.swizzle(v128.load(at), swap), mask);
-    const past = i64x2.sub(entries, from);
-    // Below `start`: the difference is negative. In the range: it is not, and less than `length`.
-    const isIn = v128.andnot(i64x2.lt_s(past, length), i64x2.lt_s(past, i64x2.splat(0)));
-    if (v128.any_true(isIn)) return true;
+  for (; left > 7; left -= 8, at += 64) {
+    const a = v128.or(pairInRange(at, starts, lengths), pairInRange(at + 16, starts, lengths));
+    const b = v128.or(pairInRange(at + 32, starts, lengths), pairInRange(at + 48, starts, lengths));
+    if (v128.any_true(v128.or(a, b))) return true;
   }
-  if (left == 0) return false;
-  const last = bswap<u64>(load<u64>(at)) & OFFSET_MASK;
-  return last != 0 && last >= start && last < end;
+  for (; left != 0; left--, at += 8) {
+    const offset = bswap<u64>(load<u64>(at)) & OFFSET_MASK;
+    if (offset >= from && offset < end) return true;
+  }
+  return false;
+}
+
+/** Which of two entries are in the range. Below the start the difference is negative. */
+function pairInRange(address: usize, starts: v128, lengths: v128): v128 {
+  const swap = i8x16(7, 6, 5, 4, 3, 2, 1, 0, 15, 14, 13, 12, 11, 10, 9, 8);
+  const entries = v128.and(i8x16.swizzle(v128.load(address), swap), i64x2.splat(OFFSET_MASK));
+  const past = i64x2.sub(entries, starts);
+  return v128.andnot(i64x2.lt_s(past, lengths), i64x2.lt_s(past, i64x2.splat(0)));
 }

@@ -4,6 +4,7 @@ import { MERGE_ROWS } from './merge.ts';
 import { OVERLAP_ROWS } from './overlap.ts';
 import { RING_ROWS } from './ring.ts';
 import { SORT_ROWS } from './sort.ts';
+import { TABLE_ROWS } from './tables.ts';
 import { VIRTIO_ROWS } from './virtio.ts';
 import { ZERO_ROWS } from './zero.ts';
 
@@ -14,6 +15,7 @@ export const ROWS: readonly Row[] = [
   ...MERGE_ROWS,
   ...OVERLAP_ROWS,
   ...ZERO_ROWS,
+  ...TABLE_ROWS,
   ...RING_ROWS,
   ...VIRTIO_ROWS,
 ];

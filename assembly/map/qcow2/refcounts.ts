@@ -134,6 +134,6 @@ function narrowMask(map: Qcow2): u64 {
 
 function isWrong(map: Qcow2, offset: u64): bool {
   if ((offset & (map.clusterBytes - 1)) != 0) return true;
-  if (offset + map.clusterBytes > map.fileBytes) return true;
+  if (offset >= map.fileBytes || map.fileBytes - offset < map.clusterBytes) return true;
   return overlapsRanges(map, offset, map.clusterBytes);
 }
