@@ -12,6 +12,7 @@ import {
   COMMAND_FAST_ZERO,
   COMMAND_FILE,
   COMMAND_FLAGS,
+  COMMAND_GUEST,
   COMMAND_ID,
   COMMAND_LENGTH,
   COMMAND_MAY_UNMAP,
@@ -82,6 +83,7 @@ export function emitPiece(
   store<u32>(record, data, COMMAND_DATA);
   store<u64>(record, hostOffset, COMMAND_OFFSET);
   store<u64>(record, bytes, COMMAND_LENGTH);
+  store<u64>(record, flight.offset + flight.sent, COMMAND_GUEST);
   flight.sent += bytes;
   flight.outstanding += 1;
   count(engine, COUNT_COMMANDS, 1);
@@ -150,6 +152,7 @@ function emitRecord(engine: usize, id: u32, op: i32, flags: i32): usize {
   store<u32>(record, id, COMMAND_ID);
   store<u8>(record, <u8>op, COMMAND_OP);
   store<u8>(record, <u8>flags, COMMAND_FLAGS);
+  store<u64>(record, 0, COMMAND_GUEST);
   state.commandTail = tail + 1;
   return record;
 }

@@ -95,6 +95,7 @@ export function stepGrow(map: Qcow2): bool {
     case HEADER:
       return writePointer(map);
     case HEADER_WRITTEN:
+      map.headerBusy = 0;
       startFence(map);
       map.workerPhase = HEADER_SYNC;
       return true;
@@ -168,6 +169,7 @@ function writePointer(map: Qcow2): bool {
   const perCluster = <u32>(map.clusterBytes >> 3);
   store<u64>(header + HEADER_REFCOUNT_TABLE_OFFSET, bswap<u64>(table << (<u64>map.clusterBits)));
   store<u32>(header + HEADER_REFCOUNT_TABLE_CLUSTERS, bswap<u32>(map.workerTable / perCluster));
+  map.headerBusy = 1;
   workerOrder(map, COMMAND_WRITE, 0, HEADER_COPY_BYTES, HEADER_COPY);
   map.workerPhase = HEADER_WRITTEN;
   return true;
@@ -198,6 +200,7 @@ function fail(map: Qcow2): bool {
     for (let i: u32 = 0; i < map.workerBlocks; i++) setEntry(map, i, 0);
   }
   if (map.workerPhase >= HEADER_WRITTEN) {
+    map.headerBusy = 0;
     store<u64>(header + HEADER_REFCOUNT_TABLE_OFFSET, bswap<u64>(map.tableOffset));
     store<u32>(header + HEADER_REFCOUNT_TABLE_CLUSTERS, bswap<u32>(map.tableEntries / perCluster));
     map.headerDirty = 1;

@@ -28,7 +28,7 @@ import { WAIT_FREE, WAIT_IO, WAIT_SLICE, initJobs, isAwaited, oldestOpen, wake }
 import { chunksOf, layOut } from './layout.ts';
 import { planRead } from './read.ts';
 import { takeRun, taken } from './reserve.ts';
-import { CHUNK_SIZE, Cache, Qcow2 } from './state.ts';
+import { CHUNK_SIZE, Cache, Qcow2, L1_CHUNK_BITS } from './state.ts';
 import { planStatus } from './status.ts';
 import { copyAnswered } from './tables.ts';
 import { workerAnswered } from './task.ts';
@@ -65,6 +65,9 @@ export function initQcow2(map: Qcow2): void {
   memory.fill(changetype<usize>(map) + state, 0, geometry - state);
   const jobs = offsetof<Qcow2>('parkedHead');
   memory.fill(changetype<usize>(map) + jobs, 0, offsetof<Qcow2>() - jobs);
+  // The host fills in what the file has; the rest may be written, too.
+  memory.fill(map.place(map.tableAt), 0, (<usize>map.tableRoom) << 3);
+  memory.fill(map.place(map.l1At), 0, (<usize>chunksOf(map)) << L1_CHUNK_BITS);
   initJobs(map);
   initIos(map);
   initFrees(map);

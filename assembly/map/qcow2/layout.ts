@@ -37,9 +37,9 @@ const PAGE: u64 = 4096;
 /** A region is addressed in 32 bits, and shares them with others. */
 const LARGEST: u64 = (<u64>1) << 31;
 
-/** log2 of `n`, rounded up. */
+/** log2 of `n`, not 0, rounded up. */
 function bitsOf(n: u32): u32 {
-  return n <= 1 ? 0 : 32 - clz(n - 1);
+  return 32 - clz(n - 1);
 }
 
 /** Fills in the geometry and the places; returns the bytes of the region, or 0 when too many. */
