@@ -41,6 +41,8 @@ const MICROS_PER_MS = 1000;
 /** Rounds of engine and backends in one call: a guest that never stops asking must not stop us. */
 const ROUNDS_OF_A_KICK = 32;
 
+const NO_DATA = { segments: 0, data: 0, offset: 0, length: 0, guest: 0 };
+
 /** What a gate lets through: it moves no data, and what is waited for may wait for it. */
 const PASSES_GATE: ReadonlySet<number> = new Set([OP_RESET_QUEUE, OP_CLEAR_LATCH]);
 
@@ -114,7 +116,7 @@ export class EngineDevice implements Device {
     this.readOnly = disk.readOnly;
     this.blockSizeBytes = disk.blockSizeBytes;
     this.unmaps = disk.unmaps;
-    this.#command = { id: 0, op: 0, flags: 0, file: 0, segments: 0, data: 0, offset: 0, length: 0 };
+    this.#command = { id: 0, op: 0, flags: 0, file: 0, ...NO_DATA };
     this.#completion = { tag: 0, status: 0, value: 0, errno: 0 };
     this.#engine = createEngine({
       ...options,

@@ -7,6 +7,7 @@ import {
   COMMAND_DATA,
   COMMAND_FILE,
   COMMAND_FLAGS,
+  COMMAND_GUEST,
   COMMAND_ID,
   COMMAND_LENGTH,
   COMMAND_OFFSET,
@@ -119,6 +120,8 @@ export interface CommandRecord {
   data: number;
   offset: number;
   length: number;
+  /** Where its first byte lies on the disk, if it carries a request's data. */
+  guest: number;
 }
 
 /** A completion as `takeCompletion` fills it; reused by the caller. */
@@ -296,6 +299,7 @@ export class Engine {
     command.data = words[at + COMMAND_DATA / 4] ?? 0;
     command.offset = pair(words, at + COMMAND_OFFSET / 4);
     command.length = pair(words, at + COMMAND_LENGTH / 4);
+    command.guest = pair(words, at + COMMAND_GUEST / 4);
     words[region.COMMAND_HEAD >>> 2] = head + 1;
     return true;
   }

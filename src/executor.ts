@@ -18,10 +18,10 @@ import type { CommandRecord } from './engine.ts';
 export function execute(backends: readonly (Backend | undefined)[], command: CommandRecord): void {
   const backend = backends[command.file];
   if (backend === undefined) throw new Error(`the engine named file ${command.file} of none`);
-  const { id, flags, offset, length, segments, data } = command;
+  const { id, flags, offset, length, segments, data, guest } = command;
   switch (command.op) {
     case COMMAND_READ:
-      backend.read(id, offset, length, segments, data);
+      backend.read(id, offset, length, segments, data, guest);
       return;
     case COMMAND_WRITE:
       backend.write(id, offset, length, segments, data, (flags & COMMAND_STABLE) !== 0);

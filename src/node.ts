@@ -10,6 +10,7 @@ import {
   MAX_FLUSH_INTERVAL_MS,
   MAX_METADATA_CACHE_BYTES,
 } from './image/limits.ts';
+import { checkEncryption, type EncryptionOptions } from './image/qcow2/encryption.ts';
 import { openQcow2, type Qcow2Options } from './image/qcow2/open.ts';
 import { type CacheAxes, resolveCacheMode } from './cache-mode.ts';
 import { Disk } from './disk.ts';
@@ -38,6 +39,11 @@ export interface OpenOptions extends DiskOptions {
   readonly backing?: NamedFilePolicy | undefined;
   /** qcow2: the format of the backing file, where the image does not say it. */
   readonly backingFormat?: BackingFormat | undefined;
+  /**
+   * qcow2: the key of an encrypted image, and of the encrypted files of its chain. LUKS tells when
+   * it is wrong; the old AES encryption, which is for reading only, cannot tell.
+   */
+  readonly encryption?: EncryptionOptions | undefined;
   /** qcow2: bytes of L2 tables to keep in memory; default 16 MiB. */
   readonly metadataCacheBytes?: number | undefined;
   /**
@@ -136,6 +142,7 @@ async function overFiles(
   options: OpenOptions,
   { direct, noFlush }: CacheAxes,
 ): Promise<Disk> {
+  if (options.encryption !== undefined) throw invalid('encryption is for qcow2 images');
   const backends: FileBackend[] = [];
   try {
     for (const path of paths) {
@@ -157,9 +164,11 @@ async function openImage(
 ): Promise<Disk> {
   const [path, ...others] = paths;
   if (path === undefined || others.length > 0) throw invalid('a qcow2 disk is one image');
+  const { encryption, ...disk } = options;
   const qcow2: Qcow2Options = {
     file: backendOptions(options, direct, noFlush),
-    disk: options,
+    disk,
+    encryption: encryption && checkEncryption(encryption),
     backing: options.backing ?? 'deny',
     backingFormat: options.backingFormat,
     metadataCacheBytes: toWhole(

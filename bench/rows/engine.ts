@@ -92,6 +92,7 @@ function wasmEngine({ ops, blocks }: Stream, batch: number): Contender {
     data: 0,
     offset: 0,
     length: 0,
+    guest: 0,
   };
   const completion: CompletionRecord = { tag: 0, status: 0, value: 0, errno: 0 };
   let hash = 0;

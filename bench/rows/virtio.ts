@@ -183,6 +183,7 @@ function engineDevice(memory: WebAssembly.Memory, driver: BenchDriver): Device {
     data: 0,
     offset: 0,
     length: 0,
+    guest: 0,
   };
   const interrupts = REGION_SIZE + DEVICE_INTERRUPTS;
   const device = {

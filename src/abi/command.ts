@@ -1,12 +1,13 @@
 // The command record (engine -> host) and the result record (host -> engine), little-endian.
 //
-//   command     0        4    5     6      8             12      16        24         32
-//               | id     | op |flags| file | segments    | data  | offset  | length   |
+//   command     0        4    5     6      8             12      16        24        32       40
+//               | id     | op |flags| file | segments    | data  | offset  | length  | guest  |
 //   result      0        4        8        12     16
 //               | id     | errno  | value  |  -   |
 //
 // data and segments as in a request: the address of the bytes, or of a table when segments > 1.
-// file: index of the host file; offsets are the file's. The sync of file f has the id
+// file: index of the host file; offsets are the file's. guest: where the first byte of a transfer
+// lies on the disk; 0 in commands that carry no request's data. The sync of file f has the id
 // COMMAND_SLOTS + f; a mapping's commands for metadata have the ids from METADATA_IDS on.
 // A command is executed once and answered by exactly one result; its id is free after that.
 
@@ -18,7 +19,8 @@ export const COMMAND_SEGMENTS = 8;
 export const COMMAND_DATA = 12;
 export const COMMAND_OFFSET = 16;
 export const COMMAND_LENGTH = 24;
-export const COMMAND_SIZE = 32;
+export const COMMAND_GUEST = 32;
+export const COMMAND_SIZE = 40;
 
 export const RESULT_ID = 0;
 /** 0, or the positive errno of the host; ENOTSUP for what the backend cannot do. */

@@ -120,12 +120,12 @@ export const COUNT_HELD = 344;
 /** Private state of the engine. */
 export const ENGINE_STATE = 512;
 
-// Rings: RING_ENTRIES (2048) records of 32, 32, 16 and 16 bytes.
+// Rings: RING_ENTRIES (2048) records of 32, 40, 16 and 16 bytes.
 export const REQUEST_RING = 2048;
 export const COMMAND_RING = 67584;
-export const RESULT_RING = 133120;
-export const COMPLETION_RING = 165888;
+export const RESULT_RING = 149504;
+export const COMPLETION_RING = 182272;
 /** Private tables of the engine. */
-export const ENGINE_TABLES = 198656;
+export const ENGINE_TABLES = 215040;
 /** Bytes of the whole region; it must start on a 64-byte boundary. */
-export const REGION_SIZE = 589824;
+export const REGION_SIZE = 606208;

@@ -40,7 +40,15 @@ export interface Backend {
    */
   attach(memory: WebAssembly.Memory, done: Done): void;
 
-  read(id: number, offset: number, length: number, segments: number, data: number): void;
+  /** `guest`: where the first byte lies on the disk, for old encryption (aes-cbc.ts). */
+  read(
+    id: number,
+    offset: number,
+    length: number,
+    segments: number,
+    data: number,
+    guest?: number,
+  ): void;
   /** `stable`: on stable storage before `done` (O_DSYNC). Only where `fua` says so. */
   write(
     id: number,

@@ -29,14 +29,14 @@ export interface Scan {
 
 /** Scans one file. Without native calls, or where the file system does not say, all is data. */
 export class ExtentScanner {
-  /** What the file is to have at least. */
-  sizeBytes: number;
+  readonly #file: { readonly sizeBytes: number };
   readonly #fd: number;
   #native: Native | null;
 
-  constructor(fd: number, sizeBytes: number, native: Native | null) {
+  /** @param file has `sizeBytes` at least, and is looked at anew by each scan */
+  constructor(fd: number, file: { readonly sizeBytes: number }, native: Native | null) {
     this.#fd = fd;
-    this.sizeBytes = sizeBytes;
+    this.#file = file;
     this.#native = native;
   }
 
@@ -62,7 +62,7 @@ export class ExtentScanner {
 
   /** ENXIO means "no data from here on", and also "past the end": of a file that was cut. */
   #isCut(native: Native): boolean {
-    return native.lseek(this.#fd, 0, SEEK_END) < this.sizeBytes;
+    return native.lseek(this.#fd, 0, SEEK_END) < this.#file.sizeBytes;
   }
 
   #unsupported(length: number): Scan {

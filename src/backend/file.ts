@@ -25,7 +25,7 @@ import { SluiceError } from '../errors.ts';
 import type { Backend, Done } from './backend.ts';
 import { type DataCommand, EngineMemory, noMemory, refuseBeforeAttach } from './engine-memory.ts';
 import { writeExtents } from './extent-table.ts';
-import { BounceBuffers, readBounced, writeBounced } from './file-bounce.ts';
+import { readBounced, writeBounced } from './file-bounce.ts';
 import { EBADF, EFAULT, EINVAL, EROFS, isTransient } from './errno.ts';
 import { newCounters } from './file-counters.ts';
 import { ExtentScanner } from './file-extents.ts';
@@ -41,6 +41,7 @@ import {
 import { extendFile, type ExtendTarget, fitToBlocks } from './file-extend.ts';
 import type { FileBackendOptions } from './file-options.ts';
 import { resizeFile } from './file-resize.ts';
+import { type FileState, newFileState } from './file-state.ts';
 import { readPooled, type Settle, syncData, type Views, writePooled } from './file-transfer.ts';
 import { Zeroes } from './file-zero.ts';
 import { lockImage } from './lock.ts';
@@ -68,7 +69,7 @@ export async function openFileBackend(
     const image = { path, files, native };
     const policy = { writable, anySize };
     const sizeBytes = await fitToBlocks(image, found, alignment.blockBytes, policy);
-    return new FileBackend({ ...image, options, sizeBytes, alignment });
+    return new FileBackend({ ...image, options, alignment, state: newFileState(sizeBytes) });
   } catch (error) {
     await closeDescriptors(files);
     throw error;
@@ -88,8 +89,8 @@ function defaultDepth(direct: boolean): number {
 /** An opened image; made by openFileBackend(). */
 interface OpenImage extends ExtendTarget {
   readonly options: FileBackendOptions;
-  readonly sizeBytes: number;
   readonly alignment: Alignment;
+  readonly state: FileState;
 }
 
 /** Commands on one file. See backend.ts for what each of them promises. */
@@ -107,7 +108,7 @@ export class FileBackend implements Backend {
    */
   inline = false;
 
-  readonly #image: ExtendTarget;
+  readonly #image: OpenImage;
   readonly #files: Descriptors;
   readonly #alignment: Alignment;
   readonly #direct: boolean;
@@ -115,39 +116,37 @@ export class FileBackend implements Backend {
   readonly #inlineBytes: number;
   readonly #zeroes: Zeroes;
   readonly #scanner: ExtentScanner;
-  readonly #buffers = new BounceBuffers();
-  #sizeBytes: number;
+  readonly #state: FileState;
   #nowait: boolean;
   /** Cached reads would wait for the disk, and the file does not know RWF_NOWAIT. */
   #readsPooled = false;
-  #closing: Promise<void> | undefined;
-  #growth: Promise<void> = Promise.resolve();
   #memory = noMemory();
   #io = createInlineIo(this.#memory, null);
   #done: Done = refuseBeforeAttach;
 
-  constructor({ path, options, files, native, sizeBytes, alignment }: OpenImage) {
-    this.#sizeBytes = sizeBytes;
+  constructor(image: OpenImage) {
+    const { options, files, native, alignment, state } = image;
+    this.#state = state;
     this.blockSizeBytes = alignment.blockBytes;
     this.readOnly = options.writable !== true;
     this.#direct = options.direct === true;
     this.depth = options.depth ?? defaultDepth(this.#direct);
     this.fua = files.stable !== undefined;
     this.unmaps = options.discard === 'unmap';
-    this.#image = { path, files, native };
+    this.#image = image;
     this.#files = files;
     this.#alignment = alignment;
     this.#noFlush = options.noFlush === true;
     this.#inlineBytes = options.inlineBytes ?? DEFAULT_INLINE_BYTES;
     this.#nowait = native !== null && !this.#direct && !files.isInMemory;
-    this.#scanner = new ExtentScanner(files.plain, sizeBytes, native);
+    this.#scanner = new ExtentScanner(files.plain, state, native);
     this.#zeroes = new Zeroes({
       fd: files.plain,
       native,
       isBlockDevice: files.isBlockDevice,
       blockBytes: alignment.blockBytes,
       unmap: this.unmaps,
-      buffers: this.#buffers,
+      buffers: state.buffers,
       counters: this.counters,
     });
   }
@@ -158,7 +157,12 @@ export class FileBackend implements Backend {
   }
 
   get sizeBytes(): number {
-    return this.#sizeBytes;
+    return this.#state.sizeBytes;
+  }
+
+  /** The same open file once more, for another memory (file-state.ts). Closing one closes both. */
+  twin(): FileBackend {
+    return new FileBackend(this.#image);
   }
 
   attach(memory: WebAssembly.Memory, done: Done): void {
@@ -222,46 +226,42 @@ export class FileBackend implements Backend {
   }
 
   sync(id: number): void {
-    if (this.#closing !== undefined) return this.#done(id, EBADF, 0);
+    if (this.#state.closing !== undefined) return this.#done(id, EBADF, 0);
     if (this.#noFlush || this.readOnly) return this.#done(id, 0, 0);
     this.counters.syncs++;
     syncData(this.#files.plain, this.#settle(id));
   }
 
   extend(id: number, sizeBytes: number): void {
-    const refusal = this.#closing === undefined ? this.#refusalOfWrite() : EBADF;
+    const refusal = this.#state.closing === undefined ? this.#refusalOfWrite() : EBADF;
     if (refusal !== 0) this.#done(id, refusal, 0);
     // One at a time: a smaller size that comes later would cut the file.
-    else this.#growth = this.#growth.then(() => this.#grow(id, sizeBytes));
+    else this.#state.growth = this.#state.growth.then(() => this.#grow(id, sizeBytes));
   }
 
   async resize(sizeBytes: number): Promise<void> {
     const { blockSizeBytes: blockBytes, readOnly } = this;
     await resizeFile({ ...this.#image, readOnly, blockBytes }, sizeBytes);
-    this.#setSize(sizeBytes);
+    this.#state.sizeBytes = sizeBytes;
   }
 
   close(): Promise<void> {
-    this.#closing ??= closeDescriptors(this.#files).catch((cause: unknown) => {
+    this.#state.closing ??= closeDescriptors(this.#files).catch((cause: unknown) => {
       const { path } = this.#image;
       const message = `cannot close ${JSON.stringify(path)}: the system reported an error`;
       throw new SluiceError('ERR_SLUICE_IO', message, { operation: 'close', path, cause });
     });
-    return this.#closing;
+    return this.#state.closing;
   }
 
   async #grow(id: number, sizeBytes: number): Promise<void> {
     const blockBytes = this.blockSizeBytes;
     const wholeBytes = Math.ceil(sizeBytes / blockBytes) * blockBytes;
-    const isLarger = wholeBytes > this.#sizeBytes;
-    const errno = isLarger ? await extendFile(this.#image, this.#sizeBytes, wholeBytes) : 0;
-    if (isLarger && errno === 0) this.#setSize(wholeBytes);
+    const state = this.#state;
+    const isLarger = wholeBytes > state.sizeBytes;
+    const errno = isLarger ? await extendFile(this.#image, state.sizeBytes, wholeBytes) : 0;
+    if (isLarger && errno === 0) state.sizeBytes = wholeBytes;
     this.#done(id, errno, 0);
-  }
-
-  #setSize(sizeBytes: number): void {
-    this.#sizeBytes = sizeBytes;
-    this.#scanner.sizeBytes = sizeBytes;
   }
 
   async #answerStatus(id: number, offset: number, length: number, data: number): Promise<void> {
@@ -281,8 +281,9 @@ export class FileBackend implements Backend {
 
   /** A closed descriptor's number may by now belong to another file: it is not used again. */
   #refusalOfRange(offset: number, length: number): number {
-    if (this.#closing !== undefined) return EBADF;
-    return offset >= 0 && length >= 0 && offset + length <= this.#sizeBytes ? 0 : EINVAL;
+    const { closing, sizeBytes } = this.#state;
+    if (closing !== undefined) return EBADF;
+    return offset >= 0 && length >= 0 && offset + length <= sizeBytes ? 0 : EINVAL;
   }
 
   #refusalOfWrite(): number {
@@ -331,7 +332,7 @@ export class FileBackend implements Backend {
     this.counters.offThread++;
     this.counters.bounced++;
     const request = this.#bounceOf(this.#files.plain, command);
-    readBounced(this.#buffers, request, this.#viewsOf(command), this.#settle(command.id));
+    readBounced(this.#state.buffers, request, this.#viewsOf(command), this.#settle(command.id));
   }
 
   #writeHere(command: DataCommand, isStable: boolean): void {
@@ -352,7 +353,7 @@ export class FileBackend implements Backend {
     this.counters.offThread++;
     this.counters.bounced++;
     const request = this.#bounceOf(this.#writeDescriptor(isStable), command);
-    writeBounced(this.#buffers, request, this.#viewsOf(command), this.#settle(command.id));
+    writeBounced(this.#state.buffers, request, this.#viewsOf(command), this.#settle(command.id));
   }
 
   #writeDescriptor(isStable: boolean): number {

@@ -53,6 +53,7 @@ export interface ServeOptions {
   readonly lock: boolean;
   readonly allow: readonly string[];
   readonly backingFormat?: 'raw' | 'qcow2';
+  readonly keyFile?: string;
   readonly metadataCache: number;
   readonly flushInterval: number;
   readonly socket?: string;
@@ -136,6 +137,10 @@ function qcow2Options(): Option[] {
       '--backing-format <format>',
       'qcow2: format of the backing file, where the image does not say it',
     ).choices(['raw', 'qcow2']),
+    new Option(
+      '--key-file <path>',
+      'qcow2: file that holds the key of an encrypted image; a line feed at its end counts',
+    ),
     new Option('--metadata-cache <bytes>', 'qcow2: memory for L2 tables')
       .argParser((text) => wholeNumber(text, MAX_METADATA_CACHE_BYTES))
       .default(DEFAULT_METADATA_CACHE_BYTES),

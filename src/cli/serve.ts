@@ -10,6 +10,7 @@
  * V3 The exit code is 0 only if the last flush and all closes were good.
  * V4 The pid file goes last: when it is gone, the image is free.
  */
+import { readFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 
 import { type Disk, FileTrace, type ImageFormat, type NbdServer, openDisk } from '../node.ts';
@@ -19,6 +20,7 @@ import { showHints } from './hints.ts';
 import { listen } from './listen.ts';
 import { PidFile } from './pid-file.ts';
 import { corruptionText } from '../corruption.ts';
+import { Refusal } from './refusal.ts';
 import type { ServeOptions } from './serve-command.ts';
 import { stopRequested } from './stop.ts';
 import type { Terminal } from './terminal.ts';
@@ -80,6 +82,7 @@ async function openImage(image: string, options: ServeOptions): Promise<Disk> {
       flushWaitMicros: options.flushWait,
       backing: { folders: [dirname(image), ...options.allow] },
       backingFormat: options.backingFormat,
+      encryption: options.keyFile === undefined ? undefined : await readKey(options.keyFile),
       metadataCacheBytes: options.metadataCache,
       flushIntervalMs: options.flushInterval,
       tracer,
@@ -88,6 +91,13 @@ async function openImage(image: string, options: ServeOptions): Promise<Disk> {
     await tracer?.close();
     throw error;
   }
+}
+
+async function readKey(path: string): Promise<{ key: Uint8Array }> {
+  const key = await readFile(path).catch((cause: unknown) => {
+    throw new Refusal(`read the key file '${path}'`, cause);
+  });
+  return { key };
 }
 
 function lastClientGone(server: NbdServer): Promise<void> {

@@ -31,6 +31,7 @@ export function legacyCipher(
   const key = Buffer.alloc(KEY_BYTES);
   key.set(Buffer.from(passphrase).subarray(0, KEY_BYTES));
   return {
+    countsOnDisk: true,
     decrypt: (bytes, sector) => {
       for (let at = 0; at < bytes.length; at += SECTOR_SIZE) {
         const iv = Buffer.alloc(IV_BYTES);

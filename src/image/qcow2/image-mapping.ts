@@ -40,7 +40,11 @@ export async function mappingOf(
   const data = files[abi.FILE_DATA];
   const backingBytes = files[abi.FILE_BACKING]?.sizeBytes ?? 0;
   const written = diskOver(data === undefined ? [image] : [image, data]);
-  const geometry = { ...written, sizeBytes: header.sizeBytes };
+  const blockSizeBytes = Math.max(
+    written.blockSizeBytes,
+    files[abi.FILE_CIPHERED]?.blockSizeBytes ?? 1,
+  );
+  const geometry = { ...written, blockSizeBytes, sizeBytes: header.sizeBytes };
   const map = {
     clusterBits,
     flags: flagsOf(header, files, written.readOnly, written.unmaps),
@@ -79,6 +83,7 @@ function flagsOf(
     [files[abi.FILE_BACKING] !== undefined, abi.MAP_BACKING],
     [dataFile !== undefined, abi.MAP_DATA_FILE],
     [dataFile?.raw === true, abi.MAP_RAW_DATA_FILE],
+    [files[abi.FILE_CIPHERED] !== undefined, abi.MAP_CIPHERED],
     [unmaps, abi.MAP_PUNCH],
     [readOnly, abi.MAP_READ_ONLY],
   ];

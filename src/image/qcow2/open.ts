@@ -5,8 +5,13 @@
  * O1 An image that cannot be handled as it asks to be is refused here, never misread.
  * O2 What the format wants done before the first write is done, and stable, before the disk opens.
  */
-import { FILE_BACKING, FILE_COMPRESSED, FILE_DATA, FILE_IMAGE } from '../../abi/map.ts';
-import { CRYPT_NONE } from '../../abi/qcow2.ts';
+import {
+  FILE_BACKING,
+  FILE_CIPHERED,
+  FILE_COMPRESSED,
+  FILE_DATA,
+  FILE_IMAGE,
+} from '../../abi/map.ts';
 import type { Backend } from '../../backend/backend.ts';
 import { type FileBackend, type FileBackendOptions, openFileBackend } from '../../backend/file.ts';
 import { Disk } from '../../disk.ts';
@@ -20,6 +25,8 @@ import { BackendFile } from '../image-file.ts';
 import { granulesFor, markInUse } from './bitmaps.ts';
 import { storeBitmaps } from './bitmap-store.ts';
 import { openCompressedView } from './compressed-view.ts';
+import { CryptView } from './crypt-view.ts';
+import { type EncryptionOptions, unlock } from './encryption.ts';
 import { type Qcow2Header, readHeader } from './header.ts';
 import { refuseDamagedLayout } from './header-layout.ts';
 import { mappingOf } from './image-mapping.ts';
@@ -34,6 +41,8 @@ export interface Qcow2Options {
   /** Which files its names may stand for. */
   readonly backing: NamedFilePolicy;
   readonly backingFormat?: BackingFormat | undefined;
+  /** The key of those of its files that are encrypted. */
+  readonly encryption?: EncryptionOptions | undefined;
   /** Bytes of tables to keep in memory. */
   readonly metadataCacheBytes: number;
   /** Greatest age of tables that were not written, in milliseconds; 0: no limit. */
@@ -64,8 +73,9 @@ async function overImage(
   const file = new BackendFile(image, path);
   const writable = options.file.writable === true;
   const found = await readHeader(file, path);
-  refuseUnsupported(found, path, writable);
+  refuseMarkedCorrupt(found, path, writable);
   refuseDamagedLayout(found, { fileBytes: file.sizeBytes, path, writable });
+  const cipher = await unlock(file, found, path, writable, options.encryption);
   const asFound = { header: found, bitmaps: [] };
   const { header, bitmaps } = writable ? await makeWritable(file, found, path) : asFound;
   const files: (Backend | undefined)[] = [];
@@ -76,12 +86,15 @@ async function overImage(
   };
   files[FILE_IMAGE] = image;
   if (header.dataFile !== undefined) {
-    add(FILE_DATA, await openDataFile(path, header, options, chain));
+    const data = await openDataFile(path, header, options, chain);
+    add(FILE_DATA, cipher === undefined ? data : new CryptView(data, cipher));
   } else {
     const inner = await openFileBackend(path, secondOpen(options.file));
     opened.push(inner);
     const { clusterBytes, compression } = header;
     add(FILE_COMPRESSED, await openCompressedView(inner, { clusterBytes, compression }));
+    // A twin: what is metadata and what is data may share a block of O_DIRECT.
+    if (cipher !== undefined) add(FILE_CIPHERED, new CryptView(image.twin(), cipher));
   }
   if (header.backing !== undefined) {
     add(FILE_BACKING, await openBacking(path, header.backing, options, chain));
@@ -104,21 +117,13 @@ async function overImage(
   }
 }
 
-/** O1: what this release does not do. */
-function refuseUnsupported(header: Qcow2Header, path: string, writable: boolean): void {
-  const refuse = (code: 'ERR_SLUICE_UNSUPPORTED' | 'ERR_SLUICE_CORRUPT', reason: string): never => {
-    throw new SluiceError(code, `cannot open ${JSON.stringify(path)}: ${reason}`, {
-      operation: 'open',
-      path,
-    });
-  };
-  if (header.cryptMethod !== CRYPT_NONE) {
-    refuse('ERR_SLUICE_UNSUPPORTED', 'the image is encrypted, which this release cannot open');
-  }
-  if (header.corrupt && writable) {
-    const advice = 'open it read-only, or check and repair it';
-    refuse('ERR_SLUICE_CORRUPT', `the image is marked corrupt; ${advice}`);
-  }
+/** O1: a writer would make it worse. */
+function refuseMarkedCorrupt(header: Qcow2Header, path: string, writable: boolean): void {
+  if (!header.corrupt || !writable) return;
+  const found = `cannot open ${JSON.stringify(path)}: the image is marked corrupt`;
+  const advice = 'open it read-only, or check and repair it';
+  const place = { operation: 'open', path };
+  throw new SluiceError('ERR_SLUICE_CORRUPT', `${found}; ${advice}`, place);
 }
 
 /** The image once more, read-only, for the eyes of a view. */
