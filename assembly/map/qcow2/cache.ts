@@ -109,6 +109,11 @@ export function enterSlice(map: Qcow2, cache: Cache, key: u64): u32 {
   return slot;
 }
 
+/** There is no room for a slice: a cycle makes some, unless answers that are awaited will. */
+export function wantRoom(map: Qcow2, cache: Cache): void {
+  if (cache.dirty != 0) map.cycleWanted = 1;
+}
+
 /** Takes a slice out of the cache. */
 export function forgetSlice(map: Qcow2, cache: Cache, slot: u32): void {
   const slice = Slice.at(map, cache, slot);

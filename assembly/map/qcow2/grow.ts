@@ -5,7 +5,7 @@
 // The new blocks count themselves and the new table.
 
 import { NONE } from '../../engine.ts';
-import { SLICE_VALID, Slice, enterSlice, forgetSlice, sliceData } from './cache.ts';
+import { SLICE_VALID, Slice, enterSlice, forgetSlice, sliceData, wantRoom } from './cache.ts';
 import { markCorrupt, overlapsFixed, overlapsTables } from './firewall.ts';
 import { returnClusters } from './frees.ts';
 import { hasIo } from './io.ts';
@@ -128,7 +128,7 @@ function writeCounts(map: Qcow2): bool {
   const offset = (map.workerStart + block) << (<u64>map.clusterBits);
   const slot = enterSlice(map, cache, sliceKey(map, offset, cluster));
   if (slot == NONE) {
-    map.cycleWanted = 1;
+    wantRoom(map, cache);
     return false;
   }
   const slice = Slice.at(map, cache, slot);

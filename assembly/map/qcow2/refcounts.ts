@@ -2,7 +2,15 @@
 
 import { CORRUPT_REFCOUNT_TABLE } from '../../../src/abi/map.ts';
 import { NONE } from '../../engine.ts';
-import { enterSlice, findSlice, Slice, SLICE_VALID, sliceData, soilSlice } from './cache.ts';
+import {
+  enterSlice,
+  findSlice,
+  Slice,
+  SLICE_VALID,
+  sliceData,
+  soilSlice,
+  wantRoom,
+} from './cache.ts';
 import { markCorrupt, overlapsRanges } from './firewall.ts';
 import { zeroPrefix } from '../../simd/zero-prefix.ts';
 import { hasIo } from './io.ts';
@@ -34,7 +42,7 @@ export function findRefcounts(map: Qcow2, cluster: u64): u32 {
   if (slot == NONE) {
     if (!hasIo(map)) return REFCOUNTS_WAIT;
     slot = enterSlice(map, cache, key);
-    if (slot == NONE) map.cycleWanted = 1;
+    if (slot == NONE) wantRoom(map, cache);
     else {
       loadSlice(map, cache, slot);
       map.countRefcountLoads += 1;

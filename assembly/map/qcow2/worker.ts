@@ -15,7 +15,7 @@
 //                 └─▶ GROW_* ─▶ SEARCH
 
 import { NONE } from '../../engine.ts';
-import { SLICE_VALID, Slice, enterSlice, forgetSlice, sliceData } from './cache.ts';
+import { SLICE_VALID, Slice, enterSlice, forgetSlice, sliceData, wantRoom } from './cache.ts';
 import { isMapped, markCorrupt, overlapsFixed, overlapsTables } from './firewall.ts';
 import { startGrowing, stepGrow } from './grow.ts';
 import { IO_WORKER, hasIo, order } from './io.ts';
@@ -191,7 +191,7 @@ function startBlock(map: Qcow2, want: u64): bool {
   const key = sliceKey(map, map.workerAt << (<u64>map.clusterBits), map.workerAt);
   const slot = enterSlice(map, cache, key);
   if (slot == NONE) {
-    map.cycleWanted = 1;
+    wantRoom(map, cache);
     return false;
   }
   memory.fill(sliceData(map, cache, slot), 0, (<usize>1) << map.sliceBits);
