@@ -2,12 +2,13 @@
 //
 // Coverage-guided fuzzing of the engine (test/fuzz): changes inputs at random and keeps what
 // reaches something new in build/engine.cov.wasm, while a host checks every rule it can see. There
-// are two kinds of input: requests of the engine's host (engine), and programs of a guest and its
-// host (guest), which make virtqueues, chains and trouble.
+// are three kinds of input: requests of the engine's host (engine), programs of a guest and its host
+// (guest), which make virtqueues, chains and trouble, and requests to a qcow2 image (qcow2), which
+// may be damaged.
 //
 //   --seconds N    how long in all (60)
 //   --seed S       where the random numbers start: the same seed does the same (the time of day)
-//   --only KIND    engine or guest; else each has half of the time
+//   --only KIND    engine, guest or qcow2; else each has a third of the time
 //   --corpus DIR   where the inputs are that it starts from (test/corpus/fuzz)
 //   --minimize     at the end, writes the smallest set that reaches all of it there
 //
@@ -26,7 +27,7 @@ import { ROOT } from './paths.mjs';
 const HANG_MS = 30_000;
 const FAILURES = join(ROOT, 'build/fuzz/failures');
 /** The kinds of input (test/fuzz/subject.ts). */
-const KINDS = ['engine', 'guest'];
+const KINDS = ['engine', 'guest', 'qcow2'];
 
 /** Compiles test/fuzz and what it imports to build/fuzz/js. */
 export function compileFuzzer() {

@@ -27,6 +27,7 @@ export async function resizeDevice(
   mayShrink: boolean,
 ): Promise<void> {
   const [backend, ...others] = backends;
+  if (device.engine.mapAt !== 0) throw unsupported('this release resizes raw images only');
   if (others.length > 0) throw unsupported('it is striped over several files');
   if (backend?.resize === undefined) throw unsupported('its backend has a fixed size');
   if (sizeBytes >= 2 ** CAPACITY_BITS) throw invalid(`${sizeBytes} bytes are too many for a disk`);

@@ -56,6 +56,17 @@ export function explored(name, file, ...edits) {
 }
 
 /**
+ * A mutant that the explorations of qcow2 must kill.
+ * @param {string} name
+ * @param {string} file
+ * @param {readonly { find: string, replace: string, file?: string }[]} edits
+ * @returns {Mutant}
+ */
+export function qcow2Mutant(name, file, ...edits) {
+  return { ...mutant(name, file, ...edits), tests: 'test/testing/qcow2-engine' };
+}
+
+/**
  * The sources of a mutant that differ from the engine's, by file. Throws when an edit does not fit.
  * @param {Mutant} mutant
  */

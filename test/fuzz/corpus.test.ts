@@ -6,7 +6,7 @@ import { describe, expect, it } from 'vitest';
 import { BUILDS, type Build, instantiate } from '../support/engine.ts';
 import { BUGS_FILE, CORPUS_FOLDER, loadInputs, MUTANTS_FILE, nameOf } from './corpus.ts';
 import { toLine } from './input.ts';
-import { GUEST, type Runner, type Subject, SUBJECTS } from './subject.ts';
+import { GUEST, QCOW2, type Runner, type Subject, SUBJECTS } from './subject.ts';
 
 const load = (file: string): Uint8Array[] => loadInputs(join(CORPUS_FOLDER, file));
 
@@ -17,6 +17,7 @@ const BUGS: Record<Subject['name'], readonly (readonly [string, Uint8Array[]])[]
     ['on a mutant of it', load(MUTANTS_FILE)],
   ],
   guest: [['on the device', load(GUEST.bugsFile)]],
+  qcow2: [['on the mapping', load(QCOW2.bugsFile)]],
 };
 
 function runnerOf(subject: Subject, build: Build): Runner {

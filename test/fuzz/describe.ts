@@ -27,7 +27,8 @@ const OPS = [
   'CLEAR_LATCH',
 ];
 
-const nameOf = (op: number): string => OPS[op] ?? `OP ${op}`;
+/** What an operation is called. */
+export const opName = (op: number): string => OPS[op] ?? `OP ${op}`;
 
 /** One line for the setup and one for each action. */
 export function describeInput(bytes: Uint8Array): string[] {
@@ -45,19 +46,19 @@ function describeAction(action: Uint8Array): string {
     case 'burst': {
       const { op, flags, queue, at, cells, shift, pieces, apart } = ioOf(action);
       const range = `cells ${at}+${cells}, bytes ${shift[0]} ${shift[1]}`;
-      const what = `${nameOf(op)} flags ${flags} queue ${queue} ${range}, segments ${pieces}`;
+      const what = `${opName(op)} flags ${flags} queue ${queue} ${range}, segments ${pieces}`;
       if (kind === 'io') return `${what}, memory ${apart}`;
       return `${burstCount(action)} times ${what}, every ${STRIDES[apart & 7]} cells`;
     }
     case 'flush':
     case 'control': {
       const { op, flags, queue, length } = controlOf(action, kind);
-      return `${nameOf(op)} flags ${flags} queue ${queue} length ${length}`;
+      return `${opName(op)} flags ${flags} queue ${queue} length ${length}`;
     }
     case 'hostile': {
       const { op, flags, queue, segments, data, offset, length } = hostileOf(action);
       const range = `${offset}+${length}, ${segments} segments at ${data}`;
-      return `hostile ${nameOf(op)} flags ${flags} queue ${queue} ${range}`;
+      return `hostile ${opName(op)} flags ${flags} queue ${queue} ${range}`;
     }
     case 'pump':
       return `pump ${delayOf(action)} us later, parameters ${action[2] ?? 0} ${action[3] ?? 0}`;

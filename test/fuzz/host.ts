@@ -123,6 +123,7 @@ export class Host {
     view.setUint32(base + region.CONFIG_BATCH, setup.batch, true);
     view.setUint32(base + region.CONFIG_WRITES_STARVED, setup.writesStarved, true);
     view.setUint32(base + region.CONFIG_FLUSH_WAIT, setup.flushWait, true);
+    view.setUint32(base + region.CONFIG_MAP, 0, true);
     // A hostile table may lie in the request ring: what is there should not depend on earlier runs.
     this.#bytes.fill(0, REGION + region.REQUEST_RING, REGION + region.COMMAND_RING);
     const taken = this.#exports.init(base) === 1;

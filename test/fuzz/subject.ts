@@ -1,4 +1,4 @@
-/** What is fuzzed: the engine alone, and the engine with a device and its guest. */
+/** What is fuzzed: the engine alone, with a device and its guest, and with a qcow2 mapping. */
 
 import type { EngineExports } from '../support/engine.ts';
 import { BUGS_FILE, CORPUS_FILE } from './corpus.ts';
@@ -10,6 +10,10 @@ import { createGuestMemory } from './guest/layout.ts';
 import { Host } from './host.ts';
 import { createMemory } from './layout.ts';
 import { ENGINE_GRAMMAR, type Grammar } from './mutate.ts';
+import { describeQcow2 } from './qcow2/describe.ts';
+import { QCOW2_GRAMMAR } from './qcow2/grammar.ts';
+import { Qcow2Host } from './qcow2/host.ts';
+import { createQcow2Memory } from './qcow2/layout.ts';
 
 /** Runs inputs of one kind. */
 export interface Runner {
@@ -25,7 +29,7 @@ export interface Runner {
 
 /** One kind of input. */
 export interface Subject {
-  readonly name: 'engine' | 'guest';
+  readonly name: 'engine' | 'guest' | 'qcow2';
   /** Names of its files in the folder of the corpus. */
   readonly corpusFile: string;
   readonly bugsFile: string;
@@ -42,6 +46,10 @@ export interface Subject {
 /** Files that only a device reaches, and those in which it meets the rest. */
 const GUEST_FILES =
   /^assembly\/(ring\/|guest|device|pump|index|request\/(blk|hold|append|complete|reset|take))/;
+
+/** Files that only a mapping reaches, and those in which it meets the rest. */
+const QCOW2_FILES =
+  /^assembly\/(map\/|simd\/(range|run|zero-pre)|mapped|written|land|dispatch|pump|schedule\/(u|fl))/;
 
 /** Requests of a host, without a device. */
 export const ENGINE: Subject = {
@@ -67,5 +75,17 @@ export const GUEST: Subject = {
   counts: (file) => GUEST_FILES.test(file),
 };
 
+/** Requests to a qcow2 image. */
+export const QCOW2: Subject = {
+  name: 'qcow2',
+  corpusFile: 'qcow2.txt',
+  bugsFile: 'qcow2-bugs.txt',
+  grammar: QCOW2_GRAMMAR,
+  createMemory: createQcow2Memory,
+  createRunner: (exports, memory) => new Qcow2Host(exports, memory),
+  describe: describeQcow2,
+  counts: (file) => QCOW2_FILES.test(file),
+};
+
 /** All of them. */
-export const SUBJECTS: readonly Subject[] = [ENGINE, GUEST];
+export const SUBJECTS: readonly Subject[] = [ENGINE, GUEST, QCOW2];

@@ -26,6 +26,17 @@ async function explored(sources: ReadonlyMap<string, string>): Promise<Record<st
   return JSON.parse(stdout) as Record<string, unknown>;
 }
 
+describe('every mutant', () => {
+  it.each(MUTANTS.map((mutant) => [mutant.name, mutant] as const))('fits: %s', (_, mutant) => {
+    expect([...mutate(mutant).keys()].length).toBeGreaterThan(0);
+  });
+
+  it('has a name of its own', () => {
+    const names = MUTANTS.map(({ name }) => name);
+    expect(names.filter((name, index) => names.indexOf(name) !== index)).toEqual([]);
+  });
+});
+
 describe('the crash explorer', { timeout: PATIENCE_MS }, () => {
   it('finds nothing in the engine as it is, compiled in the same way', async () => {
     expect(await explored(new Map())).toMatchObject({ result: 'kept', failure: null });

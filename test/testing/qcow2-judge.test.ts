@@ -125,9 +125,9 @@ class Hand {
   }
 
   look(): void {
-    this.states += this.#judge.look({ image: this.disk, data: this.data }, 64, (values) => {
+    this.states += this.#judge.look({ image: this.disk, data: this.data }, 64, (codes) => {
       this.oracle.checkCut((sector, found) => {
-        found[0] = values[sector] ?? 0;
+        found[0] = this.#judge.valueOf(codes[sector] ?? 0, sector);
         return 1;
       });
     });

@@ -97,6 +97,17 @@ export class PlainEngine implements Subject {
     this.#requests.push({ tag, op, flags, offset, length, data });
   }
 
+  readonly isSettled = true;
+
+  /** It reserves nothing, but never gives back what failed. */
+  close(): boolean {
+    return false;
+  }
+
+  placeOf(): 'other' {
+    return 'other';
+  }
+
   result(_id: number, errno: number): void {
     this.#answer = errno;
   }

@@ -1,12 +1,17 @@
 /** The engine as the subject of an exploration: it opens an image as a host does. */
 import * as abi from '../../abi/map.ts';
 import { REGION_SIZE } from '../../abi/region.ts';
-import { createEngine } from '../../engine.ts';
+import {
+  type CommandRecord,
+  type CompletionRecord,
+  createEngine,
+  type Engine,
+} from '../../engine.ts';
 import { parseHeader, type Qcow2Header } from '../../image/qcow2/header.ts';
 import { type ByteRange, createMapping } from '../../image/qcow2/map-region.ts';
 import type { Mapping } from '../../mapping.ts';
 import type { BuiltImage } from './image-builder.ts';
-import type { OpenSubject, Qcow2Setup, Subject } from './subject.ts';
+import type { HostPlace, OpenSubject, Qcow2Setup, Subject } from './subject.ts';
 
 const WASM_PAGE = 65_536;
 const HEADER_COPY_BYTES = 512;
@@ -39,8 +44,86 @@ export function engineSubject(module: WebAssembly.Module): OpenSubject {
       files: mapping.domains,
       map: { at: REGION_SIZE, mapping },
     });
-    return Object.assign<typeof engine, Pick<Subject, 'dataAddress'>>(engine, { dataAddress });
+    return new EngineSubject(engine, dataAddress, header.clusterBytes);
   };
+}
+
+class EngineSubject implements Subject {
+  readonly dataAddress: number;
+  readonly #engine: Engine;
+  readonly #clusterBytes: number;
+
+  constructor(engine: Engine, dataAddress: number, clusterBytes: number) {
+    this.#engine = engine;
+    this.dataAddress = dataAddress;
+    this.#clusterBytes = clusterBytes;
+  }
+
+  get memory(): WebAssembly.Memory {
+    return this.#engine.memory;
+  }
+
+  get waitMicros(): number {
+    return this.#engine.waitMicros;
+  }
+
+  get isSettled(): boolean {
+    return this.#engine.loadMap(abi.MAP_DIRTY) === 0;
+  }
+
+  submit(...request: Parameters<Subject['submit']>): void {
+    this.#engine.submit(...request);
+  }
+
+  result(id: number, errno: number, value: number): void {
+    this.#engine.result(id, errno, value);
+  }
+
+  pump(nowMicros: number): void {
+    this.#engine.pump(nowMicros);
+  }
+
+  takeCommand(command: CommandRecord): boolean {
+    return this.#engine.takeCommand(command);
+  }
+
+  takeCompletion(completion: CompletionRecord): boolean {
+    return this.#engine.takeCompletion(completion);
+  }
+
+  close(): boolean {
+    this.#engine.storeMap(abi.MAP_CLOSING, 1);
+    return true;
+  }
+
+  placeOf(offset: number): HostPlace {
+    const engine = this.#engine;
+    const start = offset - (offset % this.#clusterBytes);
+    const within = (from: number, entries: number): boolean =>
+      offset >= from && offset < from + entries * ENTRY_BYTES;
+    const l1Entries = engine.loadMap(abi.MAP_L1_ENTRIES);
+    const tableEntries = engine.loadMap(abi.MAP_TABLE_ENTRIES);
+    if (start === 0) return 'header';
+    if (within(engine.loadMap(abi.MAP_L1_OFFSET), l1Entries)) return 'L1';
+    if (within(engine.loadMap(abi.MAP_TABLE_OFFSET), tableEntries)) return 'refcount table';
+    if (this.#find(abi.MAP_TABLE_AT, tableEntries, start) !== undefined) return 'refcounts';
+    const l1 = this.#find(abi.MAP_L1_AT, l1Entries, start);
+    if (l1 === undefined) return 'other';
+    return l1 >>> 31 === 1 ? 'L2' : 'shared L2';
+  }
+
+  /** The first word of the entry that points to `offset`, in the table at a word of the region. */
+  #find(table: number, entries: number, offset: number): number | undefined {
+    const engine = this.#engine;
+    const at = engine.base + engine.mapAt + engine.loadMap(table);
+    const view = new DataView(engine.memory.buffer, at, entries * ENTRY_BYTES);
+    for (let entry = 0; entry < entries; entry++) {
+      // Images of an exploration are shorter than 4 GiB.
+      const low = view.getUint32(entry * ENTRY_BYTES + 4);
+      if (low === offset) return view.getUint32(entry * ENTRY_BYTES);
+    }
+    return undefined;
+  }
 }
 
 function mappingOf(

@@ -31,6 +31,8 @@ export interface Qcow2Result {
   /** Calls of the engine. */
   readonly steps: number;
   readonly seconds: number;
+  /** Commands that have failed, by what they were for (world.ts), and how often. */
+  readonly failed: ReadonlyMap<string, number>;
   readonly failure?: Qcow2Failure;
 }
 
@@ -55,6 +57,8 @@ const GENERATIONS = 4;
 /** Codes of one generation. */
 const CODES = 1024;
 const SHRINK_SEEDS = 6;
+/** Steps of a stream, one time with another. */
+const LATEST_KILL = 60;
 
 /** See the head of the file. */
 export async function exploreQcow2(options: Qcow2Exploration): Promise<Qcow2Result> {
@@ -64,7 +68,8 @@ export async function exploreQcow2(options: Qcow2Exploration): Promise<Qcow2Resu
   );
   const random = new Random(seed);
   const started = performance.now();
-  const tally = { states: 0, streams: 0, steps: 0 };
+  const failed = new Map<string, number>();
+  const tally = { states: 0, streams: 0, steps: 0, failed };
   const seconds = (): number => (performance.now() - started) / 1000;
   for (const { shape, built } of endlessly(beginnings)) {
     if (tally.states >= states) break;
@@ -76,9 +81,14 @@ export async function exploreQcow2(options: Qcow2Exploration): Promise<Qcow2Resu
       tally.states += world.states;
       tally.steps += world.steps;
       tally.streams += 1;
+      for (const purpose of world.failed) failed.set(purpose, (failed.get(purpose) ?? 0) + 1);
       if (broken !== undefined) {
         const image = `${shape.name}, after ${cuts} power cuts`;
-        return { ...tally, seconds: seconds(), failure: describe(options.open, explored, image) };
+        return {
+          ...tally,
+          seconds: seconds(),
+          failure: describeFailure(options.open, explored, image),
+        };
       }
       first = random.chance(0.5) ? world.cut() : undefined;
     }
@@ -102,11 +112,12 @@ function caseOf(
   const sectors = first.codes.length;
   const count = 1 + random.below(requests);
   const stream = randomStream(random, setup, sectors, clusterSectors, count);
-  return { first, setup, stream, base, seed: random.next() };
+  const killAt = random.chance(0.3) ? 1 + random.below(LATEST_KILL) : undefined;
+  return { first, setup, stream, base, seed: random.next(), killAt };
 }
 
 /** What breaks; a trap of the engine is a broken promise, too. */
-function brokenBy(run: () => void): RuleBroken | undefined {
+export function brokenBy(run: () => void): RuleBroken | undefined {
   try {
     run();
     return undefined;
@@ -117,7 +128,8 @@ function brokenBy(run: () => void): RuleBroken | undefined {
   }
 }
 
-function describe(open: OpenSubject, found: Qcow2Case, image: string): Qcow2Failure {
+/** Tells the shortest story in which the same promise breaks. */
+export function describeFailure(open: OpenSubject, found: Qcow2Case, image: string): Qcow2Failure {
   const shortest = shrink(open, found);
   const world = new Qcow2World(open, shortest, true);
   const broken = brokenBy(() => world.run());

@@ -31,8 +31,16 @@ export interface ImageShape {
   readonly snapshot?: boolean;
   /** Clusters of the file that are free, and poisoned. Default 0. */
   readonly freeClusters?: number;
-  /** The first so many clusters have something behind them. Default: there is no backing file. */
+  /**
+   * The first so many clusters have something behind them, the last one in part if this is no whole
+   * number. Default: there is no backing file.
+   */
   readonly backingClusters?: number;
+  /**
+   * The refcount table has room for so many clusters more: an L1 table of a snapshot, all empty,
+   * takes the rest. Default: a block covers all that there is.
+   */
+  readonly tableRoom?: number;
   /** Data lies in another file. */
   readonly dataFile?: 'plain' | 'raw';
   /** Version, clusters, refcounts, subclusters. */
@@ -45,11 +53,13 @@ export interface BuiltImage {
   readonly data: Uint8Array | undefined;
   readonly backing: Uint8Array | undefined;
   readonly codes: Int32Array;
+  /** The codes that the image's snapshot keeps. */
+  readonly frozen?: Int32Array | undefined;
 }
 
 /** Codes of what is there at first. */
-export const FIRST_DATA = -1;
-export const FIRST_BACKING = -2;
+export const FIRST_DATA = -101;
+export const FIRST_BACKING = -102;
 
 const SECTOR_BYTES = 512;
 const WINDOW_BITS = 12;
@@ -92,17 +102,19 @@ class Builder {
   }
 
   build(): BuiltImage {
-    const { clusters, snapshot = false, freeClusters = 0 } = this.#shape;
+    const { clusters, snapshot = false, freeClusters = 0, tableRoom } = this.#shape;
     const backing = this.#buildBacking();
     for (const [cluster, letter] of Array.from(clusters).entries()) this.#place(cluster, letter);
     this.#placeCompressed();
     if (snapshot) this.#takeSnapshot();
+    if (tableRoom !== undefined) this.#fillTable(tableRoom);
     if (freeClusters > 0) {
       const from = this.#append(freeClusters, 0);
       poison(this.#bytes.subarray(from));
     }
     this.#writeRefcounts();
-    return { image: this.#bytes, data: this.#data, backing, codes: this.#codes };
+    const frozen = snapshot ? this.#codes.slice() : undefined;
+    return { image: this.#bytes, data: this.#data, backing, codes: this.#codes, frozen };
   }
 
   #buildBacking(): Uint8Array | undefined {
@@ -179,15 +191,29 @@ class Builder {
     const l1Bytes = l1Entries * 8;
     const copy = this.#append(Math.ceil(l1Bytes / clusterBytes));
     this.#bytes.copyWithin(copy, l1Offset, l1Offset + l1Bytes);
-    const table = this.#append(1);
-    this.#writeSnapshot(table, copy, l1Entries);
-    const view = this.#view();
-    view.setUint32(HEADER_NB_SNAPSHOTS, 1);
-    view.setBigUint64(HEADER_SNAPSHOTS_OFFSET, BigInt(table));
+    this.#writeSnapshot(copy, l1Entries);
   }
 
-  #writeSnapshot(at: number, l1Offset: number, l1Entries: number): void {
+  /** Leaves room for `room` clusters in the refcount table. */
+  #fillTable(room: number): void {
+    const { clusterBytes, refcountTableClusters, refcountTableOffset } = this.#header;
+    const perBlock = this.#perBlock;
+    const clusters = ((refcountTableClusters * clusterBytes) / 8) * perBlock - room;
+    const blocks = Math.ceil(clusters / perBlock) - 1;
+    const first = this.#append(blocks);
+    for (let block = 0; block < blocks; block++) {
+      const offset = BigInt(first + block * clusterBytes);
+      this.#setU64(refcountTableOffset + 8 * (block + 1), offset);
+    }
+    const left = clusters - this.#refcounts.length - 1;
+    this.#writeSnapshot(this.#append(left), (left * clusterBytes) / 8);
+  }
+
+  #writeSnapshot(l1Offset: number, l1Entries: number): void {
+    const at = this.#append(1);
     const view = this.#view();
+    view.setUint32(HEADER_NB_SNAPSHOTS, 1);
+    view.setBigUint64(HEADER_SNAPSHOTS_OFFSET, BigInt(at));
     view.setBigUint64(at, BigInt(l1Offset));
     view.setUint32(at + 8, l1Entries);
     view.setUint16(at + 12, 1);
@@ -260,20 +286,26 @@ class Builder {
     this.#refcounts[cluster] = (this.#refcounts[cluster] ?? 0) + 1;
   }
 
-  /** The one block that a new image has must do. */
+  /** There are as many blocks as it takes: one, but for `tableRoom`. */
   #writeRefcounts(): void {
-    const { refcountTableOffset, refcountBits, clusterBytes } = this.#header;
-    const block = Number(this.#view().getBigUint64(refcountTableOffset) & OFFSET_MASK);
-    if (this.#refcounts.length > (clusterBytes * 8) / refcountBits) {
-      throw invalid(`${this.#refcounts.length} clusters do not fit a refcount block`);
-    }
-    const bytes = this.#bytes.subarray(block, block + clusterBytes).fill(0);
+    const { refcountTableOffset, refcountBits } = this.#header;
     for (const [index, count] of this.#refcounts.entries()) {
+      if (count === 0) continue;
+      const entry = refcountTableOffset + 8 * Math.floor(index / this.#perBlock);
+      const block = Number(this.#view().getBigUint64(entry) & OFFSET_MASK);
+      if (block === 0) throw invalid(`${this.#refcounts.length} clusters are too many`);
       if (count >= 2 ** refcountBits) throw invalid(`${count} references in ${refcountBits} bits`);
-      const bit = index * refcountBits;
-      const at = refcountBits < 8 ? Math.floor(bit / 8) : (bit + refcountBits) / 8 - 1;
-      bytes[at] = (bytes[at] ?? 0) | (count << (refcountBits < 8 ? bit % 8 : 0));
+      const bit = (index % this.#perBlock) * refcountBits;
+      const byte = refcountBits < 8 ? Math.floor(bit / 8) : (bit + refcountBits) / 8 - 1;
+      const shift = refcountBits < 8 ? bit % 8 : 0;
+      const mask = ((2 ** Math.min(refcountBits, 8) - 1) << shift) & 0xff;
+      const old = (this.#bytes[block + byte] ?? 0) & ~mask;
+      this.#bytes[block + byte] = old | (count << shift);
     }
+  }
+
+  get #perBlock(): number {
+    return (this.#header.clusterBytes * 8) / this.#header.refcountBits;
   }
 
   #setU64(at: number, value: bigint): void {

@@ -11,12 +11,16 @@ const WINDOW_BITS = 15;
 export class PlainClusters extends MemoryDisk {
   readonly #image: SimulatedDisk;
   readonly #clusterBytes: number;
+  readonly #failing: number | undefined;
   readonly #waiting: MemoryCommand[] = [];
+  #answered = 0;
 
-  constructor(image: SimulatedDisk, clusterBytes: number) {
+  /** @param failing the number of the read that fails, from 1 */
+  constructor(image: SimulatedDisk, clusterBytes: number, failing?: number) {
     super({ sizeBytes: image.sizeBytes, readOnly: true });
     this.#image = image;
     this.#clusterBytes = clusterBytes;
+    this.#failing = failing;
   }
 
   /** Commands without an answer. */
@@ -30,7 +34,8 @@ export class PlainClusters extends MemoryDisk {
     if (command === undefined) return;
     const { id, offset, length } = command;
     const packed = this.#image.contents().subarray(offset, offset + length);
-    const plain = this.#inflate(packed);
+    this.#answered += 1;
+    const plain = this.#answered === this.#failing ? undefined : this.#inflate(packed);
     if (plain !== undefined) this.scatter({ ...command, length: this.#clusterBytes }, plain);
     this.done(id, plain === undefined ? ERRNO_EIO : 0, 0);
   }

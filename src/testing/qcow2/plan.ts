@@ -1,8 +1,10 @@
 /** What explorations of qcow2 go through: images, configurations, streams of requests. */
 import {
+  OP_CLEAR_LATCH,
   OP_DISCARD,
   OP_FLUSH,
   OP_READ,
+  OP_RESET_QUEUE,
   OP_SET_WCE,
   OP_WRITE,
   OP_WRITE_ZEROES,
@@ -10,9 +12,10 @@ import {
   REQUEST_FUA,
   REQUEST_MAY_UNMAP,
 } from '../../abi/request.ts';
+import type { MemoryOperation } from '../../backend/memory-command.ts';
 import type { Random } from '../random.ts';
-import type { SimulatedDiskOptions, SimulatedFaults } from '../simulated-disk-options.ts';
 import type { GuestRequest } from '../stream.ts';
+import type { FileFaults, Latency } from './hosts.ts';
 import type { ImageShape } from './image-builder.ts';
 import type { Qcow2Setup } from './subject.ts';
 
@@ -24,11 +27,12 @@ export const SHAPES: readonly ImageShape[] = [
   { name: 'empty', clusters: '.'.repeat(24) },
   { name: 'free clusters', clusters: '.'.repeat(24), freeClusters: 9 },
   { name: 'two L2 tables', clusters: `${'.'.repeat(60)}dd..zzdd`, freeClusters: 3 },
+  { name: 'many L2 tables', clusters: `d${'.'.repeat(62)}z`.repeat(7), freeClusters: 3 },
   { name: 'full', clusters: 'd'.repeat(20), freeClusters: 1 },
   { name: 'every kind', clusters: 'd.zp'.repeat(5), freeClusters: 5 },
   { name: 'backing', clusters: 'd.zp'.repeat(5), backingClusters: 14, freeClusters: 5 },
   { name: 'large clusters', clusters: '.dz.dp.', freeClusters: 2, format: LARGE },
-  { name: 'large clusters, backing', clusters: '.dz..dp.', backingClusters: 6, format: LARGE },
+  { name: 'large clusters, backing', clusters: '.dz..dp.', backingClusters: 4.5, format: LARGE },
   { name: 'compressed', clusters: 'ccc.cdc', freeClusters: 1, format: LARGE },
   { name: 'snapshot', clusters: 'd.zpdd..dd', snapshot: true, freeClusters: 4 },
   {
@@ -41,12 +45,18 @@ export const SHAPES: readonly ImageShape[] = [
   { name: 'version 2', clusters: 'd.d...', freeClusters: 4, format: { version: 2 } },
   { name: 'version 2, backing', clusters: 'd.d....', backingClusters: 6, format: { version: 2 } },
   { name: 'extended', clusters: 'd.zp', freeClusters: 1, format: EXTENDED },
-  { name: 'extended, backing', clusters: 'd.zp.', backingClusters: 5, format: EXTENDED },
+  { name: 'extended, backing', clusters: 'd.zp.', backingClusters: 4.625, format: EXTENDED },
   { name: 'data file', clusters: 'd.zp'.repeat(4), dataFile: 'plain' },
   { name: 'extended, data file', clusters: 'd.zp', dataFile: 'plain', format: EXTENDED },
   { name: 'raw data file', clusters: 'd.zp'.repeat(4), dataFile: 'raw' },
   { name: 'refcounts of 1 bit', clusters: 'd.zp..', freeClusters: 4, format: { refcountOrder: 0 } },
   { name: 'a block of 64 counts', clusters: '.'.repeat(60), format: { refcountOrder: 6 } },
+  {
+    name: 'a full refcount table',
+    clusters: `d${'.'.repeat(15)}`,
+    tableRoom: 6,
+    format: { refcountOrder: 6 },
+  },
 ];
 
 /** A configuration in which anything may be. */
@@ -67,7 +77,7 @@ export function randomSetup(random: Random): Qcow2Setup {
 }
 
 /** How the disks below answer: sometimes in turn, sometimes far out of order. */
-export function randomLatency(random: Random): Required<SimulatedDiskOptions>['latency'] {
+export function randomLatency(random: Random): Latency {
   const most = pick(random, [1, 30, 300]);
   const times = [1, most] as const;
   const slow = [1, pick(random, [1, 100, 1000])] as const;
@@ -84,11 +94,27 @@ export function randomLatency(random: Random): Required<SimulatedDiskOptions>['l
 }
 
 /** What fails on the way; mostly nothing. */
-export function randomFaults(random: Random): SimulatedFaults {
+export function randomFaults(random: Random): FileFaults {
   if (!random.chance(0.25)) return {};
-  const name = pick(random, ['eio', 'enospc', 'shortWrites', 'failingSync'] as const);
-  return { [name]: { nth: 1 + random.below(20) } };
+  const nth = 1 + random.below(random.chance(0.5) ? 6 : 40);
+  const ops = pick(random, FAULTY_OPS);
+  return pick<FileFaults>(random, [
+    { image: { eio: { nth } } },
+    { image: { eio: { ops, nth } } },
+    { image: { enospc: { nth } } },
+    { image: { shortWrites: { nth } } },
+    { image: { failingSync: { nth: 1 + (nth % 8) } } },
+    { backing: { eio: { nth } } },
+    { compressed: nth },
+  ]);
 }
+
+const FAULTY_OPS: readonly MemoryOperation[][] = [
+  ['read'],
+  ['write'],
+  ['writeZeroes', 'discard'],
+  ['extend'],
+];
 
 /** Kinds of requests, and how many sectors those that have a range touch. */
 const KINDS = [
@@ -126,8 +152,15 @@ export function randomStream(
     const whole = clusterSectors * (1 + random.below(2));
     const count = Math.min(most, random.chance(0.5) ? whole : 1 + random.below(most));
     const range = { queue: random.below(2), from, to: from + count };
+    if (random.chance(0.04)) return rareRequest(random, range.queue);
     return requestOf(random, pick(random, kinds), range, barrier !== 'off');
   });
+}
+
+/** Clearing the latch does nothing where no sync has failed. */
+function rareRequest(random: Random, queue: number): GuestRequest {
+  const op = random.chance(0.5) ? OP_RESET_QUEUE : OP_CLEAR_LATCH;
+  return { op, flags: 0, queue: op === OP_RESET_QUEUE ? queue : 0, from: 0, to: 0 };
 }
 
 function awayFrom(random: Random, clusterSectors: number): number {

@@ -44,7 +44,23 @@ export interface Subject {
   pump(nowMicros: number): void;
   takeCommand(command: CommandRecord): boolean;
   takeCompletion(completion: CompletionRecord): boolean;
+  /** Gives back what is reserved; false when it cannot. Nothing is submitted any more. */
+  close(): boolean;
+  /** True when nothing of the tables is in memory only. */
+  readonly isSettled: boolean;
+  /** What lies at an offset of the image, by the tables in memory. */
+  placeOf(offset: number): HostPlace;
 }
+
+/** A table of an image, or none of them. */
+export type HostPlace =
+  | 'header'
+  | 'L1'
+  | 'L2'
+  | 'shared L2'
+  | 'refcount table'
+  | 'refcounts'
+  | 'other';
 
 /** Opens the image; `dataBytes` of memory are for the data of requests. */
 export type OpenSubject = (first: BuiltImage, setup: Qcow2Setup, dataBytes: number) => Subject;
