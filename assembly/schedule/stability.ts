@@ -1,8 +1,8 @@
 // The class of a request, and how a stable write becomes stable.
 //
 // W1  A write-class request is stable when the write cache is off, when it carries FUA, or when it
-//     is a durable barrier; with cache=unsafe nothing is. A mapped disk takes FUA for a wish to have
-//     its tables handed to the host then, so that the write survives the process.
+//     is a durable barrier; with cache=unsafe nothing is. A mapped disk takes FUA for a wish to
+//     have its tables handed to the host then, so that the write survives the process.
 // W2  The class is fixed when the request is taken; that of a barrier when it starts, and nothing
 //     is taken in between.
 // W3  Where the host offers it, a stable write that is alone goes to the O_DSYNC descriptor. When

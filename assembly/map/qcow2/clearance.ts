@@ -5,9 +5,11 @@
 //     write, or the cluster would be handed out a second time.
 
 import { CORRUPT_REFCOUNT, MAP_DATA_FILE } from '../../../src/abi/map.ts';
+import { NONE } from '../../engine.ts';
 import { clear, isCleared } from './cache.ts';
 import { COMPRESSED, hasPlace, isOwned, OFFSET_MASK } from './entry.ts';
 import { markCorrupt, refusesData } from './firewall.ts';
+import { WAIT_IO, WAIT_REFCOUNTS } from './job.ts';
 import {
   findRefcounts,
   refcountOf,
@@ -21,6 +23,11 @@ export const CLEAR: u32 = 0;
 /** The refcount has to be loaded first. */
 export const CLEAR_WAITS: u32 = 1;
 export const CLEAR_REFUSED: u32 = 2;
+
+/** What CLEAR_WAITS waits for. */
+export function clearanceReason(map: Qcow2): u32 {
+  return map.foundSlot == NONE ? WAIT_IO : WAIT_REFCOUNTS | map.foundSlot;
+}
 
 /** O1, O3, for the entry `ahead` of the one found, which is about to point elsewhere. */
 export function clearanceToDrop(map: Qcow2, ahead: u32, entry: u64, guest: u64): u32 {

@@ -24,7 +24,16 @@ import {
   closeIo,
   initIos,
 } from './io.ts';
-import { WAIT_FREE, WAIT_IO, WAIT_SLICE, initJobs, isAwaited, oldestOpen, wake } from './job.ts';
+import {
+  WAIT_FREE,
+  WAIT_IO,
+  WAIT_REFCOUNTS,
+  WAIT_SLICE,
+  initJobs,
+  isAwaited,
+  oldestOpen,
+  wake,
+} from './job.ts';
 import { chunksOf, layOut } from './layout.ts';
 import { planRead } from './read.ts';
 import { takeRun, taken } from './reserve.ts';
@@ -68,6 +77,7 @@ export function initQcow2(map: Qcow2): void {
   // The host fills in what the file has; the rest may be written, too.
   memory.fill(map.place(map.tableAt), 0, (<usize>map.tableRoom) << 3);
   memory.fill(map.place(map.l1At), 0, (<usize>chunksOf(map)) << L1_CHUNK_BITS);
+  map.workerAwaits = NONE;
   initJobs(map);
   initIos(map);
   initFrees(map);
@@ -127,6 +137,8 @@ export function answered(map: Qcow2, id: u32, errno: u32): void {
       break;
     case IO_LOAD_REFCOUNTS:
       sliceAnswered(map, Cache.refcounts(map), arg, errno);
+      if (errno != 0 && arg == map.workerAwaits) map.loadErrno = errno;
+      wake(map, WAIT_REFCOUNTS | arg, errno);
       break;
     case IO_BUFFER:
       plainAnswered(map, arg, errno);

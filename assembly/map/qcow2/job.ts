@@ -25,6 +25,7 @@ export const WAIT_FILL: u32 = 9 << 24;
 export const WAIT_ROOM: u32 = 10 << 24;
 /** For room in the list of frees. */
 export const WAIT_FREE: u32 = 11 << 24;
+export const WAIT_REFCOUNTS: u32 = 12 << 24;
 
 export const JOB_NONE: u32 = 0;
 /** Its clusters have a place; what surrounds the data is being read. */

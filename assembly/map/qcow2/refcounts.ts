@@ -26,7 +26,10 @@ export const REFCOUNTS_WAIT: u32 = 2;
 /** The block cannot be used; the image is marked corrupt. */
 export const REFCOUNTS_WRONG: u32 = 3;
 
-/** Finds the slice with the refcount of a cluster; its slot is in `foundSlot`. */
+/**
+ * Finds the slice with the refcount of a cluster; its slot is in `foundSlot`; NONE while it
+ * waits for something else than that slice.
+ */
 export function findRefcounts(map: Qcow2, cluster: u64): u32 {
   const block = cluster >> <u64>map.blockCountBits;
   if (block >= <u64>map.tableEntries) return REFCOUNTS_NONE;
@@ -38,20 +41,19 @@ export function findRefcounts(map: Qcow2, cluster: u64): u32 {
   }
   const cache = Cache.refcounts(map);
   const key = sliceKey(map, offset, cluster);
-  let slot = findSlice(map, cache, key);
-  if (slot == NONE) {
+  map.foundSlot = findSlice(map, cache, key);
+  if (map.foundSlot == NONE) {
     if (!hasIo(map)) return REFCOUNTS_WAIT;
-    slot = enterSlice(map, cache, key);
-    if (slot == NONE) wantRoom(map, cache);
+    map.foundSlot = enterSlice(map, cache, key);
+    if (map.foundSlot == NONE) wantRoom(map, cache);
     else {
-      loadSlice(map, cache, slot);
+      loadSlice(map, cache, map.foundSlot);
       map.countRefcountLoads += 1;
     }
     return REFCOUNTS_WAIT;
   }
-  map.foundSlot = slot;
-  const slice = Slice.at(map, cache, slot);
-  return slice.state == SLICE_VALID && !slice.writing ? REFCOUNTS_THERE : REFCOUNTS_WAIT;
+  const isThere = Slice.at(map, cache, map.foundSlot).state == SLICE_VALID;
+  return isThere ? REFCOUNTS_THERE : REFCOUNTS_WAIT;
 }
 
 /** Host offset of a refcount block, or 0. */

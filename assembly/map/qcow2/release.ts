@@ -1,10 +1,13 @@
 // Lowering the refcounts of what was dropped (frees.ts, D1): a task of the worker.
 //
 // L1  A cluster whose refcount comes to 0 is given back to the host, where that is asked for,
-//     before anybody can reserve it: no late hole hits a new owner. That it cannot be is no failure.
+//     before anybody can reserve it: no late hole hits a new owner. That it cannot be is no
+//     failure.
 // L2  A refcount of 0 is not lowered, nor that of metadata: the image is corrupt.
+// L3  Refcounts that cannot be read are not asked for again and again.
 
 import { markCorrupt, overlapsFixed, overlapsTables } from './firewall.ts';
+import { NONE } from '../../engine.ts';
 import { Free, closeFirst, firstIsDue } from './frees.ts';
 import { hasIo } from './io.ts';
 import { WAIT_FREE, wake } from './job.ts';
@@ -22,7 +25,7 @@ import { CORRUPT_REFCOUNT, MAP_PUNCH } from '../../../src/abi/map.ts';
 
 /** True when a run may be released. */
 export function isReleaseDue(map: Qcow2): bool {
-  return firstIsDue(map);
+  return map.releaseHeld == 0 && firstIsDue(map);
 }
 
 /** Begins with the first run. */
@@ -37,10 +40,12 @@ export function startRelease(map: Qcow2): void {
 /** Lowers refcounts until one has to be loaded, a hole is made, or the run is done. */
 export function stepRelease(map: Qcow2): bool {
   map.workerErrno = 0;
+  if (map.loadErrno != 0) return putOff(map, map.loadErrno);
   while (map.workerAt < map.workerCount) {
     if (!hasIo(map)) return false;
     const cluster = map.workerStart + map.workerAt;
     const found = findRefcounts(map, cluster);
+    map.workerAwaits = found == REFCOUNTS_WAIT ? map.foundSlot : NONE;
     if (found == REFCOUNTS_WAIT) return false;
     const count = found == REFCOUNTS_THERE ? refcountOf(map, map.foundSlot, cluster) : 0;
     if (count == 0 || holdsMetadata(map, cluster)) {
@@ -62,6 +67,19 @@ export function stepRelease(map: Qcow2): bool {
   // Who found no room in the list has some now.
   wake(map, WAIT_FREE, 0);
   return true;
+}
+
+/** L3: refcounts that cannot be read are tried again after the next cycle. */
+function putOff(map: Qcow2, errno: u32): bool {
+  const free = Free.at(map, map.freeHead);
+  free.start += map.workerAt;
+  free.count -= <u32>map.workerAt;
+  map.loadErrno = 0;
+  map.punchCount = 0;
+  map.releaseHeld = 1;
+  map.workerTask = TASK_NONE;
+  wake(map, WAIT_FREE, errno);
+  return false;
 }
 
 /** What an entry of a damaged image has pointed to may be a table. */

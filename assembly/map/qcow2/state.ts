@@ -190,6 +190,11 @@ export class Qcow2 {
   foundSlot: u32;
   workerJumped: u32;
   workerScanned: u32;
+  /** 1: nothing is released before the next cycle. */
+  releaseHeld: u32;
+  /** Slot of the slice that the worker waits for, or NONE; and the errno that it ended with. */
+  workerAwaits: u32;
+  loadErrno: u32;
   reserveWanted: u32;
   reserveSize: u32;
   reserveNext: u32;

@@ -159,7 +159,13 @@ function search(map: Qcow2): bool {
     map.workerAt = end;
     map.workerJumped = 1;
   }
+  if (map.loadErrno != 0) {
+    const errno = map.loadErrno;
+    map.loadErrno = 0;
+    return failWith(map, errno);
+  }
   const found = findRefcounts(map, map.workerAt);
+  map.workerAwaits = found == REFCOUNTS_WAIT ? map.foundSlot : NONE;
   if (found == REFCOUNTS_WAIT) return false;
   const left = leftInSlice(map, map.workerAt);
   const want = min(left, <u64>map.reserveNext);

@@ -26,7 +26,7 @@ import { NONE } from '../../engine.ts';
 import { Extent, EXTENT_NEW } from '../extent.ts';
 import { areFree, bufferAt, lendBuffer, returnBuffer } from './buffers.ts';
 import { Slice } from './cache.ts';
-import { CLEAR, CLEAR_WAITS, clearanceOf, clearanceToDrop } from './clearance.ts';
+import { CLEAR, CLEAR_WAITS, clearanceOf, clearanceReason, clearanceToDrop } from './clearance.ts';
 import {
   bitmapAt,
   entryAt,
@@ -107,8 +107,8 @@ export function isWrong(map: Qcow2, entry: u64, bitmap: u64, guest: u64): bool {
 }
 
 /** A cluster may not be written, or not yet. */
-export function answerUnclear(extent: Extent, clearance: u32): void {
-  if (clearance == CLEAR_WAITS) answerWait(extent, WAIT_IO);
+export function answerUnclear(map: Qcow2, extent: Extent, clearance: u32): void {
+  if (clearance == CLEAR_WAITS) answerWait(extent, clearanceReason(map));
   else answerError(extent, ERRNO_EIO);
 }
 
@@ -130,7 +130,7 @@ function writeOwned(
     const clearance = clearanceOf(map, ahead, host, guest);
     if (clearance == CLEAR) continue;
     if (ahead != 0) break;
-    return answerUnclear(extent, clearance);
+    return answerUnclear(map, extent, clearance);
   }
   extent.length = min(bytes, ((<u64>ahead) << (<u64>map.clusterBits)) - within);
   answerHost(map, extent, (entry & OFFSET_MASK) + within);
@@ -151,7 +151,7 @@ function planJob(map: Qcow2, extent: Extent, id: u32, guest: u64, length: u64, z
   if (!hasIo(map)) return answerWait(extent, WAIT_IO);
   const first = entryAt(spotAddress(map, 0));
   const clearance = clearanceToDrop(map, 0, first, guest);
-  if (clearance != CLEAR) return answerUnclear(extent, clearance);
+  if (clearance != CLEAR) return answerUnclear(map, extent, clearance);
   job.isNew = u32(!map.has(MAP_DATA_FILE) && !isOwned(map, first));
   job.zero = u32(zero);
   job.errno = 0;

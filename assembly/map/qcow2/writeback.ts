@@ -103,6 +103,7 @@ function begin(map: Qcow2): bool {
   if (map.cycleWanted == 0) return false;
   map.cycleWanted = 0;
   map.cycleErrno = 0;
+  map.releaseHeld = 0;
   map.cycleEnd = map.changes;
   map.cyclePhase = GATHER;
   map.countCycles += 1;

@@ -33,7 +33,7 @@ import {
 } from './entry.ts';
 import { CLEAR, CLEAR_WAITS, clearanceToDrop } from './clearance.ts';
 import { hasFreeRoom } from './frees.ts';
-import { Job, JOB_FILLING, unheldClusters, WAIT_FREE, WAIT_IO, WAIT_JOB } from './job.ts';
+import { Job, JOB_FILLING, unheldClusters, WAIT_FREE, WAIT_JOB } from './job.ts';
 import { dropPlace, noteChange } from './link.ts';
 import { answerError, answerWait, subclusterOf } from './read.ts';
 import { Qcow2, Spot } from './state.ts';
@@ -99,7 +99,7 @@ function zeroClusters(map: Qcow2, extent: Extent, guest: u64, length: u64, wish:
   }
   if (done != 0) return answerNothing(extent, (<u64>done) << (<u64>map.clusterBits));
   if (map.corrupt != 0) return answerError(extent, ERRNO_EIO);
-  if (clearance == CLEAR_WAITS) return answerWait(extent, WAIT_IO);
+  if (clearance == CLEAR_WAITS) return answerUnclear(map, extent, clearance);
   answerWait(extent, WAIT_FREE);
 }
 
@@ -140,7 +140,7 @@ function zeroByData(map: Qcow2, extent: Extent, id: u32, guest: u64, wish: u32):
   }
   if (unmaps && !isRaw) {
     const clearance = clearanceToDrop(map, 0, entry, guest);
-    if (clearance != CLEAR) return answerUnclear(extent, clearance);
+    if (clearance != CLEAR) return answerUnclear(map, extent, clearance);
     if (!hasFreeRoom(map, 2)) return answerWait(extent, WAIT_FREE);
     map.changes += 1;
     dropPlace(map, entry);
