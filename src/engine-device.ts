@@ -55,10 +55,7 @@ export class EngineDevice implements Device {
 
   /** Is called before each pump: a copied guest's memory is brought up to date there. */
   beforePump: (() => void) | undefined;
-  /**
-   * Is called after each pump, when the completions were delivered: the virtio device looks there
-   * for what the engine has told it. May kick.
-   */
+  /** Is called after each pump, when the completions were delivered. May kick. */
   afterPump: (() => void) | undefined;
   /** Commands handed to backends so far. */
   commands = 0;
@@ -68,7 +65,8 @@ export class EngineDevice implements Device {
   faces = 0;
 
   readonly #backends: readonly (Backend | undefined)[];
-  readonly #mapBytes: number;
+  /** Bytes of memory that the tables of its image take up. */
+  readonly mapBytes: number;
   readonly #module: WebAssembly.Module | undefined;
   #engine: Engine;
   #bytes: Uint8Array;
@@ -99,8 +97,8 @@ export class EngineDevice implements Device {
   /** Several backends make one disk, striped over them in chunks of `options.chunkBytes`. */
   constructor(backends: readonly (Backend | undefined)[], options: DeviceOptions) {
     const { mapping } = options;
-    this.#mapBytes = mapping?.regionBytes ?? 0;
-    const layout = layOut({ arenaBytes: options.arenaBytes, mapBytes: this.#mapBytes });
+    this.mapBytes = mapping?.regionBytes ?? 0;
+    const layout = layOut({ arenaBytes: options.arenaBytes, mapBytes: this.mapBytes });
     const memory = memoryOf(undefined, layout);
     const disk = mapping?.geometry ?? diskOver(backends);
     this.#backends = backends;
@@ -237,7 +235,7 @@ export class EngineDevice implements Device {
    *   when there is no room. Nothing has changed then.
    */
   moveTo(place: Place): void {
-    const layout = layOut({ ...place, mapBytes: this.#mapBytes });
+    const layout = layOut({ ...place, mapBytes: this.mapBytes });
     const reason = this.#reasonToStay(layout.arenaBytes);
     if (reason !== undefined) {
       throw new SluiceError('ERR_SLUICE_BUSY', `the disk cannot move to a memory now: ${reason}`);
@@ -257,7 +255,7 @@ export class EngineDevice implements Device {
   leave(): void {
     const served = this.faces > 0 ? this.#arenaBytes : 0;
     const home = { arenaBytes: Math.max(this.#homeArenaBytes, served) };
-    this.#move(home, layOut({ ...home, mapBytes: this.#mapBytes }));
+    this.#move(home, layOut({ ...home, mapBytes: this.mapBytes }));
   }
 
   #move(place: Place, layout: Layout): void {
@@ -267,9 +265,9 @@ export class EngineDevice implements Device {
     const engine = resumeEngine(memory, layout.base, module, layout.virtqueues);
     const from = this.#engine;
     const region = this.bytes.slice(from.base, from.base + REGION_SIZE);
-    const map = this.bytes.slice(from.base + from.mapAt, from.base + from.mapAt + this.#mapBytes);
+    const map = this.bytes.slice(from.base + from.mapAt, from.base + from.mapAt + this.mapBytes);
     new Uint8Array(memory.buffer).set(region, layout.base);
-    if (this.#mapBytes > 0) {
+    if (this.mapBytes > 0) {
       new Uint8Array(memory.buffer).set(map, layout.mapAt);
       engine.store(CONFIG_MAP, layout.mapAt - layout.base);
     }

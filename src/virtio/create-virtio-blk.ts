@@ -57,7 +57,8 @@ export function createVirtioBlk(disk: Disk, options: VirtioBlkOptions): VirtioBl
   }
   if (disk.closed) throw new SluiceError('ERR_SLUICE_CLOSED', 'the disk is closed; open it again');
   const parts = toParts(disk, options);
-  const ground = findGround(options, parts.values.queues);
+  const { mapBytes } = disk.device;
+  const ground = findGround(options, { virtqueues: parts.values.queues, mapBytes });
   const { device } = disk;
   device.moveTo(ground);
   let isDiskClosing = false;
@@ -125,7 +126,13 @@ function toParts(disk: Disk, options: VirtioBlkOptions): Omit<VirtioBlkParts, 'm
   return { values, settings, offered, legacy, wce, events: toEvents(options) };
 }
 
-function findGround(options: VirtioBlkOptions, virtqueues: number): Ground {
+/** What of a footprint the disk and its queues decide. */
+interface Needs {
+  readonly virtqueues: number;
+  readonly mapBytes: number;
+}
+
+function findGround(options: VirtioBlkOptions, needs: Needs): Ground {
   const { memory, ramBytes, guest } = options;
   const given = [memory, ramBytes, guest].filter((place) => place !== undefined);
   if (given.length !== 1) {
@@ -133,11 +140,11 @@ function findGround(options: VirtioBlkOptions, virtqueues: number): Ground {
       "a virtio-blk device needs the guest's memory: give one of memory, ramBytes and guest",
     );
   }
-  if (guest !== undefined) return copiedGround(options, virtqueues);
-  return memory === undefined ? ownGround(options, virtqueues) : givenGround(options, virtqueues);
+  if (guest !== undefined) return copiedGround(options, needs);
+  return memory === undefined ? ownGround(options, needs) : givenGround(options, needs);
 }
 
-function givenGround(options: VirtioBlkOptions, virtqueues: number): Ground {
+function givenGround(options: VirtioBlkOptions, { virtqueues }: Needs): Ground {
   const { memory, base, arenaBytes } = options;
   if (!(memory instanceof WebAssembly.Memory)) throw invalid('memory must be a WebAssembly.Memory');
   if (base === undefined) {
@@ -147,10 +154,10 @@ function givenGround(options: VirtioBlkOptions, virtqueues: number): Ground {
   return { memory, base, arenaBytes, virtqueues, regions };
 }
 
-function ownGround(options: VirtioBlkOptions, virtqueues: number): Ground {
+function ownGround(options: VirtioBlkOptions, { virtqueues, mapBytes }: Needs): Ground {
   const { base, ram, ramBytes = 0, arenaBytes } = options;
   if (base !== undefined || ram !== undefined) throw invalid('base and ram go with memory');
-  const { end } = layOut({ base: 0, virtqueues, arenaBytes });
+  const { end } = layOut({ base: 0, virtqueues, arenaBytes, mapBytes });
   const address = Math.ceil(end / WASM_PAGE_SIZE) * WASM_PAGE_SIZE;
   toWhole(ramBytes, 'ramBytes', 1, LARGEST_MEMORY - address);
   const pages = Math.ceil((address + ramBytes) / WASM_PAGE_SIZE);
@@ -167,7 +174,7 @@ function ownGround(options: VirtioBlkOptions, virtqueues: number): Ground {
 }
 
 /** A guest outside of any WebAssembly memory: a mirror as large as it, in a memory of ours. */
-function copiedGround(options: VirtioBlkOptions, virtqueues: number): Ground {
+function copiedGround(options: VirtioBlkOptions, needs: Needs): Ground {
   const { guest, features, ...rest } = options;
   const bytes = guest instanceof ArrayBuffer ? new Uint8Array(guest) : guest;
   if (!(bytes instanceof Uint8Array) || bytes.length === 0) {
@@ -181,5 +188,5 @@ function copiedGround(options: VirtioBlkOptions, virtqueues: number): Ground {
   }
   if (features?.inOrder === true)
     throw invalid('a copied guest has no IN_ORDER; leave inOrder out');
-  return { ...ownGround({ ...rest, ramBytes: bytes.length }, virtqueues), guest: bytes };
+  return { ...ownGround({ ...rest, ramBytes: bytes.length }, needs), guest: bytes };
 }

@@ -108,7 +108,7 @@ export function markCorrupt(map: Qcow2, what: u32, value: u64, where: u64): void
 
 /** Writes the header copy when it is to be, nobody else is writing it, and an order can be made. */
 export function writeHeader(map: Qcow2): void {
-  if (!map.headerDirty || map.headerBusy || !hasIo(map)) return;
+  if (!map.headerDirty || map.headerBusy || map.headerHeld || !hasIo(map)) return;
   map.headerDirty = 0;
   map.headerBusy = 1;
   order(map, COMMAND_WRITE, FILE_IMAGE, 0, HEADER_COPY_BYTES, HEADER_COPY, IO_HEADER, 0);

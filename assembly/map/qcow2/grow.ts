@@ -188,7 +188,10 @@ function useTable(map: Qcow2): bool {
   return true;
 }
 
-/** The old table stays; in the file, too, unless the host says otherwise about its header. */
+/**
+ * The old table stays. When the header was being written nobody knows which one the file names, until
+ * it is written again: nothing is reserved before that.
+ */
 function fail(map: Qcow2): bool {
   const header = map.place(HEADER_COPY);
   const perCluster = <u32>(map.clusterBytes >> 3);
@@ -204,6 +207,7 @@ function fail(map: Qcow2): bool {
     store<u64>(header + HEADER_REFCOUNT_TABLE_OFFSET, bswap<u64>(map.tableOffset));
     store<u32>(header + HEADER_REFCOUNT_TABLE_CLUSTERS, bswap<u32>(map.tableEntries / perCluster));
     map.headerDirty = 1;
+    map.tableUnsure = 1;
   }
   map.workerNewEnd = 0;
   map.workerFence = 0;

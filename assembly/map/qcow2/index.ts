@@ -154,6 +154,9 @@ export function answered(map: Qcow2, id: u32, errno: u32): void {
       break;
     case IO_HEADER:
       map.headerBusy = 0;
+      map.headerHeld = u32(errno != 0);
+      if (errno != 0) map.headerDirty = 1;
+      else map.tableUnsure = 0;
       break;
     default:
       workerAnswered(map, errno);

@@ -164,6 +164,10 @@ export class Qcow2 {
   stagedSent: u32;
   headerDirty: u32;
   headerBusy: u32;
+  /** 1: a write of the header has failed, and is tried again with the next cycle. */
+  headerHeld: u32;
+  /** 1: it is not known which refcount table the file's header names. */
+  tableUnsure: u32;
   // The refcount worker (worker.ts).
   workerTask: u32;
   workerPhase: u32;

@@ -100,6 +100,13 @@ function startTask(map: Qcow2): bool {
     return false;
   }
   const awaited = isAwaited(map, WAIT_SPACE);
+  if (map.tableUnsure != 0) {
+    if (awaited) {
+      map.headerHeld = 0;
+      wake(map, WAIT_SPACE, ERRNO_EIO);
+    }
+    return false;
+  }
   if (awaited && map.reservedRuns != 0) wake(map, WAIT_SPACE, 0);
   const wanted = map.reserveWanted != 0 && hasReserveRoom(map) && map.closing == 0;
   if (wanted || (awaited && map.reservedRuns == 0)) {

@@ -104,6 +104,7 @@ function begin(map: Qcow2): bool {
   map.cycleWanted = 0;
   map.cycleErrno = 0;
   map.releaseHeld = 0;
+  map.headerHeld = 0;
   map.cycleEnd = map.changes;
   map.cyclePhase = GATHER;
   map.countCycles += 1;
