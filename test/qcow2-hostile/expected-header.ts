@@ -33,7 +33,7 @@ export const HEADER_ROWS: Readonly<Record<string, Expected>> = {
   ),
   Q16: refused(UNSUPPORTED, /offset 32: encryption method 3; this release knows/),
   Q17: refused(IMAGE, /offset 32: encryption method 2, without a LUKS header/),
-  Q18: refused(UNSUPPORTED, /the image is encrypted/),
+  Q18: refused('ERR_SLUICE_KEY', /is encrypted \(AES-CBC\): no passphrase was given/),
   Q19: refused(IMAGE, /offset 36: the L1 table has 34359738360 bytes, more than 33554432/),
   Q20: refused(IMAGE, /offset 36: the L1 table has 33554440 bytes, more than 33554432/),
   Q21: refused(IMAGE, /offset 36: the L1 table has 0 entries; the disk needs 1/),

@@ -41,8 +41,9 @@ export async function unlock(
     return undefined;
   }
   if (cryptMethod === CRYPT_AES) {
+    const cipher = legacyCipher(path, options?.key);
     if (writable) throw forReadingOnly(path);
-    return legacyCipher(path, options?.key);
+    return cipher;
   }
   if (area === undefined) throw new Error('the header of an image with LUKS names its area');
   return unlockLuks({ file, path, area }, options?.key);
