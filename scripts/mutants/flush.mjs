@@ -189,10 +189,15 @@ export const FLUSH_MUTANTS = [
     find: 'if (state.wce && (slot.flags & asks) == 0) return;',
     replace: 'if ((slot.flags & asks) == 0) return;',
   }),
-  mutant('W1: unsafe writes are stable', STABILITY, {
-    find: 'if (state.has(CONFIG_NO_FLUSH)) return;',
-    replace: '',
-  }),
+  mutant(
+    'W1: unsafe writes are stable',
+    STABILITY,
+    {
+      find: 'slot.stable = u8(state.map != 0 && (slot.flags & REQUEST_FUA) != 0); // W1',
+      replace: 'slot.stable = u8(!state.wce || (slot.flags & REQUEST_FUA) != 0);',
+    },
+    { find: '  if (state.has(CONFIG_NO_FLUSH)) return false;\n', replace: '' },
+  ),
   mutant('W1: unsafe flushes sync', FLUSH, {
     find: 'if (state.has(CONFIG_NO_FLUSH)) finish(engine, index, STATUS_OK, 0);\n  else if',
     replace: 'if',

@@ -311,6 +311,7 @@ function goOn(map: Qcow2, extent: Extent, id: u32): void {
     return answerError(extent, errno);
   }
   if (!fill(map, id)) {
+    if (job.errno != 0) return goOn(map, extent, id);
     return answerWait(extent, job.fillPending != 0 ? WAIT_FILL | id : WAIT_IO);
   }
   const cluster = map.clusterBytes;
