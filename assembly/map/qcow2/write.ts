@@ -305,13 +305,13 @@ function giveBuffers(map: Qcow2, job: Job): void {
 /** Reads what is around the data (N3); then the write can go out. */
 function goOn(map: Qcow2, extent: Extent, id: u32): void {
   const job = Job.at(map, id);
+  const isFilled = job.errno == 0 && fill(map, id);
   if (job.errno != 0 || (map.corrupt != 0 && job.fillPending == 0)) {
     const errno = job.errno != 0 ? job.errno : <u32>ERRNO_EIO;
     undo(map, id);
     return answerError(extent, errno);
   }
-  if (!fill(map, id)) {
-    if (job.errno != 0) return goOn(map, extent, id);
+  if (!isFilled) {
     return answerWait(extent, job.fillPending != 0 ? WAIT_FILL | id : WAIT_IO);
   }
   const cluster = map.clusterBytes;

@@ -37,10 +37,10 @@ export interface ImageShape {
    */
   readonly backingClusters?: number;
   /**
-   * The refcount table has room for so many clusters more: an L1 table of a snapshot, all empty,
-   * takes the rest. Default: a block covers all that there is.
+   * The first refcount block, or the refcount table, has room for so many clusters more: an L1 table
+   * of a snapshot, all empty, takes the rest. Default: a block covers all that there is.
    */
-  readonly tableRoom?: number;
+  readonly room?: { readonly of: 'block' | 'table'; readonly clusters: number };
   /** Data lies in another file. */
   readonly dataFile?: 'plain' | 'raw';
   /** Version, clusters, refcounts, subclusters. */
@@ -102,12 +102,12 @@ class Builder {
   }
 
   build(): BuiltImage {
-    const { clusters, snapshot = false, freeClusters = 0, tableRoom } = this.#shape;
+    const { clusters, snapshot = false, freeClusters = 0, room } = this.#shape;
     const backing = this.#buildBacking();
     for (const [cluster, letter] of Array.from(clusters).entries()) this.#place(cluster, letter);
     this.#placeCompressed();
     if (snapshot) this.#takeSnapshot();
-    if (tableRoom !== undefined) this.#fillTable(tableRoom);
+    if (room !== undefined) this.#fillUp(room);
     if (freeClusters > 0) {
       const from = this.#append(freeClusters, 0);
       poison(this.#bytes.subarray(from));
@@ -194,11 +194,12 @@ class Builder {
     this.#writeSnapshot(copy, l1Entries);
   }
 
-  /** Leaves room for `room` clusters in the refcount table. */
-  #fillTable(room: number): void {
+  /** Leaves only some room for clusters. */
+  #fillUp(room: NonNullable<ImageShape['room']>): void {
     const { clusterBytes, refcountTableClusters, refcountTableOffset } = this.#header;
     const perBlock = this.#perBlock;
-    const clusters = ((refcountTableClusters * clusterBytes) / 8) * perBlock - room;
+    const tableEntries = (refcountTableClusters * clusterBytes) / 8;
+    const clusters = perBlock * (room.of === 'block' ? 1 : tableEntries) - room.clusters;
     const blocks = Math.ceil(clusters / perBlock) - 1;
     const first = this.#append(blocks);
     for (let block = 0; block < blocks; block++) {
@@ -286,7 +287,7 @@ class Builder {
     this.#refcounts[cluster] = (this.#refcounts[cluster] ?? 0) + 1;
   }
 
-  /** There are as many blocks as it takes: one, but for `tableRoom`. */
+  /** There are as many blocks as it takes: one, but for `room`. */
   #writeRefcounts(): void {
     const { refcountTableOffset, refcountBits } = this.#header;
     for (const [index, count] of this.#refcounts.entries()) {

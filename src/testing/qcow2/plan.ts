@@ -50,11 +50,16 @@ export const SHAPES: readonly ImageShape[] = [
   { name: 'extended, data file', clusters: 'd.zp', dataFile: 'plain', format: EXTENDED },
   { name: 'raw data file', clusters: 'd.zp'.repeat(4), dataFile: 'raw' },
   { name: 'refcounts of 1 bit', clusters: 'd.zp..', freeClusters: 4, format: { refcountOrder: 0 } },
-  { name: 'a block of 64 counts', clusters: '.'.repeat(60), format: { refcountOrder: 6 } },
+  {
+    name: 'a full refcount block',
+    clusters: `d${'.'.repeat(25)}`,
+    room: { of: 'block', clusters: 6 },
+    format: { refcountOrder: 6 },
+  },
   {
     name: 'a full refcount table',
     clusters: `d${'.'.repeat(15)}`,
-    tableRoom: 6,
+    room: { of: 'table', clusters: 6 },
     format: { refcountOrder: 6 },
   },
 ];
