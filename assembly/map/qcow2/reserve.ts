@@ -4,6 +4,7 @@
 
 import { VERIFY, verify } from '../../verify.ts';
 import { Qcow2, RESERVED_TABLE, RUN_SIZE } from './state.ts';
+import { TASK_NONE, TASK_RELEASE } from './task.ts';
 import { RESERVED_RUNS } from '../../../src/abi/map.ts';
 
 /** A run of reserved clusters. */
@@ -76,4 +77,15 @@ function dropFirst(map: Qcow2): void {
   map.reservedRuns -= 1;
   const first = map.place(RESERVED_TABLE);
   memory.copy(first, first + RUN_SIZE, <usize>map.reservedRuns * RUN_SIZE);
+}
+
+/** True when a cluster is reserved, or about to be: no entry can call it its own. */
+export function isReserved(map: Qcow2, cluster: u64): bool {
+  for (let at: u32 = 0; at < map.reservedRuns; at++) {
+    const run = ReservedRun.at(map, at);
+    if (cluster - run.start < run.count) return true;
+  }
+  // A reserve or a growth that has found its clusters.
+  const holds = map.workerTask != TASK_NONE && map.workerTask != TASK_RELEASE;
+  return holds && map.workerPhase != 0 && cluster - map.workerStart < map.workerCount;
 }
