@@ -189,8 +189,8 @@ function useTable(map: Qcow2): bool {
 }
 
 /**
- * The old table stays. When the header was being written nobody knows which one the file names, until
- * it is written again: nothing is reserved before that.
+ * The old table stays. When the header was being written nobody knows which one the file names,
+ * until it is written again: nothing is reserved before that.
  */
 function fail(map: Qcow2): bool {
   const header = map.place(HEADER_COPY);

@@ -31,7 +31,7 @@ import {
   UNALLOCATED,
   ZERO,
 } from './entry.ts';
-import { CLEAR, CLEAR_WAITS, clearanceToDrop } from './clearance.ts';
+import { CLEAR, CLEAR_REFUSED, CLEAR_WAITS, clearanceToDrop } from './clearance.ts';
 import { hasFreeRoom } from './frees.ts';
 import { Job, JOB_FILLING, unheldClusters, WAIT_FREE, WAIT_JOB } from './job.ts';
 import { dropPlace, noteChange } from './link.ts';
@@ -98,7 +98,7 @@ function zeroClusters(map: Qcow2, extent: Extent, guest: u64, length: u64, wish:
     zeroCluster(map, address, at, wish);
   }
   if (done != 0) return answerNothing(extent, (<u64>done) << (<u64>map.clusterBits));
-  if (map.corrupt != 0) return answerError(extent, ERRNO_EIO);
+  if (map.corrupt != 0 || clearance == CLEAR_REFUSED) return answerError(extent, ERRNO_EIO);
   if (clearance == CLEAR_WAITS) return answerUnclear(map, extent, clearance);
   answerWait(extent, WAIT_FREE);
 }
