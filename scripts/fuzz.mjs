@@ -2,9 +2,9 @@
 //
 // Coverage-guided fuzzing of the engine (test/fuzz): changes inputs at random and keeps what
 // reaches something new in build/engine.cov.wasm, while a host checks every rule it can see. There
-// are three kinds of input: requests of the engine's host (engine), programs of a guest and its host
-// (guest), which make virtqueues, chains and trouble, and requests to a qcow2 image (qcow2), which
-// may be damaged.
+// are three kinds of input: requests of the engine's host (engine), programs of a guest and its
+// host (guest), which make virtqueues, chains and trouble, and requests to a qcow2 image (qcow2),
+// which may be damaged.
 //
 //   --seconds N    how long in all (60)
 //   --seed S       where the random numbers start: the same seed does the same (the time of day)

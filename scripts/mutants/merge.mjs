@@ -118,9 +118,17 @@ export const MERGE_MUTANTS = [
     replace: 'if (flight.segment < slot.segments - 1 || slot.next == NONE) return;',
   }),
   mutant('G1: a piece begins where the last one began', GATHER, {
-    find: '    left -= <u64>length;\n    if (length == rest) nextSegment(flight, slot);\n    else flight.skip += length;\n  }\n  return entries;',
+    find:
+      '    left -= <u64>length;\n' +
+      '    if (length == rest) nextSegment(flight, slot);\n' +
+      '    else flight.skip += length;\n' +
+      '  }\n' +
+      '  return entries;',
     replace:
-      '    left -= <u64>length;\n    if (length == rest) nextSegment(flight, slot);\n  }\n  return entries;',
+      '    left -= <u64>length;\n' +
+      '    if (length == rest) nextSegment(flight, slot);\n' +
+      '  }\n' +
+      '  return entries;',
   }),
   mutant('G2: any two segments are neighbours', GATHER, {
     find: 'lastLength == <u64>address) {',

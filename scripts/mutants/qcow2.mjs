@@ -1,5 +1,6 @@
 // Mutants of qcow2: assembly/map/qcow2 and what holds it to the rest of the engine. The tests of
-// test/testing/qcow2-engine must kill every one: power cuts, kills and failures under random streams.
+// test/testing/qcow2-engine must kill every one: power cuts, kills and failures under random
+// streams.
 
 import { qcow2Mutant } from './mutant.mjs';
 
@@ -114,7 +115,8 @@ export const QCOW2_MUTANTS = [
     {
       find: 'const count = min(perSlice, map.workerCount - map.workerAt);',
       replace:
-        'const count = min(perSlice, map.workerCount - map.workerAt);\n  const counted = min(count, <u64>map.workerBlocks);',
+        'const count = min(perSlice, map.workerCount - map.workerAt);\n' +
+        '  const counted = min(count, <u64>map.workerBlocks);',
     },
     {
       find: 'for (let i: u64 = 0; i < count; i++) setRefcount',
@@ -122,11 +124,15 @@ export const QCOW2_MUTANTS = [
     },
   ),
   qcow2Mutant('D1: a refcount drops before the removal of the entry is stable', FREES, {
-    find: '  return free.change <= map.written && (map.noFlush != 0 || map.writtenGeneration <= map.proven);',
+    find:
+      '  return free.change <= map.written && (map.noFlush != 0 ||' +
+      ' map.writtenGeneration <= map.proven);',
     replace: '  return free.change <= map.written;',
   }),
   qcow2Mutant('D1: a refcount drops before the entry is written', FREES, {
-    find: '  return free.change <= map.written && (map.noFlush != 0 || map.writtenGeneration <= map.proven);',
+    find:
+      '  return free.change <= map.written && (map.noFlush != 0 ||' +
+      ' map.writtenGeneration <= map.proven);',
     replace: '  return true;',
   }),
   qcow2Mutant('D1: a cluster is freed while a read of it is under way', FREES, {
@@ -149,9 +155,12 @@ export const QCOW2_MUTANTS = [
     'L1: a hole is not awaited',
     RELEASE,
     {
-      find: '  workerOrder(map, COMMAND_DISCARD, offset, map.punchCount << (<u64>map.clusterBits), 0);',
+      find:
+        '  workerOrder(map, COMMAND_DISCARD, offset, map.punchCount <<' +
+        ' (<u64>map.clusterBits), 0);',
       replace:
-        '  order(map, COMMAND_DISCARD, 0, offset, map.punchCount << (<u64>map.clusterBits), 0, 8, 0);',
+        '  order(map, COMMAND_DISCARD, 0, offset, map.punchCount <<' +
+        ' (<u64>map.clusterBits), 0, 8, 0);',
     },
     { find: 'import { hasIo } from', replace: 'import { hasIo, order } from' },
   ),
@@ -170,17 +179,22 @@ export const QCOW2_MUTANTS = [
   qcow2Mutant('N4: over a backing disk data and entry share a sync', WRITE, {
     find: '    job.ordered = u32(!readsZero(map, job, i));',
     replace:
-      '    const at = entryAddress(map, job.slot, job.index + i);\n    job.ordered = u32(holdsData(map, entryAt(at), bitmapAt(map, at)));',
+      '    const at = entryAddress(map, job.slot, job.index + i);\n' +
+      '    job.ordered = u32(holdsData(map, entryAt(at), bitmapAt(map, at)));',
   }),
   qcow2Mutant('N4: over a compressed cluster data and entry share a sync', WRITE, {
     find: '    job.ordered = u32(!readsZero(map, job, i));',
     replace:
-      '    const packed = (entryAt(entryAddress(map, job.slot, job.index + i)) >> 62) & 1;\n    job.ordered = u32(packed == 0 && !readsZero(map, job, i));',
+      '    const packed = (entryAt(entryAddress(map, job.slot, job.index + i)) >>' +
+      ' 62) & 1;\n' +
+      '    job.ordered = u32(packed == 0 && !readsZero(map, job, i));',
   }),
   qcow2Mutant('N4: a copied cluster and its entry share a sync', WRITE, {
     find: '    job.ordered = u32(!readsZero(map, job, i));',
     replace:
-      '    const at = entryAddress(map, job.slot, job.index + i);\n    const holds = holdsData(map, entryAt(at), bitmapAt(map, at));\n    job.ordered = u32(!holds && !readsZero(map, job, i));',
+      '    const at = entryAddress(map, job.slot, job.index + i);\n' +
+      '    const holds = holdsData(map, entryAt(at), bitmapAt(map, at));\n' +
+      '    job.ordered = u32(!holds && !readsZero(map, job, i));',
   }),
   qcow2Mutant('N4: in a zero cluster that has a place data and entry share a sync', WRITE, {
     find: '  job.ordered = u32(!clean);\n',
@@ -285,7 +299,11 @@ export const QCOW2_MUTANTS = [
   qcow2Mutant('K1: what changes after the copy is written with it', WRITEBACK, {
     find: '    const at = copyAt(map, map.stagedSent);\n',
     replace:
-      '    let at = copyAt(map, map.stagedSent);\n    if (copy.kind != OF_L1) {\n      const live = cacheOf(map, copy.kind);\n      at = live.dataAt + (copy.index << live.sliceBits);\n    }\n',
+      '    let at = copyAt(map, map.stagedSent);\n' +
+      '    if (copy.kind != OF_L1) {\n' +
+      '      const live = cacheOf(map, copy.kind);\n' +
+      '      at = live.dataAt + (copy.index << live.sliceBits);\n' +
+      '    }\n',
   }),
   qcow2Mutant('K2: entries do not wait for their data', WRITEBACK, {
     find: '  if (map.noFlush == 0 && map.proven < map.cycleFence) {',
@@ -396,7 +414,9 @@ export const QCOW2_MUTANTS = [
     replace: 'const flag: u64 = extended || !keeps ? 0 : ZERO;',
   }),
   qcow2Mutant('O1: data may overlap tables', FIREWALL, {
-    find: '  if (!overlapsFixed(map, offset, length) && !overlapsTables(map, offset, length)) return false;\n',
+    find:
+      '  if (!overlapsFixed(map, offset, length) && !overlapsTables(map, offset,' +
+      ' length)) return false;\n',
     replace: '  if (length != 0) return false;\n',
   }),
   qcow2Mutant('O1: tables are handed out as new clusters', WORKER, {
@@ -408,7 +428,9 @@ export const QCOW2_MUTANTS = [
     replace: '',
   }),
   qcow2Mutant('O2: writes go on in a corrupt image', WRITE, {
-    find: '  if (map.corrupt != 0 || map.has(MAP_READ_ONLY)) return answerError(extent, ERRNO_EIO);\n',
+    find:
+      '  if (map.corrupt != 0 || map.has(MAP_READ_ONLY)) return answerError(extent,' +
+      ' ERRNO_EIO);\n',
     replace: '',
   }),
   qcow2Mutant('O3: the refcount of a cluster to write is not looked at', CLEARANCE, {

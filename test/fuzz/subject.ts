@@ -49,7 +49,7 @@ const GUEST_FILES =
 
 /** Files that only a mapping reaches, and those in which it meets the rest. */
 const QCOW2_FILES =
-  /^assembly\/(map\/|simd\/(range|run|zero-pre)|mapped|written|land|dispatch|pump|schedule\/(u|fl))/;
+  /^assembly\/(map\/|simd\/(ra|ru|zero-)|mapped|written|land|dispatch|pump|schedule\/(u|fl|st))/;
 
 /** Requests of a host, without a device. */
 export const ENGINE: Subject = {

@@ -26,6 +26,7 @@ export type Latency = Required<SimulatedDiskOptions>['latency'];
 
 /** An image may become so much longer. */
 const ROOM_BYTES = 262_144;
+const ROOM_CLUSTERS = 20;
 
 /** See the head of the file. */
 export class Hosts {
@@ -70,8 +71,9 @@ export class Hosts {
         clock: 'manual',
       });
     const own = { faults: faults.image ?? {} };
-    const first = disk(image, { ...own, mostBytes: image.length + ROOM_BYTES });
     const { clusterBytes } = parseHeader(image, 'the image');
+    const roomBytes = Math.max(ROOM_BYTES, ROOM_CLUSTERS * clusterBytes);
+    const first = disk(image, { ...own, mostBytes: image.length + roomBytes });
     return new Hosts(
       first,
       data && disk(data, own),
@@ -90,10 +92,14 @@ export class Hosts {
     return this.#all.some(({ inFlight }) => inFlight.length > 0);
   }
 
-  /** Gives one answer; true when there was one. */
-  step(random: Random): boolean {
-    const busy = this.#all.filter(({ inFlight }) => inFlight.length > 0);
-    busy[random.below(busy.length)]?.step();
+  /** Gives one answer; true when there was one. `lazy`: of a compressed cluster at last. */
+  step(random: Random, lazy: boolean): boolean {
+    const disks = this.#disks.filter((disk) => disk !== undefined && disk.inFlight.length > 0);
+    const all = this.#all.filter(({ inFlight }) => inFlight.length > 0);
+    const busy = lazy && disks.length > 0 ? disks : all;
+    const chosen = busy[random.below(busy.length)];
+    if (chosen instanceof PlainClusters) chosen.step(random);
+    else chosen?.step();
     return busy.length > 0;
   }
 

@@ -37,8 +37,8 @@ export interface ImageShape {
    */
   readonly backingClusters?: number;
   /**
-   * The first refcount block, or the refcount table, has room for so many clusters more: an L1 table
-   * of a snapshot, all empty, takes the rest. Default: a block covers all that there is.
+   * The first refcount block, or the refcount table, has room for so many clusters more: an L1
+   * table of a snapshot, all empty, takes the rest. Default: a block covers all that there is.
    */
   readonly room?: { readonly of: 'block' | 'table'; readonly clusters: number };
   /** Data lies in another file. */

@@ -33,6 +33,8 @@ export interface Elder {
   mayHold(code: number, sector: number): boolean;
 }
 
+/** For people. */
+const MOST_FINDINGS = 5;
 /** No value of any write. */
 const NOBODYS = -20;
 /** Contents that were judged, and the codes that were found. Equal contents come often. */
@@ -90,7 +92,9 @@ export class ImageJudge {
   codesOf(files: ImageBytes): Int32Array {
     const header = soundHeader(files.image);
     const { corruptions, checkErrors, findings } = checkBytes(files.image, header);
-    if (corruptions > 0 || checkErrors > 0) throw new RuleBroken('check', String(findings[0]));
+    if (corruptions > 0 || checkErrors > 0) {
+      throw new RuleBroken('check', findings.slice(0, MOST_FINDINGS).join('; '));
+    }
     const codes = new Int32Array(this.#first.codes.length);
     guestCodes(files, header, codes);
     this.#checkSnapshot(files, header);

@@ -3,11 +3,12 @@ import { inflateRawSync } from 'node:zlib';
 
 import { ERRNO_EIO } from '../../abi/command.ts';
 import { type MemoryCommand, MemoryDisk } from '../../backend/memory-command.ts';
+import type { Random } from '../random.ts';
 import type { SimulatedDisk } from '../simulated-disk.ts';
 
 const WINDOW_BITS = 15;
 
-/** Reads what the image holds when it answers; `step` answers the oldest command. */
+/** Reads what the image holds when it answers, in any order. */
 export class PlainClusters extends MemoryDisk {
   readonly #image: SimulatedDisk;
   readonly #clusterBytes: number;
@@ -28,9 +29,9 @@ export class PlainClusters extends MemoryDisk {
     return this.#waiting;
   }
 
-  /** Answers a command. */
-  step(): void {
-    const command = this.#waiting.shift();
+  /** Answers any of the commands. */
+  step(random: Random): void {
+    const [command] = this.#waiting.splice(random.below(this.#waiting.length), 1);
     if (command === undefined) return;
     const { id, offset, length } = command;
     const packed = this.#image.contents().subarray(offset, offset + length);

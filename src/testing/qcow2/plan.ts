@@ -14,13 +14,14 @@ import {
 } from '../../abi/request.ts';
 import type { MemoryOperation } from '../../backend/memory-command.ts';
 import type { Random } from '../random.ts';
+import type { Micros } from '../simulated-disk-options.ts';
 import type { GuestRequest } from '../stream.ts';
 import type { FileFaults, Latency } from './hosts.ts';
 import type { ImageShape } from './image-builder.ts';
 import type { Qcow2Setup } from './subject.ts';
 
 const LARGE = { clusterBits: 12 } as const;
-const EXTENDED = { clusterBits: 14, extendedL2: true } as const;
+const EXTENDED = { clusterBits: 15, extendedL2: true } as const;
 
 /** Images to begin with: each kind of cluster, each kind of image. */
 export const SHAPES: readonly ImageShape[] = [
@@ -32,8 +33,9 @@ export const SHAPES: readonly ImageShape[] = [
   { name: 'every kind', clusters: 'd.zp'.repeat(5), freeClusters: 5 },
   { name: 'backing', clusters: 'd.zp'.repeat(5), backingClusters: 14, freeClusters: 5 },
   { name: 'large clusters', clusters: '.dz.dp.', freeClusters: 2, format: LARGE },
-  { name: 'large clusters, backing', clusters: '.dz..dp.', backingClusters: 4.5, format: LARGE },
+  { name: 'large clusters, backing', clusters: '.dzp.dp.', backingClusters: 4.5, format: LARGE },
   { name: 'compressed', clusters: 'ccc.cdc', freeClusters: 1, format: LARGE },
+  { name: 'compressed and data', clusters: 'cddddc..', freeClusters: 1, format: LARGE },
   { name: 'snapshot', clusters: 'd.zpdd..dd', snapshot: true, freeClusters: 4 },
   {
     name: 'snapshot of all',
@@ -77,7 +79,7 @@ export function randomSetup(random: Random): Qcow2Setup {
     reserveClusters: pick(random, [1, 3, 16]),
     flushIntervalMicros: pick(random, [0, 100, 2000]),
     noHoles: random.chance(0.2),
-    punch: random.chance(0.3),
+    punch: random.chance(0.5),
   };
 }
 
@@ -86,12 +88,14 @@ export function randomLatency(random: Random): Latency {
   const most = pick(random, [1, 30, 300]);
   const times = [1, most] as const;
   const slow = [1, pick(random, [1, 100, 1000])] as const;
+  // Now and then all else has happened before they come.
+  const late = (): Micros => (random.chance(0.2) ? [most, 20 * most] : times);
   return {
-    read: times,
+    read: late(),
     write: times,
     stableWrite: slow,
     writeZeroes: times,
-    discard: times,
+    discard: late(),
     blockStatus: times,
     sync: slow,
     extend: times,

@@ -75,6 +75,7 @@ export class Qcow2World {
   readonly #clusterBytes: number;
   readonly #statesOfMoment: number;
   readonly #closes: boolean;
+  readonly #isLazy: boolean;
   #life: Life;
   #hosts: Hosts;
   readonly #command: CommandRecord = { id: 0, op: 0, flags: 0, file: 0, ...NO_DATA };
@@ -103,6 +104,7 @@ export class Qcow2World {
     const most = Math.ceil(BYTES_OF_MOMENT / first.image.length);
     this.#statesOfMoment = Math.max(2, Math.min(STATES_OF_MOMENT, most));
     this.#closes = this.#random.chance(0.6);
+    this.#isLazy = this.#random.chance(0.2);
     const faults = randomFaults(this.#random);
     const latency = randomLatency(this.#random);
     const given = explored.faults ?? faults;
@@ -148,7 +150,7 @@ export class Qcow2World {
     this.#now += this.#random.below(20);
     this.#unheard = event === 'submit' || event === 'answer' || event === 'close';
     if (event === 'submit') this.#submit();
-    else if (event === 'answer') this.#changed = this.#hosts.step(this.#random);
+    else if (event === 'answer') this.#changed = this.#hosts.step(this.#random, this.#isLazy);
     else if (event === 'wait') this.#now += this.#life.subject.waitMicros;
     else if (event === 'close') this.#close();
     // Several events may come between two calls of the engine.
