@@ -125,6 +125,12 @@ export function tablesAreStable(engine: usize): bool {
   return isWritten(map) && map.writtenGeneration <= provenGeneration(engine);
 }
 
+/** The latch was opened: nothing is known to be stable (schedule/flush.ts, F9). */
+export function forgetProof(engine: usize): void {
+  if (changetype<Engine>(engine).map != 0)
+    Qcow2.of(engine).writtenGeneration = generationOf(engine);
+}
+
 /** Microseconds after which the mapping wants to be called, or STATE_WAIT_NEVER. */
 export function waitOfMapping(engine: usize): u32 {
   if (changetype<Engine>(engine).map == 0) return <u32>STATE_WAIT_NEVER;

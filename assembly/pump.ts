@@ -10,7 +10,7 @@ import { resultsWaiting, takeResult } from './command/result.ts';
 import { Device, hasDevice } from './device.ts';
 import { dispatch, takeAnswer } from './dispatch.ts';
 import { Engine, NONE, setClock } from './engine.ts';
-import { sendOrders, stepMapping, takeOrderAnswer, waitOfMapping } from './mapped.ts';
+import { sendOrders, stepMapping, takeOrderAnswer, waitOfMapping, forgetProof } from './mapped.ts';
 import { hasRequests, writeStatus } from './request/blk-answer.ts';
 import { submitChain } from './request/blk.ts';
 import { publish } from './request/complete.ts';
@@ -78,7 +78,7 @@ import {
 } from './schedule/unwritten.ts';
 import { failUnwritten, mustBeWritten, nextWritten, writeForWaiters } from './written.ts';
 import { COMMAND_SLOTS, METADATA_IDS, REQUEST_SLOTS } from '../src/abi/limits.ts';
-import { OP_FLUSH, OP_SET_WCE, OP_WRITE, STATUS_OK } from '../src/abi/request.ts';
+import { OP_FLUSH, OP_SET_WCE, OP_WRITE, STATUS_OK, OP_CLEAR_LATCH } from '../src/abi/request.ts';
 
 /** Runs the engine over one batch at `now` microseconds. Returns the commands for the host. */
 export function run(engine: usize, now: f64): u32 {
@@ -250,6 +250,7 @@ function passBarrier(engine: usize): void {
 
 function beginBarrier(engine: usize, index: u32): void {
   if (startBarrier(engine, index)) start(engine, index);
+  if (Slot.at(engine, index).op == OP_CLEAR_LATCH) forgetProof(engine);
 }
 
 /** Takes a reset, and ends what the host has not got (reset.ts, R1). */

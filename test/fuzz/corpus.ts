@@ -5,7 +5,8 @@
  *     bugs.txt      inputs that once failed
  *     mutants.txt   inputs on which an engine with a promise broken (scripts/mutants) is found out
  *
- * and the same of guest programs (guest/input.ts): guest.txt and guest-bugs.txt.
+ * and the same of guest programs (guest/input.ts), guest.txt and guest-bugs.txt, and of programs
+ * for a qcow2 image (qcow2/input.ts), qcow2.txt and qcow2-bugs.txt.
  */
 
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';

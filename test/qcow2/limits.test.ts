@@ -85,6 +85,16 @@ const CASES: readonly Case[] = [
     steps: row(TABLES, TABLE_BYTES, write(700)),
   },
   {
+    title: 'more clusters than the refcount table counts',
+    kind: 'a refcount table about to grow',
+    steps: row(9, MIB, write(MIB)),
+  },
+  {
+    title: 'more clusters than a refcount table of wide counts has room for',
+    kind: '512-byte clusters, 64-bit refcounts',
+    steps: row(4, MIB, write(MIB)),
+  },
+  {
     title: 'zeroes over more runs than the list of dropped references holds',
     kind: 'clusters in disorder',
     steps: [

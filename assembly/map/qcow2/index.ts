@@ -78,6 +78,8 @@ export function initQcow2(map: Qcow2): void {
   memory.fill(map.place(map.tableAt), 0, (<usize>map.tableRoom) << 3);
   memory.fill(map.place(map.l1At), 0, (<usize>chunksOf(map)) << L1_CHUNK_BITS);
   map.workerAwaits = NONE;
+  // What an earlier process has written is not stable yet (schedule/flush.ts, F7).
+  map.writtenGeneration = 1;
   initJobs(map);
   initIos(map);
   initFrees(map);
