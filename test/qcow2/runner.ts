@@ -50,6 +50,8 @@ class Runner {
   readonly #module: WebAssembly.Module;
   readonly #shadow = new Shadow();
   readonly #touched: Range[] = [];
+  /** Clusters that do not show the backing file, as far as that is sure. */
+  readonly #allocated = new Set<number>();
   readonly #snapshots: Map<string, string>;
   #open: Disk | undefined;
   readonly #pending: Promise<void>[] = [];
@@ -143,7 +145,7 @@ class Runner {
         return this.#status(index, offset, length);
       case 'write': {
         const bytes = pattern(step.value, offset, length);
-        this.#shadow.write(offset, bytes);
+        this.#write(offset, bytes);
         const { fua, barrier } = step;
         return this.#pend(index, disk.write(offset, bytes, { fua, barrier }));
       }
@@ -187,19 +189,34 @@ class Runner {
     this.#pend(index, ask());
   }
 
-  /** Whole clusters read as zeroes, or show the backing file; what is not whole may stay. */
+  /**
+   * A whole cluster reads as zeroes, or shows the backing file where it was not allocated; what is
+   * not whole may stay as it is.
+   */
   #discarded(offset: number, length: number): void {
     const { clusterBytes, version, dataFile } = shapeOf(this.#made.kind);
-    const hasBacking = this.#made.backing !== undefined;
-    const doubt = version === 2 && hasBacking ? ANYTHING : OR_ZERO;
-    this.#shadow.doubt(offset, length, doubt);
-    const start = Math.ceil(offset / clusterBytes) * clusterBytes;
-    const end = Math.floor((offset + length) / clusterBytes) * clusterBytes;
-    if (start >= end || dataFile === 'raw' || version === 2) return;
     const { backing } = this.#made;
-    if (backing === undefined) return this.#shadow.zero(start, end - start);
-    this.#shadow.write(start, backing.read(start, end - start));
-    this.#shadow.doubt(start, end - start, OR_ZERO);
+    const isOld = version === 2;
+    this.#shadow.doubt(offset, length, isOld && backing !== undefined ? ANYTHING : OR_ZERO);
+    if (isOld || dataFile === 'raw') return;
+    const first = Math.ceil(offset / clusterBytes);
+    const end = Math.floor((offset + length) / clusterBytes);
+    for (let cluster = first; cluster < end; cluster++) {
+      const start = cluster * clusterBytes;
+      this.#shadow.zero(start, clusterBytes);
+      if (backing === undefined || this.#allocated.has(cluster)) continue;
+      this.#shadow.write(start, backing.read(start, clusterBytes));
+      this.#shadow.doubt(start, clusterBytes, OR_ZERO);
+    }
+  }
+
+  #write(offset: number, bytes: Uint8Array): void {
+    this.#shadow.write(offset, bytes);
+    const { clusterBytes } = shapeOf(this.#made.kind);
+    const first = Math.floor(offset / clusterBytes);
+    for (let cluster = first; cluster * clusterBytes < offset + bytes.length; cluster++) {
+      this.#allocated.add(cluster);
+    }
   }
 
   #pend(index: number, work: Promise<unknown>): void {
@@ -269,7 +286,7 @@ class Runner {
       throw new Failure(this.#index, String(error));
     }
     if (isZero) this.#shadow.zero(offset, length);
-    else this.#shadow.write(offset, new Uint8Array(length).fill(value));
+    else this.#write(offset, new Uint8Array(length).fill(value));
   }
 
   #snapshot(act: 'snapshot' | 'forget', name: string): void {

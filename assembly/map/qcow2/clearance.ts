@@ -44,14 +44,13 @@ export function clearanceOf(map: Qcow2, ahead: u32, entry: u64, guest: u64): u32
   const index = spot.index + ahead;
   if (map.has(MAP_DATA_FILE) || isCleared(map, spot.slot, index)) return CLEAR;
   const host = entry & OFFSET_MASK;
-  if (host >= map.fileBytes) return CLEAR_REFUSED;
   if (refusesData(map, host, map.clusterBytes, guest)) return CLEAR_REFUSED;
   const cluster = host >> <u64>map.clusterBits;
   const found = findRefcounts(map, cluster);
   if (found == REFCOUNTS_WAIT) return CLEAR_WAITS;
   if (found == REFCOUNTS_WRONG) return CLEAR_REFUSED;
   const count = found == REFCOUNTS_THERE ? refcountOf(map, map.foundSlot, cluster) : 0;
-  if (count != 1 || isReserved(map, cluster)) {
+  if (count != 1 || host >= map.fileBytes || isReserved(map, cluster)) {
     markCorrupt(map, CORRUPT_REFCOUNT, host, guest);
     return CLEAR_REFUSED;
   }

@@ -267,8 +267,7 @@ export class Qcow2World {
     this.#unheard = false;
     this.#life = this.#begin({
       first,
-      // A known gap: with FUA it trusts tables that the other one has written, and not synced.
-      setup: { ...this.#case.setup, fua: false },
+      setup: this.#case.setup,
       requests: this.#case.stream.slice(this.#next),
       base: old.base + old.count,
       elder: old.elder(first.codes),
