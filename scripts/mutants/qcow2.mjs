@@ -434,7 +434,7 @@ export const QCOW2_MUTANTS = [
     replace: '',
   }),
   qcow2Mutant('O3: the refcount of a cluster to write is not looked at', CLEARANCE, {
-    find: '  if (count != 1) {',
+    find: '  if (count != 1 || host >= map.fileBytes || isReserved(map, cluster)) {',
     replace: '  if (count == 0) {',
   }),
 ];
