@@ -39,6 +39,11 @@ const VALUED = {
   'busy-poll': text,
   elevator: text,
   'flush-wait': text,
+  allow: text,
+  'backing-format': text,
+  'key-file': text,
+  'metadata-cache': text,
+  'flush-interval': text,
   trace: text,
   'pid-file': text,
 };

@@ -78,12 +78,24 @@ export const QCOW2_MUTANTS = [
     replace: '  map.workerErrno = 0;\n',
   }),
   qcow2Mutant('R5: the counts of what could not be reserved stay', WORKER, {
-    find: '    if (map.workerBlocks == 0) setCounts(map, 0);\n    else {',
-    replace: '    if (map.workerBlocks != 0) {',
+    find: '    if (map.workerBlocks == 0) setCounts(map, map.workerStart, 0);\n    else if',
+    replace: '    if (map.workerBlocks == 0) {\n    } else if',
   }),
-  qcow2Mutant('R5: the table points to a block that could not be made', WORKER, {
-    find: '      unlink(map);\n',
+  qcow2Mutant('R5: where many clusters have no room, none has', WORKER, {
+    find: '  const triesFewer = lacksRoom && map.reserveNext > 1;',
+    replace: '  const triesFewer = false;',
+  }),
+  qcow2Mutant('R6: a pointer that could not be written is not in the file', WORKER, {
+    find: '      map.unlinked = newBlock(map) + 1; // R6\n',
+    replace: '      store<u64>(map.place(map.tableAt) + ((<usize>newBlock(map)) << 3), 0);\n',
+  }),
+  qcow2Mutant('R6: what mends is not stable before clusters are taken', WORKER, {
+    find: '  if (!fenceIsOver(map)) return false;\n  if (map.workerErrno != 0) return true;\n',
     replace: '',
+  }),
+  qcow2Mutant('R6: a header that was written again is not synced', INDEX, {
+    find: 'map.tableUnsure = TABLE_REWRITTEN;',
+    replace: 'map.tableUnsure = 0;',
   }),
   qcow2Mutant('R5: a cluster is handed out twice', RESERVE, {
     find: '  run.start += count;\n',
@@ -97,10 +109,8 @@ export const QCOW2_MUTANTS = [
     find: '      if (!fenceIsOver(map)) return false;\n      map.workerPhase = HEADER;',
     replace: '      map.workerPhase = HEADER;',
   }),
-  qcow2Mutant('R4: the old table is given back before the header is stable', GROW, {
-    find: '    default:\n      if (!fenceIsOver(map)) return false;\n',
-    replace: '    default:\n',
-  }),
+  // That the old table is given back only when the header is stable (R4) cannot be seen: the
+  // reserve that wanted it goes on, and its sync covers the header before anything is released.
   qcow2Mutant('R4: the old table is not given back', GROW, {
     find: '  returnClusters(map, map.tableOffset, map.tableEntries / perCluster);\n',
     replace: '',
@@ -435,6 +445,6 @@ export const QCOW2_MUTANTS = [
   }),
   qcow2Mutant('O3: the refcount of a cluster to write is not looked at', CLEARANCE, {
     find: '  if (count != 1 || host >= map.fileBytes || isReserved(map, cluster)) {',
-    replace: '  if (count == 0) {',
+    replace: '  if (count == 0 || host >= map.fileBytes || isReserved(map, cluster)) {',
   }),
 ];

@@ -26,8 +26,8 @@ Cache modes, and what a completed write survives:
   directsync    bypassed    yes             yes
   unsafe        used        yes             NO, not even after a flush
   unspecified   is writeback
-A write to a new cluster of a qcow2 image survives a kill of sluice after a flush,
-or when it is older than --flush-interval.
+A write to a new cluster of qcow2 survives a kill of sluice after a flush, or
+when it is older than --flush-interval.
 
 When clients can connect, the first line on stderr is the URI, alone. Without -t
 sluice ends when its last client has gone. SIGINT and SIGTERM finish what is in

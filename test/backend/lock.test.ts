@@ -191,7 +191,8 @@ describeWithPeers(['qemu-io', 'qemu-img', 'qemu-nbd'], 'a lock and QEMU', () => 
       for (let tries = 0; !existsSync(socket) && tries < 500; tries++) await sleep(10);
       await open(path);
     } finally {
-      server.kill();
+      // It misses a SIGTERM that comes while it starts.
+      server.kill('SIGKILL');
       await once(server, 'exit');
     }
   });

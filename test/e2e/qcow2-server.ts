@@ -1,4 +1,5 @@
 /** `sluice serve -f qcow2`, with its system calls on the image recorded or failing on cue. */
+import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 
@@ -63,7 +64,7 @@ export class ServedImage implements AsyncDisposable {
 
   /** The process id of the server, which is not the one of strace. */
   async pid(): Promise<number> {
-    return Number(await readFile(this.#folder.file(`${this.#name}.pid`), 'utf8'));
+    return Number(await readFile(this.#pidFile, 'utf8'));
   }
 
   /** The calls so far. */
@@ -77,10 +78,16 @@ export class ServedImage implements AsyncDisposable {
     return { code, errors: stderr.trimEnd().split('\n').slice(1) };
   }
 
+  get #pidFile(): string {
+    return this.#folder.file(`${this.#name}.pid`);
+  }
+
   /** Ends it as `kill -9` does. */
   async kill(): Promise<void> {
     const { exitCode, signalCode } = this.server.child;
-    if (exitCode === null && signalCode === null) process.kill(await this.pid(), 'SIGKILL');
+    // Without the file of its process id it has just ended by itself.
+    const runs = exitCode === null && signalCode === null && existsSync(this.#pidFile);
+    if (runs) process.kill(await this.pid(), 'SIGKILL');
     await this.server.outcome;
   }
 

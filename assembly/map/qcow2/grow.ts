@@ -11,8 +11,8 @@ import { returnClusters } from './frees.ts';
 import { hasIo } from './io.ts';
 import { WAIT_SPACE, wake } from './job.ts';
 import { setRefcount, sliceKey } from './refcounts.ts';
-import { Cache, HEADER_COPY, HEADER_COPY_BYTES, Qcow2 } from './state.ts';
-import { TASK_NONE, TASK_RESERVE, fenceIsOver, startFence, workerOrder } from './task.ts';
+import { Cache, HEADER_COPY, HEADER_COPY_BYTES, Qcow2, TABLE_UNKNOWN } from './state.ts';
+import { SEARCH, TASK_NONE, TASK_RESERVE, fenceIsOver, startFence, workerOrder } from './task.ts';
 import {
   COMMAND_EXTEND,
   COMMAND_WRITE,
@@ -182,7 +182,7 @@ function useTable(map: Qcow2): bool {
   map.tableOffset = (map.workerStart + map.workerBlocks) << (<u64>map.clusterBits);
   map.tableUsed = map.tableEntries + map.workerBlocks;
   map.tableEntries = map.workerTable;
-  map.workerPhase = 0;
+  map.workerPhase = SEARCH;
   map.workerAt = map.workerStart;
   map.workerTask = TASK_RESERVE;
   return true;
@@ -190,7 +190,7 @@ function useTable(map: Qcow2): bool {
 
 /**
  * The old table stays. When the header was being written nobody knows which one the file names,
- * until it is written again: nothing is reserved before that.
+ * until it is written again, and stable: nothing is reserved before that (R6).
  */
 function fail(map: Qcow2): bool {
   const header = map.place(HEADER_COPY);
@@ -207,7 +207,7 @@ function fail(map: Qcow2): bool {
     store<u64>(header + HEADER_REFCOUNT_TABLE_OFFSET, bswap<u64>(map.tableOffset));
     store<u32>(header + HEADER_REFCOUNT_TABLE_CLUSTERS, bswap<u32>(map.tableEntries / perCluster));
     map.headerDirty = 1;
-    map.tableUnsure = 1;
+    map.tableUnsure = TABLE_UNKNOWN;
   }
   map.workerNewEnd = 0;
   map.workerFence = 0;

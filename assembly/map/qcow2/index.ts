@@ -37,7 +37,7 @@ import {
 import { chunksOf, layOut } from './layout.ts';
 import { planRead } from './read.ts';
 import { takeRun, taken } from './reserve.ts';
-import { CHUNK_SIZE, Cache, Qcow2, L1_CHUNK_BITS } from './state.ts';
+import { CHUNK_SIZE, Cache, Qcow2, L1_CHUNK_BITS, TABLE_REWRITTEN } from './state.ts';
 import { planStatus } from './status.ts';
 import { copyAnswered } from './tables.ts';
 import { workerAnswered } from './task.ts';
@@ -158,7 +158,7 @@ export function answered(map: Qcow2, id: u32, errno: u32): void {
       map.headerBusy = 0;
       map.headerHeld = u32(errno != 0);
       if (errno != 0) map.headerDirty = 1;
-      else map.tableUnsure = 0;
+      else if (map.tableUnsure != 0) map.tableUnsure = TABLE_REWRITTEN;
       break;
     default:
       workerAnswered(map, errno);

@@ -166,7 +166,7 @@ export class Qcow2 {
   headerBusy: u32;
   /** 1: a write of the header has failed, and is tried again with the next cycle. */
   headerHeld: u32;
-  /** 1: it is not known which refcount table the file's header names. */
+  /** 0, or why it is not certain which refcount table the file's header names. */
   tableUnsure: u32;
   // The refcount worker (worker.ts).
   workerTask: u32;
@@ -215,7 +215,8 @@ export class Qcow2 {
   copyFrom: u64;
   copyTo: u64;
   copyErrno: u32;
-  private unused6: u32;
+  /** Index + 1 of a refcount block that the table points to in memory, and in the file perhaps. */
+  unlinked: u32;
 
   /** The mapping of an engine that has one. */
   static of(engine: usize): Qcow2 {
@@ -232,6 +233,10 @@ export class Qcow2 {
     return (this.flags & flag) != 0;
   }
 }
+
+/** Why `tableUnsure`: the header has to be written again; it was, and that is not stable yet. */
+export const TABLE_UNKNOWN: u32 = 1;
+export const TABLE_REWRITTEN: u32 = 2;
 
 if (offsetof<Qcow2>('l1Offset') != MAP_L1_OFFSET) ERROR('Qcow2.l1Offset');
 if (offsetof<Qcow2>('tableOffset') != MAP_TABLE_OFFSET) ERROR('Qcow2.tableOffset');

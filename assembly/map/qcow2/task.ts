@@ -10,6 +10,9 @@ export const TASK_RESERVE: u32 = 1;
 export const TASK_GROW: u32 = 2;
 export const TASK_RELEASE: u32 = 3;
 
+/** Phase of a reserve that looks for clusters; those before it mend what has failed. */
+export const SEARCH: u32 = 3;
+
 /** The host has answered an order of the worker. */
 export function workerAnswered(map: Qcow2, errno: u32): void {
   map.workerLeft -= 1;

@@ -10,9 +10,12 @@
 //     count it; stable, then the header points to it, stable, then the old one is given back
 //     (grow.ts).
 // R5  What has failed is undone in memory: nobody takes a cluster whose refcount is not stable.
+//     Where the host has no room for many clusters, fewer are tried, down to one.
+// R6  A pointer whose write has failed may be in the file all the same: what it points to stays as
+//     it is until the pointer is written again, and stable. Nothing is reserved before that.
 //
-//      IDLE ─▶ SEARCH ─▶ EXTEND ─▶ ZERO ─▶ COUNT ─▶ SYNC ─▶ (LINK ─▶ SYNC) ─▶ DONE
-//                 └─▶ GROW_* ─▶ SEARCH
+//      (MEND ─▶ SYNC) ─▶ SEARCH ─▶ EXTEND ─▶ ZERO ─▶ COUNT ─▶ SYNC ─▶ (LINK ─▶ SYNC) ─▶ DONE
+//                           └─▶ GROW_* ─▶ SEARCH
 
 import { NONE } from '../../engine.ts';
 import { SLICE_VALID, Slice, enterSlice, forgetSlice, sliceData, wantRoom } from './cache.ts';
@@ -32,8 +35,9 @@ import {
 } from './refcounts.ts';
 import { isReleaseDue, startRelease, stepRelease } from './release.ts';
 import { addReserved, hasReserveRoom } from './reserve.ts';
-import { Cache, Qcow2 } from './state.ts';
+import { Cache, Qcow2, TABLE_UNKNOWN } from './state.ts';
 import {
+  SEARCH,
   TASK_GROW,
   TASK_NONE,
   TASK_RELEASE,
@@ -52,19 +56,23 @@ import {
 } from '../../../src/abi/command.ts';
 import { CORRUPT_OVERLAP, FILE_IMAGE, MAP_NO_HOLES } from '../../../src/abi/map.ts';
 
-const SEARCH: u32 = 0;
-const EXTEND: u32 = 1;
-const ZERO: u32 = 2;
-const COUNT: u32 = 3;
-const COUNTED: u32 = 4;
-const SYNC: u32 = 5;
-const LINK: u32 = 6;
-const LINKED: u32 = 7;
-const LINK_SYNC: u32 = 8;
-const DONE: u32 = 9;
+const MEND: u32 = 0;
+const MENDED: u32 = 1;
+const MEND_SYNC: u32 = 2;
+const EXTEND: u32 = SEARCH + 1;
+const ZERO: u32 = SEARCH + 2;
+const COUNT: u32 = SEARCH + 3;
+const COUNTED: u32 = SEARCH + 4;
+const SYNC: u32 = SEARCH + 5;
+const LINK: u32 = SEARCH + 6;
+const LINKED: u32 = SEARCH + 7;
+const LINK_SYNC: u32 = SEARCH + 8;
+const DONE: u32 = SEARCH + 9;
 
 /** Slices that one search looks through before it goes to the end of the file. */
 const SEARCH_SLICES: u32 = 64;
+/** Without room for clusters, a quarter of them is tried. */
+const FEWER_BITS: u32 = 2;
 /** Bytes of the refcount table that are written for one entry. */
 const TABLE_SECTOR: u64 = 512;
 
@@ -93,14 +101,13 @@ export function stepWorker(map: Qcow2): bool {
 
 function startTask(map: Qcow2): bool {
   map.workerErrno = 0;
-  map.workerPhase = SEARCH;
   if (map.corrupt != 0 || map.latched != 0) {
     wake(map, WAIT_SPACE, ERRNO_EIO);
     wake(map, WAIT_FREE, ERRNO_EIO);
     return false;
   }
   const awaited = isAwaited(map, WAIT_SPACE);
-  if (map.tableUnsure != 0) {
+  if (map.tableUnsure == TABLE_UNKNOWN) {
     if (awaited) {
       map.headerHeld = 0;
       wake(map, WAIT_SPACE, ERRNO_EIO);
@@ -111,6 +118,7 @@ function startTask(map: Qcow2): bool {
   const wanted = map.reserveWanted != 0 && hasReserveRoom(map) && map.closing == 0;
   if (wanted || (awaited && map.reservedRuns == 0)) {
     map.workerTask = TASK_RESERVE;
+    map.workerPhase = map.unlinked != 0 || map.tableUnsure != 0 ? MEND : SEARCH;
     map.workerScanned = 0;
     map.workerJumped = 0;
     map.workerAt = map.searchCluster;
@@ -126,6 +134,16 @@ function stepReserve(map: Qcow2): bool {
   if (map.workerErrno != 0) return failReserve(map);
   if (!hasIo(map)) return false;
   switch (map.workerPhase) {
+    case MEND:
+      if (map.unlinked != 0) writeEntry(map, map.unlinked - 1);
+      map.workerPhase = MENDED;
+      return true;
+    case MENDED:
+      startFence(map);
+      map.workerPhase = MEND_SYNC;
+      return true;
+    case MEND_SYNC:
+      return endMending(map);
     case SEARCH:
       return search(map);
     case EXTEND:
@@ -156,6 +174,16 @@ function stepReserve(map: Qcow2): bool {
     default:
       return endReserve(map);
   }
+}
+
+/** R6. */
+function endMending(map: Qcow2): bool {
+  if (!fenceIsOver(map)) return false;
+  if (map.workerErrno != 0) return true;
+  map.unlinked = 0;
+  map.tableUnsure = 0;
+  map.workerPhase = SEARCH;
+  return true;
 }
 
 /** Looks for free clusters from `workerAt` on. */
@@ -231,15 +259,15 @@ function mark(map: Qcow2): bool {
     return failWith(map, ERRNO_EIO);
   }
   Slice.at(map, cache, map.workerSlot).pins += 1;
-  setCounts(map, 1);
+  setCounts(map, map.workerStart, 1);
   map.workerPhase = EXTEND;
   return true;
 }
 
-function setCounts(map: Qcow2, value: u64): void {
-  for (let i: u64 = 0; i < map.workerCount; i++) {
-    setRefcount(map, map.workerSlot, map.workerStart + i, value);
-  }
+/** Sets the refcounts of the clusters that were found, from `first` on. */
+function setCounts(map: Qcow2, first: u64, value: u64): void {
+  const end = map.workerStart + map.workerCount;
+  for (let i = first; i < end; i++) setRefcount(map, map.workerSlot, i, value);
 }
 
 /** R1: the file holds the clusters. */
@@ -287,16 +315,25 @@ function writeCounts(map: Qcow2): bool {
 
 /** R3: the table points to the new block. */
 function link(map: Qcow2): bool {
-  const block = <u32>(map.workerStart >> <u64>map.blockCountBits);
-  const byte = (<u64>block) << 3;
-  const entry = map.place(map.tableAt) + <usize>byte;
+  const block = newBlock(map);
+  const entry = map.place(map.tableAt) + ((<usize>block) << 3);
   map.tableUsed = max(map.tableUsed, block + 1);
   store<u64>(entry, bswap<u64>(map.workerStart << (<u64>map.clusterBits)));
-  const sector = byte & ~(TABLE_SECTOR - 1);
-  const length = min(TABLE_SECTOR, ((<u64>map.tableEntries) << 3) - sector);
-  workerOrder(map, COMMAND_WRITE, map.tableOffset + sector, length, map.tableAt + <u32>sector);
+  writeEntry(map, block);
   map.workerPhase = LINKED;
   return true;
+}
+
+/** Writes the sector of the refcount table that has the entry of a block. */
+function writeEntry(map: Qcow2, block: u32): void {
+  const sector = ((<u64>block) << 3) & ~(TABLE_SECTOR - 1);
+  const length = min(TABLE_SECTOR, ((<u64>map.tableEntries) << 3) - sector);
+  workerOrder(map, COMMAND_WRITE, map.tableOffset + sector, length, map.tableAt + <u32>sector);
+}
+
+/** Index of the block that the first of the clusters is for. */
+function newBlock(map: Qcow2): u32 {
+  return <u32>(map.workerStart >> <u64>map.blockCountBits);
 }
 
 function endReserve(map: Qcow2): bool {
@@ -316,32 +353,31 @@ function endReserve(map: Qcow2): bool {
 /** R5. */
 function failReserve(map: Qcow2): bool {
   const cache = Cache.refcounts(map);
-  if (map.workerPhase != SEARCH) {
+  if (map.workerPhase > SEARCH) {
     const slice = Slice.at(map, cache, map.workerSlot);
     slice.pins -= 1;
     slice.writing = 0;
-    if (map.workerBlocks == 0) setCounts(map, 0);
-    else {
-      unlink(map);
+    if (map.workerBlocks == 0) setCounts(map, map.workerStart, 0);
+    else if (map.workerPhase >= LINKED) {
+      map.unlinked = newBlock(map) + 1; // R6
+      setCounts(map, map.workerStart + 1, 0);
+    } else {
       if (slice.dirty) cache.dirty -= 1;
       forgetSlice(map, cache, map.workerSlot);
     }
   }
+  const lacksRoom = map.workerNewEnd != 0 && map.workerErrno != ERRNO_EIO;
+  const triesFewer = lacksRoom && map.reserveNext > 1;
   map.reserveWanted = 0;
   map.workerNewEnd = 0;
   map.workerFence = 0;
   map.workerTask = TASK_NONE;
-  wake(map, WAIT_SPACE, map.workerErrno);
-  return false;
+  if (triesFewer) map.reserveNext = max(1, map.reserveNext >> FEWER_BITS);
+  else wake(map, WAIT_SPACE, map.workerErrno);
+  return triesFewer;
 }
 
 function failWith(map: Qcow2, errno: u32): bool {
   map.workerErrno = errno;
   return failReserve(map);
-}
-
-/** The table does not point to a block that could not be made. */
-function unlink(map: Qcow2): void {
-  const block = <u32>(map.workerStart >> <u64>map.blockCountBits);
-  store<u64>(map.place(map.tableAt) + ((<usize>block) << 3), 0);
 }

@@ -90,7 +90,7 @@ export async function exploreQcow2(options: Qcow2Exploration): Promise<Qcow2Resu
           failure: describeFailure(options.open, explored, image),
         };
       }
-      first = random.chance(0.5) && !world.isUnknown ? world.cut() : undefined;
+      first = random.chance(0.5) ? world.cut() : undefined;
     }
   }
   return { ...tally, seconds: seconds() };

@@ -4,6 +4,7 @@ import { inflateRawSync } from 'node:zlib';
 import { ERRNO_EIO } from '../../abi/command.ts';
 import { type MemoryCommand, MemoryDisk } from '../../backend/memory-command.ts';
 import type { Random } from '../random.ts';
+import { RuleBroken } from '../rule-broken.ts';
 import type { SimulatedDisk } from '../simulated-disk.ts';
 
 const WINDOW_BITS = 15;
@@ -36,9 +37,13 @@ export class PlainClusters extends MemoryDisk {
     const { id, offset, length } = command;
     const packed = this.#image.contents().subarray(offset, offset + length);
     this.#answered += 1;
-    const plain = this.#answered === this.#failing ? undefined : this.#inflate(packed);
-    if (plain !== undefined) this.scatter({ ...command, length: this.#clusterBytes }, plain);
-    this.done(id, plain === undefined ? ERRNO_EIO : 0, 0);
+    if (this.#answered === this.#failing) return this.done(id, ERRNO_EIO, 0);
+    const plain = this.#inflate(packed);
+    if (plain === undefined) {
+      throw new RuleBroken('stale', `no compressed cluster lies at ${offset} any more`);
+    }
+    this.scatter({ ...command, length: this.#clusterBytes }, plain);
+    this.done(id, 0, 0);
   }
 
   protected override accept(command: MemoryCommand): void {

@@ -102,6 +102,10 @@ export function randomLatency(random: Random): Latency {
   };
 }
 
+const HEADER_SECTORS = [0, 1] as const;
+/** Where the refcount table is, of most images. */
+const TABLE_SECTORS = [1, 2] as const;
+
 /** What fails on the way; mostly nothing. */
 export function randomFaults(random: Random): FileFaults {
   if (!random.chance(0.25)) return {};
@@ -110,6 +114,8 @@ export function randomFaults(random: Random): FileFaults {
   return pick<FileFaults>(random, [
     { image: { eio: { nth } } },
     { image: { eio: { ops, nth } } },
+    { image: { eio: { ops: ['write'], sectors: HEADER_SECTORS, nth: 1 + (nth % 3) } } },
+    { image: { eio: { ops: ['write'], sectors: TABLE_SECTORS, nth: 1 + (nth % 3) } } },
     { image: { enospc: { nth } } },
     { image: { shortWrites: { nth } } },
     { image: { failingSync: { nth: 1 + (nth % 8) } } },

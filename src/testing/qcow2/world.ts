@@ -49,14 +49,13 @@ type Event = 'submit' | 'answer' | 'wait' | 'close';
 /** Bytes of all the states of one moment that are looked at, and how many these may be. */
 const BYTES_OF_MOMENT = 200_000;
 const STATES_OF_MOMENT = 12;
+const LEAST_STATES = 8;
 /** Of a longer image only some moments are looked at. */
 const LONG_BYTES = 1_000_000;
 const LONG_SHARE = 0.25;
 /** How often time passes while nothing else can happen. */
 const WAITS = 60;
 const COMMANDS = ['read', 'write', 'zeroes', 'discard', 'status', 'sync', 'extend'];
-/** What points to refcounts. */
-const UNKNOWN_LINKS: readonly string[] = ['write header', 'write refcount table'];
 
 /** See the head of the file. Broken rules are thrown as RuleBroken. */
 export class Qcow2World {
@@ -74,7 +73,8 @@ export class Qcow2World {
   readonly #random: Random;
   readonly #clusterBytes: number;
   readonly #statesOfMoment: number;
-  readonly #closes: boolean;
+  /** The image will be closed. */
+  #closes: boolean;
   readonly #isLazy: boolean;
   #life: Life;
   #hosts: Hosts;
@@ -102,7 +102,7 @@ export class Qcow2World {
     this.#random = new Random(seed);
     this.#clusterBytes = parseHeader(first.image, 'the image').clusterBytes;
     const most = Math.ceil(BYTES_OF_MOMENT / first.image.length);
-    this.#statesOfMoment = Math.max(2, Math.min(STATES_OF_MOMENT, most));
+    this.#statesOfMoment = Math.max(LEAST_STATES, Math.min(STATES_OF_MOMENT, most));
     this.#closes = this.#random.chance(0.6);
     this.#isLazy = this.#random.chance(0.2);
     const faults = randomFaults(this.#random);
@@ -116,7 +116,7 @@ export class Qcow2World {
   run(): void {
     this.#look();
     for (let waits = 0; waits < WAITS;) {
-      if (this.events === this.#case.killAt && !this.isUnknown) this.#kill();
+      if (this.events === this.#case.killAt) this.#kill();
       const event = this.#draw();
       if (event === undefined && !this.#unheard) break;
       if (event === 'wait') waits += 1;
@@ -133,14 +133,6 @@ export class Qcow2World {
     return this.#found({ image, data });
   }
 
-  /**
-   * Whether a write that has failed has linked refcounts, nobody knows; the engine takes it that it
-   * has not, which is not always safe: a known gap, and so nothing is judged after that.
-   */
-  get isUnknown(): boolean {
-    return this.failed.some((purpose) => UNKNOWN_LINKS.includes(purpose));
-  }
-
   #draw(): Event | undefined {
     const busy = this.#hosts.isBusy;
     const next = this.#case.stream[this.#next];
@@ -150,7 +142,7 @@ export class Qcow2World {
     if (busy && !this.#random.chance(0.02)) return 'answer';
     if (Number.isFinite(this.#life.subject.waitMicros)) return 'wait';
     if (busy) return 'answer';
-    return this.#closes && !this.#isClosing && !this.#unheard ? 'close' : undefined;
+    return this.#closes && !this.#unheard ? 'close' : undefined;
   }
 
   #happen(event: Event | undefined): void {
@@ -186,8 +178,8 @@ export class Qcow2World {
 
   #close(): void {
     this.#note('CLOSE');
+    this.#closes = false;
     this.#isClosing = this.#life.subject.close();
-    if (!this.#isClosing) this.#unheard = false;
   }
 
   #pump(): void {
@@ -233,7 +225,7 @@ export class Qcow2World {
 
   #look(): void {
     const share = this.#case.first.image.length > LONG_BYTES ? LONG_SHARE : 1;
-    if (!this.#changed || this.isUnknown || !this.#random.chance(share)) return;
+    if (!this.#changed || !this.#random.chance(share)) return;
     this.#changed = false;
     const { image, data } = this.#hosts;
     const life = this.#life;
@@ -244,7 +236,7 @@ export class Qcow2World {
 
   /** The image is closed: nothing is leaked, nothing that succeeded is missing. */
   #checkClosed(): void {
-    if (this.#isLatched || this.isUnknown) return;
+    if (this.#isLatched) return;
     const life = this.#life;
     if (!life.subject.isSettled) {
       if (this.#hostFailed) return;

@@ -19,7 +19,7 @@ const FIRST_SEED = Number(process.env['SLUICE_FUZZ_SEED'] ?? (SECONDS > 0 ? Date
 const PATIENCE_MS = SECONDS * 1000 + 600_000;
 /** Crash states for each image, a long image has fewer, and for all of them with a new seed. */
 const STATES = 1500;
-const STATES_OF_LONG = 200;
+const STATES_OF_LONG = 800;
 const STATES_OF_NEW = 3000;
 
 async function explore(seed: number, states: number, shapes = SHAPES): Promise<number> {
