@@ -43,6 +43,7 @@ import {
 } from './map/qcow2/job.ts';
 import { Qcow2 } from './map/qcow2/state.ts';
 import { deepen } from './map/qcow2/status.ts';
+import { beginAsking, endTurn, noteWait } from './map/qcow2/turns.ts';
 import { abandonJob, jobAnswered } from './map/qcow2/write.ts';
 import { Slot } from './request/slot.ts';
 import { isWriteClass } from './request/take.ts';
@@ -142,9 +143,17 @@ export function advanceMapped(engine: usize, id: u32): void {
   const map = Qcow2.of(engine);
   const flight = Flight.at(engine, id);
   while (flight.sent != flight.length) {
-    if (commandRoom(engine) == 0) return park(map, id, WAIT_ROOM);
+    if (commandRoom(engine) == 0) {
+      endTurn(map, id);
+      return park(map, id, WAIT_ROOM);
+    }
+    beginAsking(map, id);
     const extent = ask(engine, map, id, flight);
-    if (extent.kind == EXTENT_WAIT) return park(map, id, extent.wait);
+    if (extent.kind == EXTENT_WAIT) {
+      noteWait(map, id, extent.wait);
+      return park(map, id, extent.wait);
+    }
+    endTurn(map, id);
     send(engine, id, flight, extent);
     // The rest is asked for when the entries of this piece have changed.
     if (extent.kind == EXTENT_NEW) return;
@@ -199,6 +208,7 @@ function send(engine: usize, id: u32, flight: Flight, extent: Extent): void {
 function resumeMapped(engine: usize, map: Qcow2, id: u32): void {
   const flight = Flight.at(engine, id);
   const job = Job.at(map, id);
+  if (flight.errno != 0 || job.errno != 0) endTurn(map, id);
   if (flight.errno != 0) abandonJob(map, id);
   else if (job.errno != 0 && job.state != JOB_FILLING) failFlight(engine, id, job.errno);
   if (flight.errno == 0) advanceMapped(engine, id);

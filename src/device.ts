@@ -2,6 +2,7 @@
  * A disk as the faces see it: requests go in with a token, completions come back to their target.
  * One device has one engine, one memory and one backend; all of it lives on the calling thread.
  */
+import { OP_CLEAR_LATCH, OP_RESET_QUEUE } from './abi/request.ts';
 import type { Engine } from './engine.ts';
 import type { Arena } from './arena.ts';
 
@@ -14,6 +15,13 @@ export interface CompletionTarget {
    * @param errno what the host reported when status is STATUS_IO_ERROR or STATUS_NO_SPACE, else 0
    */
   completed(token: number, status: number, value: number, errno: number): void;
+  /** It is a part of what a gate was shut for. */
+  readonly passesGate?: true;
+}
+
+/** What a gate lets through: it moves no data, and what is waited for may wait for it. */
+export function passesGate(op: number, target: CompletionTarget): boolean {
+  return op === OP_RESET_QUEUE || op === OP_CLEAR_LATCH || target.passesGate === true;
 }
 
 /** The part of a device that servers and the library need. */

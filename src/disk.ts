@@ -250,9 +250,9 @@ export class Disk implements AsyncDisposable {
   }
 
   /**
-   * Changes the capacity of a disk that is one raw image, and flushes. Requests that come meanwhile
-   * wait until the ones before have completed. A regular file is cut or extended; a block device
-   * must have that many bytes already. When the flush fails, the new size is in force all the same.
+   * Changes the capacity of a disk that is one image, and flushes. Requests that come meanwhile
+   * wait until the ones before have completed. A raw file is cut or extended; a block device must
+   * have that many bytes already. When the flush fails, the new size is in force all the same.
    * @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT when it would shrink without `shrink`;
    *   ERR_SLUICE_UNSUPPORTED, ERR_SLUICE_BUSY, ERR_SLUICE_ALIGNMENT, ERR_SLUICE_NO_SPACE ...
    */
@@ -260,7 +260,7 @@ export class Disk implements AsyncDisposable {
     const size = toNumber(bytes, 'bytes');
     const mayShrink = toSwitch(options.shrink, 'shrink');
     this.#checkOpen();
-    const resized = resizeDevice(this.device, this.#backends, size, mayShrink);
+    const resized = resizeDevice(this.device, this.#backends, this.#mapping, size, mayShrink);
     this.#resizing = Promise.allSettled([this.#resizing, resized]).then(() => undefined);
     await resized;
     for (const listener of this.#resizeListeners) listener(size);

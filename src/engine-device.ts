@@ -6,11 +6,11 @@
  * at once, others together after the callbacks of the current turn.
  */
 import { CONFIG_DEVICE, CONFIG_FLAGS, CONFIG_MAP, REGION_SIZE } from './abi/region.ts';
-import { OP_CLEAR_LATCH, OP_RESET_QUEUE, OP_SET_WCE } from './abi/request.ts';
+import { OP_SET_WCE } from './abi/request.ts';
 import * as virtio from './abi/virtio-device.ts';
 import { Arena } from './arena.ts';
 import type { Backend, Done } from './backend/backend.ts';
-import type { CompletionTarget, Device } from './device.ts';
+import { type CompletionTarget, type Device, passesGate } from './device.ts';
 import type { DeviceOptions } from './device-options.ts';
 import {
   type CommandRecord,
@@ -42,9 +42,6 @@ const MICROS_PER_MS = 1000;
 const ROUNDS_OF_A_KICK = 32;
 
 const NO_DATA = { segments: 0, data: 0, offset: 0, length: 0, guest: 0 };
-
-/** What a gate lets through: it moves no data, and what is waited for may wait for it. */
-const PASSES_GATE: ReadonlySet<number> = new Set([OP_RESET_QUEUE, OP_CLEAR_LATCH]);
 
 export class EngineDevice implements Device {
   readonly arena: Arena;
@@ -128,7 +125,7 @@ export class EngineDevice implements Device {
       map: mapping && { at: layout.mapAt, mapping },
     });
     this.#tracer?.opened(this.sizeBytes, this.blockSizeBytes, this.readOnly);
-    this.#attach(memory);
+    this.attachBackends();
   }
 
   get bytes(): Uint8Array {
@@ -173,7 +170,7 @@ export class EngineDevice implements Device {
     token: number,
     queue = 0,
   ): boolean {
-    if (this.#gates > 0 && !PASSES_GATE.has(op)) return false;
+    if (this.#gates > 0 && !passesGate(op, target)) return false;
     const tag = this.#tags.take(target, token);
     if (tag === undefined) return false;
     const { owner, guest } = this.#wishes;
@@ -281,7 +278,7 @@ export class EngineDevice implements Device {
     this.#running = false;
     this.#arenaBytes = layout.arenaBytes;
     this.arena.moveTo(layout.arenaAt, layout.arenaBytes);
-    this.#attach(memory);
+    this.attachBackends();
   }
 
   /**
@@ -317,9 +314,10 @@ export class EngineDevice implements Device {
     return this.#engine.queues === 0 ? 0 : this.#engine.load(REGION_SIZE + word);
   }
 
-  #attach(memory: WebAssembly.Memory): void {
+  /** The backends work for this engine from here on. Nothing may be in flight. */
+  attachBackends(): void {
     const done: Done = (id, errno, value) => this.#answered(id, errno, value);
-    for (const backend of this.#backends) backend?.attach(memory, done);
+    for (const backend of this.#backends) backend?.attach(this.#engine.memory, done);
   }
 
   #reasonToStay(arenaBytes: number): string | undefined {

@@ -341,10 +341,11 @@ export class Engine {
     if (this.exports.init(this.base) !== 1) {
       throw new RangeError(`the engine refuses ${JSON.stringify(options)} at ${this.base}`);
     }
-    if (options.map !== undefined) this.#startMapping(options.map.mapping);
+    if (options.map !== undefined) this.startMapping(options.map.mapping);
   }
 
-  #startMapping(mapping: Mapping): void {
+  /** Begins with the tables of a mapping. Nothing may be in flight. */
+  startMapping(mapping: Mapping): void {
     const { buffer } = this.memory;
     new Uint32Array(buffer, this.base + this.mapAt, mapping.config.length).set(mapping.config);
     this.exports.measureMap(this.base);

@@ -18,4 +18,24 @@ export interface Mapping {
    * rest, before they are closed. It may attach their backends elsewhere.
    */
   finish?(engine: Engine): Promise<void>;
+  /** How the disk gets another size; absent: it does not. */
+  readonly resizing?: MappingResizing | undefined;
+}
+
+/**
+ * Another size, step by step, while the mapping is at rest: nothing of it is in memory alone. After
+ * each step the mapping begins anew with what the step answers; backends may have been attached
+ * elsewhere.
+ */
+export interface MappingResizing {
+  /** Where something may show behind the end of the disk, once it is longer. */
+  readonly shownBytes: number;
+  /** Throws when the disk cannot have that size. */
+  check(sizeBytes: number): void;
+  /** Room in the tables for that size. What the disk shows does not change. */
+  makeRoom(sizeBytes: number): Promise<Mapping>;
+  /** The size, which is stable afterwards. */
+  setSize(sizeBytes: number): Promise<Mapping>;
+  /** The files as they are. */
+  reload(): Promise<Mapping>;
 }

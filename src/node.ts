@@ -47,6 +47,11 @@ export interface OpenOptions extends DiskOptions {
   /** qcow2: bytes of L2 tables to keep in memory; default 16 MiB. */
   readonly metadataCacheBytes?: number | undefined;
   /**
+   * qcow2: bytes to which `resize` may let the disk grow: room for its tables is set aside when it
+   * is opened. Default four times what it has.
+   */
+  readonly maxSizeBytes?: number | undefined;
+  /**
    * qcow2: milliseconds after which changed tables are written though nobody flushes, so that a
    * process that is killed loses no more than that; 0: never. Default 5000.
    */
@@ -177,6 +182,10 @@ async function openImage(
       0,
       MAX_METADATA_CACHE_BYTES,
     ),
+    maxSizeBytes:
+      options.maxSizeBytes === undefined
+        ? undefined
+        : toWhole(options.maxSizeBytes, 'maxSizeBytes', 0, Number.MAX_SAFE_INTEGER),
     flushIntervalMs: toWhole(
       options.flushIntervalMs ?? DEFAULT_FLUSH_INTERVAL_MS,
       'flushIntervalMs',

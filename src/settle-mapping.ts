@@ -25,7 +25,7 @@ export async function endWriting(
  * Writes the tables that have changed, and gives back what is reserved. True when nothing is left;
  * false when the host did not let it.
  */
-async function settle(device: EngineDevice): Promise<boolean> {
+export async function settle(device: EngineDevice): Promise<boolean> {
   const { engine } = device;
   if (engine.mapAt === 0) return true;
   engine.storeMap(MAP_CLOSING, 1);

@@ -24,6 +24,7 @@ const FIREWALL = `${MAP}/firewall.ts`;
 const CLEARANCE = `${MAP}/clearance.ts`;
 const RESERVE = `${MAP}/reserve.ts`;
 const TASK = `${MAP}/task.ts`;
+const TURNS = `${MAP}/turns.ts`;
 const PUMP = 'assembly/pump.ts';
 const LAND = 'assembly/land.ts';
 const MAPPED = 'assembly/mapped.ts';
@@ -80,6 +81,22 @@ export const QCOW2_MUTANTS = [
   qcow2Mutant('R5: the counts of what could not be reserved stay', WORKER, {
     find: '    if (map.workerBlocks == 0) setCounts(map, map.workerStart, 0);\n    else if',
     replace: '    if (map.workerBlocks == 0) {\n    } else if',
+  }),
+  qcow2Mutant('V1: everybody loads at once', TURNS, {
+    find: '  map.turnLimit = max(1, min(map.l2Slices, map.refcountSlices) >> 1);',
+    replace: '  map.turnLimit = 1000;',
+  }),
+  qcow2Mutant('V2: who has a turn keeps nothing', TURNS, {
+    find: '  const slot = reason & SLOT_MASK;\n',
+    replace: '  const slot = reason & SLOT_MASK;\n  if (slot != SLOT_MASK) return;\n',
+  }),
+  qcow2Mutant('V2: a turn never ends', TURNS, {
+    find: '  job.hasTurn = 0;\n  map.turns -= 1;\n',
+    replace: '  job.hasTurn = 0;\n',
+  }),
+  qcow2Mutant('V1: who waits for a turn is not told', INDEX, {
+    find: '  giveTurns(map);\n',
+    replace: '',
   }),
   qcow2Mutant('R5: where many clusters have no room, none has', WORKER, {
     find: '  const triesFewer = lacksRoom && map.reserveNext > 1;',
@@ -295,7 +312,7 @@ export const QCOW2_MUTANTS = [
     replace: 'map.copyTo | COPIED, 0);',
   }),
   qcow2Mutant('T3: the reference to the shared table is kept', TABLES, {
-    find: '    dropReference(map, map.copyFrom, 1);\n',
+    find: '    dropTable(map, map.copyFrom);\n',
     replace: '',
   }),
   qcow2Mutant('T3: the cluster of a copy that has failed is forgotten', TABLES, {
@@ -348,8 +365,8 @@ export const QCOW2_MUTANTS = [
     replace: '    if (slice.dirty != 0) continue;\n',
   }),
   qcow2Mutant('A1: pins are ignored', CACHE, {
-    find: 'if (slice.state == SLICE_LOADING || slice.pins != 0) continue;',
-    replace: 'if (slice.state == SLICE_LOADING) continue;',
+    find: 'if (slice.state == SLICE_LOADING || (slice.pins | slice.kept) != 0) continue;',
+    replace: 'if (slice.state == SLICE_LOADING || slice.kept != 0) continue;',
   }),
   qcow2Mutant('A2: a slice that could not be loaded is used', INDEX, {
     find: '  if (errno != 0) forgetSlice(map, cache, slot);\n  else Slice',
@@ -424,9 +441,7 @@ export const QCOW2_MUTANTS = [
     replace: 'const flag: u64 = extended || !keeps ? 0 : ZERO;',
   }),
   qcow2Mutant('O1: data may overlap tables', FIREWALL, {
-    find:
-      '  if (!overlapsFixed(map, offset, length) && !overlapsTables(map, offset,' +
-      ' length)) return false;\n',
+    find: '  if (!isMetadata) return false;\n',
     replace: '  if (length != 0) return false;\n',
   }),
   qcow2Mutant('O1: tables are handed out as new clusters', WORKER, {

@@ -6,7 +6,7 @@ import { describe, expect, it } from 'vitest';
 import { BITMAP_FLAGS, EXTENSION_BITMAPS } from '../../src/abi/qcow2.ts';
 import { type ImageFile, MemoryFile } from '../../src/image/image-file.ts';
 import { nextWritten, setBits } from '../../src/image/qcow2/bitmap-bits.ts';
-import { BitmapClusters } from '../../src/image/qcow2/bitmap-clusters.ts';
+import { ImageClusters } from '../../src/image/qcow2/image-clusters.ts';
 import { readBitmapDirectory } from '../../src/image/qcow2/bitmap-directory.ts';
 import { storeBitmaps } from '../../src/image/qcow2/bitmap-store.ts';
 import { bitmapsToKeep, granulesFor, markInUse } from '../../src/image/qcow2/bitmaps.ts';
@@ -76,7 +76,7 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'the end of a session', () => {
       const count = Math.floor((6 * MIB) / 512 / (bits === 64 ? 1 : 4));
       const taken: number[] = [];
       for (const part of [1, 5, count - 6]) {
-        const clusters = await BitmapClusters.of(file, parseHeader(file.bytes, PATH));
+        const clusters = await ImageClusters.of(file, parseHeader(file.bytes, PATH));
         const offsets = await clusters.take(part);
         for (const offset of offsets) await file.write(offset, new Uint8Array(512).fill(1));
         taken.push(...offsets);

@@ -1,7 +1,7 @@
 // Slices of L2 tables and of refcount blocks, kept big-endian as they lie in the file.
 //
-// A1  A slice is found by its host offset. What is pinned, dirty, loading or being written stays;
-//     the rest is given up when room is needed, the longest unused first, roughly (clock).
+// A1  A slice is found by its host offset. What is pinned, kept, dirty, loading or being written
+//     stays; the rest is given up when room is needed, the longest unused first, roughly (clock).
 // A2  A slice that could not be loaded is forgotten: the next one who wants it tries again.
 
 import { NONE } from '../../engine.ts';
@@ -35,6 +35,8 @@ export class Slice {
   used: u8;
   /** 1: a copy of it is at the host. */
   writing: u8;
+  /** Flights that keep it until they have used it (turns.ts). */
+  kept: u32;
 
   static at(map: Qcow2, cache: Cache, slot: u32): Slice {
     if (VERIFY) verify(slot < cache.slots);
@@ -104,6 +106,7 @@ export function enterSlice(map: Qcow2, cache: Cache, key: u64): u32 {
   slice.dirty = 0;
   slice.used = 1;
   slice.writing = 0;
+  if (VERIFY) verify(slice.kept == 0);
   slice.next = load<u32>(bucket);
   store<u32>(bucket, slot);
   return slot;
@@ -140,8 +143,9 @@ function victimOf(map: Qcow2, cache: Cache): u32 {
     const slot = cache.hand;
     cache.hand = slot + 1 < cache.slots ? slot + 1 : 0;
     const slice = Slice.at(map, cache, slot);
+    // One that could not be loaded is free, and pinned until those hear of it who wait for it.
+    if (slice.state == SLICE_LOADING || (slice.pins | slice.kept) != 0) continue;
     if (slice.state == SLICE_FREE) return slot;
-    if (slice.state == SLICE_LOADING || slice.pins != 0) continue;
     if ((slice.dirty | slice.writing) != 0) continue;
     if (!slice.used) return slot;
     slice.used = 0;

@@ -9,7 +9,7 @@ import { NONE } from '../../engine.ts';
 import { clear, isCleared } from './cache.ts';
 import { COMPRESSED, hasPlace, isOwned, OFFSET_MASK } from './entry.ts';
 import { markCorrupt, refusesData } from './firewall.ts';
-import { WAIT_IO, WAIT_REFCOUNTS } from './job.ts';
+import { WAIT_IO, WAIT_REFCOUNTS, WAIT_TURN } from './job.ts';
 import {
   findRefcounts,
   refcountOf,
@@ -27,7 +27,8 @@ export const CLEAR_REFUSED: u32 = 2;
 
 /** What CLEAR_WAITS waits for. */
 export function clearanceReason(map: Qcow2): u32 {
-  return map.foundSlot == NONE ? WAIT_IO : WAIT_REFCOUNTS | map.foundSlot;
+  if (map.foundSlot != NONE) return WAIT_REFCOUNTS | map.foundSlot;
+  return map.mayLoad != 0 ? WAIT_IO : WAIT_TURN;
 }
 
 /** O1, O3, for the entry `ahead` of the one found, which is about to point elsewhere. */

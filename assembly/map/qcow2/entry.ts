@@ -96,9 +96,8 @@ export function holdsData(map: Qcow2, entry: u64, bitmap: u64): bool {
   return (entry & ZERO) == 0 && hasPlace(map, entry);
 }
 
-/** True when some of a cluster may be read from the backing disk. */
+/** True when some of a cluster, not compressed, may be read from the backing disk. */
 export function showsBacking(map: Qcow2, entry: u64, bitmap: u64): bool {
-  if ((entry & COMPRESSED) != 0) return false;
   if (!map.has(MAP_EXTENDED_L2)) return (entry & ZERO) == 0 && !hasPlace(map, entry);
   return ((bitmap | (bitmap >> 32)) & ALL_SUBCLUSTERS) != ALL_SUBCLUSTERS;
 }

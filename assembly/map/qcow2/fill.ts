@@ -20,11 +20,12 @@ import { Job, WAIT_FILL, wake } from './job.ts';
 import { dataFile, subclusterOf } from './read.ts';
 import { Qcow2 } from './state.ts';
 import { entryAddress } from './tables.ts';
+import { VERIFY, verify } from '../../verify.ts';
 
 /** Goes on reading; true when all is there, false when an answer is awaited first. */
 export function fill(map: Qcow2, id: u32): bool {
   const job = Job.at(map, id);
-  if (job.fillPending != 0) return false;
+  if (VERIFY) verify(job.fillPending == 0);
   const dataEnd = job.guest + job.length;
   const end = dataEnd + <u64>job.tailBytes;
   while (true) {

@@ -11,6 +11,7 @@ import { COMMAND_WRITE } from '../../../src/abi/command.ts';
 import {
   CORRUPT_OVERLAP,
   FILE_IMAGE,
+  MAP_DATA_FILE,
   MAP_EXTENDED_L2,
   MAP_READ_ONLY,
   MAP_VERSION_2,
@@ -19,6 +20,7 @@ import {
 } from '../../../src/abi/map.ts';
 import { HEADER_INCOMPATIBLE_FEATURES, INCOMPATIBLE_CORRUPT_BIT } from '../../../src/abi/qcow2.ts';
 import { anyInRange } from '../../simd/range.ts';
+import { overlapsDropped } from './frees.ts';
 import { hasIo, IO_HEADER, order } from './io.ts';
 import { Slice, SLICE_VALID, sliceData } from './cache.ts';
 import { entryAt, OFFSET_MASK } from './entry.ts';
@@ -63,7 +65,8 @@ export function overlapsTables(map: Qcow2, offset: u64, length: u64): bool {
  * there, whatever refcounts say. What lies behind the end of the file is nobody's.
  */
 export function isMapped(map: Qcow2, offset: u64, length: u64): bool {
-  if (offset >= map.fileBytes) return false;
+  // Entries over a data file are offsets in that.
+  if (map.has(MAP_DATA_FILE) || offset >= map.fileBytes) return false;
   const cache = Cache.l2(map);
   const entries: u32 = 1 << (map.sliceBits - map.entryBits);
   for (let slot: u32 = 0; slot < cache.slots; slot++) {
@@ -88,7 +91,11 @@ function overlap(start: u64, end: u64, otherStart: u64, otherLength: u64): bool 
 
 /** O1 for data: true, and marked (O2), when a write there must not be. */
 export function refusesData(map: Qcow2, offset: u64, length: u64, guest: u64): bool {
-  if (!overlapsFixed(map, offset, length) && !overlapsTables(map, offset, length)) return false;
+  const isMetadata =
+    overlapsFixed(map, offset, length) ||
+    overlapsTables(map, offset, length) ||
+    overlapsDropped(map, offset, length);
+  if (!isMetadata) return false;
   markCorrupt(map, CORRUPT_OVERLAP, offset, guest);
   return true;
 }

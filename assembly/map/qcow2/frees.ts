@@ -18,6 +18,8 @@ export class Free {
   flight: u64;
   count: u32;
   next: u32;
+  /** 1: L2 tables, which the L1 table in the file may still name. */
+  isTable: u32;
 
   static at(map: Qcow2, run: u32): Free {
     if (VERIFY) verify(run < <u32>FREE_RUNS);
@@ -36,6 +38,7 @@ export function initFrees(map: Qcow2): void {
   map.freeTail = NONE;
   map.freeCount = 0;
   map.freePromised = 0;
+  map.freeTables = 0;
 }
 
 /** D2: true when there is room for `runs` more. */
@@ -45,12 +48,29 @@ export function hasFreeRoom(map: Qcow2, runs: u32): bool {
 
 /** The change that was just made dropped a reference to `count` clusters from `host` on. */
 export function dropReference(map: Qcow2, host: u64, count: u32): void {
-  append(map, host >> <u64>map.clusterBits, count, map.changes);
+  append(map, host >> <u64>map.clusterBits, count, map.changes, 0);
+}
+
+/** The change that was just made dropped a reference to the L2 table at `host`. */
+export function dropTable(map: Qcow2, host: u64): void {
+  append(map, host >> <u64>map.clusterBits, 1, map.changes, 1);
+}
+
+/** True when a table that was dropped has bytes in common with a range. */
+export function overlapsDropped(map: Qcow2, offset: u64, length: u64): bool {
+  if (map.freeTables == 0) return false;
+  const first = offset >> <u64>map.clusterBits;
+  const last = (offset + length - 1) >> <u64>map.clusterBits;
+  for (let run = map.freeHead; run != NONE; run = Free.at(map, run).next) {
+    const free = Free.at(map, run);
+    if (free.isTable && free.start <= last && first < free.start + free.count) return true;
+  }
+  return false;
 }
 
 /** Clusters that nothing has ever pointed to are given back. */
 export function returnClusters(map: Qcow2, host: u64, count: u32): void {
-  append(map, host >> <u64>map.clusterBits, count, 0);
+  append(map, host >> <u64>map.clusterBits, count, 0, 0);
 }
 
 /** D1: the first run may be taken. */
@@ -71,14 +91,16 @@ export function closeFirst(map: Qcow2): void {
   free.next = map.freeSpare;
   map.freeSpare = run;
   map.freeCount -= 1;
+  map.freeTables -= free.isTable;
 }
 
-function append(map: Qcow2, start: u64, count: u32, change: u64): void {
+function append(map: Qcow2, start: u64, count: u32, change: u64, isTable: u32): void {
   if (map.freeTail != NONE) {
     const last = Free.at(map, map.freeTail);
     const isNext = last.start + last.count == start && last.count < 1 << 20;
     // What has been begun with is not changed any more.
-    if (isNext && map.freeTail != map.freeHead && (last.change == 0) == (change == 0)) {
+    const isAlike = (last.change == 0) == (change == 0) && last.isTable == isTable;
+    if (isNext && map.freeTail != map.freeHead && isAlike) {
       last.count += count;
       last.change = change;
       last.flight = map.youngestFlight;
@@ -93,6 +115,8 @@ function append(map: Qcow2, start: u64, count: u32, change: u64): void {
   free.start = start;
   free.count = count;
   free.change = change;
+  free.isTable = isTable;
+  map.freeTables += isTable;
   free.flight = map.youngestFlight;
   free.next = NONE;
   if (map.freeTail == NONE) map.freeHead = run;

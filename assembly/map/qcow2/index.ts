@@ -41,6 +41,7 @@ import { CHUNK_SIZE, Cache, Qcow2, L1_CHUNK_BITS, TABLE_REWRITTEN } from './stat
 import { planStatus } from './status.ts';
 import { copyAnswered } from './tables.ts';
 import { workerAnswered } from './task.ts';
+import { giveTurns, initTurns } from './turns.ts';
 import { stepWorker } from './worker.ts';
 import { planWrite } from './write.ts';
 import { cycleAnswered, hasChanges, stepCycle } from './writeback.ts';
@@ -81,6 +82,7 @@ export function initQcow2(map: Qcow2): void {
   // What an earlier process has written is not stable yet (schedule/flush.ts, F7).
   map.writtenGeneration = 1;
   initJobs(map);
+  initTurns(map);
   initIos(map);
   initFrees(map);
   initGranules(map);
@@ -168,6 +170,8 @@ export function answered(map: Qcow2, id: u32, errno: u32): void {
 
 /** Does what goes on by itself: writes back, reserves, releases. */
 export function step(map: Qcow2): void {
+  map.mayLoad = 1;
+  giveTurns(map);
   if (map.closing != 0) giveUpReserve(map);
   if (map.freeHead != NONE) map.oldestFlight = oldestOpen(map);
   if (isAwaited(map, WAIT_FREE) && map.changes != map.written) map.cycleWanted = 1;
@@ -209,8 +213,8 @@ export function wantedFence(map: Qcow2): u64 {
 /** Microseconds after which a change is too old (writeback.ts, K5), or `never`. */
 export function nextCycle(map: Qcow2, never: u32): u32 {
   if (map.flushInterval == 0 || map.dirtySince == 0 || map.cyclePhase != 0) return never;
-  const age = map.now + 1 - map.dirtySince;
-  return age >= <u64>map.flushInterval ? 1 : map.flushInterval - <u32>age;
+  const age = min(map.now + 1 - map.dirtySince, <u64>map.flushInterval - 1);
+  return map.flushInterval - <u32>age;
 }
 
 /** True when every change of the tables is in the file. */

@@ -26,6 +26,8 @@ export const WAIT_ROOM: u32 = 10 << 24;
 /** For room in the list of frees. */
 export const WAIT_FREE: u32 = 11 << 24;
 export const WAIT_REFCOUNTS: u32 = 12 << 24;
+/** For a turn in loading slices (turns.ts). */
+export const WAIT_TURN: u32 = 13 << 24;
 
 export const JOB_NONE: u32 = 0;
 /** Its clusters have a place; what surrounds the data is being read. */
@@ -63,6 +65,10 @@ export class Job {
   fillPending: u32;
   /** Entries in the list of frees that are kept for it. */
   promise: u32;
+  /** 1: it may load slices; and the slots + 1 of what it keeps in the caches, or 0 (turns.ts). */
+  hasTurn: u32;
+  keptL2: u32;
+  keptRefcounts: u32;
   /** The data: guest offset and bytes; and the host offset of its first byte. */
   guest: u64;
   length: u64;
@@ -106,7 +112,7 @@ export function renewJob(map: Qcow2, id: u32): void {
 /** It has ended. */
 export function closeJob(map: Qcow2, id: u32): void {
   const job = Job.at(map, id);
-  if (VERIFY) verify(job.state == JOB_NONE && job.waiting == WAIT_NOTHING);
+  if (VERIFY) verify(job.state == JOB_NONE && job.waiting == WAIT_NOTHING && !job.hasTurn);
   job.sequence = 0;
 }
 
@@ -156,6 +162,18 @@ export function wake(map: Qcow2, reason: u32, errno: u32): void {
     job.woken = 1;
     job.errno = errno;
     map.woken += 1;
+  }
+}
+
+/** A reason is gone for the `count` that have waited longest. */
+export function wakeSome(map: Qcow2, reason: u32, count: u32): void {
+  let left = count;
+  for (let id = map.parkedHead; id != NONE && left != 0; id = Job.at(map, id).next) {
+    const job = Job.at(map, id);
+    if (job.waiting != reason || job.woken) continue;
+    job.woken = 1;
+    map.woken += 1;
+    left -= 1;
   }
 }
 

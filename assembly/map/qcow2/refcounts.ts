@@ -43,7 +43,7 @@ export function findRefcounts(map: Qcow2, cluster: u64): u32 {
   const key = sliceKey(map, offset, cluster);
   map.foundSlot = findSlice(map, cache, key);
   if (map.foundSlot == NONE) {
-    if (!hasIo(map)) return REFCOUNTS_WAIT;
+    if (map.mayLoad == 0 || !hasIo(map)) return REFCOUNTS_WAIT;
     map.foundSlot = enterSlice(map, cache, key);
     if (map.foundSlot == NONE) wantRoom(map, cache);
     else {

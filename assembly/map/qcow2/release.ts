@@ -58,7 +58,6 @@ export function stepRelease(map: Qcow2): bool {
     map.workerAt += 1;
   }
   if (map.punchCount != 0) {
-    if (!hasIo(map)) return false;
     punch(map);
     return true;
   }

@@ -4,7 +4,7 @@
 
 import { VERIFY, verify } from '../../verify.ts';
 import { Qcow2, RESERVED_TABLE, RUN_SIZE } from './state.ts';
-import { TASK_NONE, TASK_RELEASE } from './task.ts';
+import { SEARCH, TASK_GROW, TASK_RESERVE } from './task.ts';
 import { RESERVED_RUNS } from '../../../src/abi/map.ts';
 
 /** A run of reserved clusters. */
@@ -86,6 +86,7 @@ export function isReserved(map: Qcow2, cluster: u64): bool {
     if (cluster - run.start < run.count) return true;
   }
   // A reserve or a growth that has found its clusters.
-  const holds = map.workerTask != TASK_NONE && map.workerTask != TASK_RELEASE;
-  return holds && map.workerPhase != 0 && cluster - map.workerStart < map.workerCount;
+  const reserves = map.workerTask == TASK_RESERVE && map.workerPhase > SEARCH;
+  if (!reserves && map.workerTask != TASK_GROW) return false;
+  return cluster - map.workerStart < map.workerCount;
 }

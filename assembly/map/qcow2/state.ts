@@ -27,7 +27,7 @@ export const HEADER_COPY_BYTES: u32 = 512;
 export const JOBS: u32 = <u32>COMMAND_SLOTS + 1;
 export const JOB_SIZE: u32 = 144;
 export const IO_SIZE: u32 = 48;
-export const FREE_SIZE: u32 = 32;
+export const FREE_SIZE: u32 = 40;
 export const SLICE_SIZE: u32 = 48;
 export const BUFFER_SIZE: u32 = 32;
 export const RUN_SIZE: u32 = 16;
@@ -208,6 +208,8 @@ export class Qcow2 {
   freeSpare: u32;
   freeCount: u32;
   freePromised: u32;
+  /** Runs of tables among them. */
+  freeTables: u32;
   // The copy of a shared L2 table (tables.ts).
   copyPhase: u32;
   copyIndex: u32;
@@ -215,6 +217,11 @@ export class Qcow2 {
   copyFrom: u64;
   copyTo: u64;
   copyErrno: u32;
+  // Turns in loading slices (turns.ts).
+  turns: u32;
+  turnLimit: u32;
+  /** 1: who asks now may load slices. */
+  mayLoad: u32;
   /** Index + 1 of a refcount block that the table points to in memory, and in the file perhaps. */
   unlinked: u32;
 

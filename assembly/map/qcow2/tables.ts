@@ -13,13 +13,14 @@ import { lendBuffer, returnBuffer } from './buffers.ts';
 import { enterSlice, findSlice, forgetCleared, Slice, SLICE_VALID, sliceData } from './cache.ts';
 import { COPIED, entryAt, L1_RESERVED, OFFSET_MASK } from './entry.ts';
 import { markCorrupt, overlapsFixed } from './firewall.ts';
-import { dropReference, hasFreeRoom } from './frees.ts';
+import { dropReference, dropTable, hasFreeRoom } from './frees.ts';
 import { hasIo, IO_COPY, order } from './io.ts';
 import {
   WAIT_ANY_BUFFER,
   WAIT_CYCLE,
   WAIT_FREE,
   WAIT_IO,
+  WAIT_TURN,
   WAIT_SLICE,
   WAIT_SPACE,
   WAIT_TABLE,
@@ -124,6 +125,7 @@ function locateIn(map: Qcow2, table: u64, guest: u64): u32 {
       markCorrupt(map, CORRUPT_L1_ENTRY, table, guest);
       return fail(map, ERRNO_EIO);
     }
+    if (map.mayLoad == 0) return wait(map, WAIT_TURN);
     if (!hasIo(map)) return wait(map, WAIT_IO);
     slot = enterSlice(map, cache, key);
     if (slot == NONE) {
@@ -213,7 +215,7 @@ export function copyAnswered(map: Qcow2, errno: u32): void {
   returnBuffer(map, map.copyBuffer);
   if (errno == 0) {
     setL1(map, map.copyIndex, map.copyTo | COPIED, map.generation);
-    dropReference(map, map.copyFrom, 1);
+    dropTable(map, map.copyFrom);
   } else dropReference(map, map.copyTo, 1);
   wake(map, WAIT_TABLE, errno);
 }

@@ -18,11 +18,12 @@
 //                           └─▶ GROW_* ─▶ SEARCH
 
 import { NONE } from '../../engine.ts';
+import { VERIFY, verify } from '../../verify.ts';
 import { SLICE_VALID, Slice, enterSlice, forgetSlice, sliceData, wantRoom } from './cache.ts';
 import { isMapped, markCorrupt, overlapsFixed, overlapsTables } from './firewall.ts';
 import { startGrowing, stepGrow } from './grow.ts';
 import { IO_WORKER, hasIo, order } from './io.ts';
-import { WAIT_FREE, WAIT_SPACE, isAwaited, wake } from './job.ts';
+import { WAIT_FREE, WAIT_IO, WAIT_SPACE, isAwaited, wake } from './job.ts';
 import {
   REFCOUNTS_NONE,
   REFCOUNTS_THERE,
@@ -114,9 +115,10 @@ function startTask(map: Qcow2): bool {
     }
     return false;
   }
-  if (awaited && map.reservedRuns != 0) wake(map, WAIT_SPACE, 0);
+  // Who waits has found no run, and is woken as soon as there is one.
+  if (VERIFY) verify(!awaited || map.reservedRuns == 0);
   const wanted = map.reserveWanted != 0 && hasReserveRoom(map) && map.closing == 0;
-  if (wanted || (awaited && map.reservedRuns == 0)) {
+  if (wanted || awaited) {
     map.workerTask = TASK_RESERVE;
     map.workerPhase = map.unlinked != 0 || map.tableUnsure != 0 ? MEND : SEARCH;
     map.workerScanned = 0;
@@ -306,10 +308,9 @@ function writeCounts(map: Qcow2): bool {
   const at = cache.dataAt + (map.workerSlot << cache.sliceBits);
   workerOrder(map, COMMAND_WRITE, slice.key, (<u64>1) << (<u64>cache.sliceBits), at);
   slice.writing = 1;
-  if (slice.dirty) {
-    slice.dirty = 0;
-    cache.dirty -= 1;
-  }
+  if (VERIFY) verify(slice.dirty != 0);
+  slice.dirty = 0;
+  cache.dirty -= 1;
   return true;
 }
 
@@ -337,7 +338,7 @@ function newBlock(map: Qcow2): u32 {
 }
 
 function endReserve(map: Qcow2): bool {
-  Slice.at(map, Cache.refcounts(map), map.workerSlot).pins -= 1;
+  unpin(map);
   const block = <u64>map.workerBlocks;
   addReserved(map, map.workerStart + block, map.workerCount - block);
   if (map.workerJumped == 0) map.searchCluster = map.workerStart + map.workerCount;
@@ -355,7 +356,7 @@ function failReserve(map: Qcow2): bool {
   const cache = Cache.refcounts(map);
   if (map.workerPhase > SEARCH) {
     const slice = Slice.at(map, cache, map.workerSlot);
-    slice.pins -= 1;
+    unpin(map);
     slice.writing = 0;
     if (map.workerBlocks == 0) setCounts(map, map.workerStart, 0);
     else if (map.workerPhase >= LINKED) {
@@ -375,6 +376,12 @@ function failReserve(map: Qcow2): bool {
   if (triesFewer) map.reserveNext = max(1, map.reserveNext >> FEWER_BITS);
   else wake(map, WAIT_SPACE, map.workerErrno);
   return triesFewer;
+}
+
+/** Others may have waited for its place in the cache. */
+function unpin(map: Qcow2): void {
+  Slice.at(map, Cache.refcounts(map), map.workerSlot).pins -= 1;
+  wake(map, WAIT_IO, 0);
 }
 
 function failWith(map: Qcow2, errno: u32): bool {

@@ -9,7 +9,7 @@
 import { SluiceError } from '../../errors.ts';
 import type { ImageFile } from '../image-file.ts';
 import { nextWritten, setBits, type WrittenGranules } from './bitmap-bits.ts';
-import { BitmapClusters } from './bitmap-clusters.ts';
+import { ImageClusters } from './image-clusters.ts';
 import type { Bitmap } from './bitmap-directory.ts';
 import { ALL_ONES, ALL_ZEROES, bitmapTableBytes, readBitmapTable } from './bitmap-table.ts';
 import { markInUse } from './bitmaps.ts';
@@ -96,7 +96,7 @@ async function placeBits(
 ): Promise<void> {
   const count = changes.reduce((sum, { blank }) => sum + blank.size, 0);
   if (count === 0) return;
-  const clusters = await BitmapClusters.of(file, header, isBlockDevice);
+  const clusters = await ImageClusters.of(file, header, isBlockDevice);
   const offsets = (await clusters.take(count)).values();
   for (const { entries, blank } of changes) {
     for (const index of blank) entries[index] = BigInt(offsets.next().value ?? 0);

@@ -14,7 +14,7 @@
 import { BITMAP_FLAG_IN_USE_BIT, BITMAP_FLAGS, L2_ENTRY_BYTES } from '../../abi/qcow2.ts';
 import { type ErrorCode, SluiceError } from '../../errors.ts';
 import type { ImageFile } from '../image-file.ts';
-import { BitmapClusters } from './bitmap-clusters.ts';
+import { ImageClusters } from './image-clusters.ts';
 import { type Bitmap, readBitmapDirectory } from './bitmap-directory.ts';
 import { ALL_ONES, ALL_ZEROES, readBitmapTable } from './bitmap-table.ts';
 import type { Qcow2Header } from './header.ts';
@@ -78,7 +78,7 @@ async function areSound(
   header: Qcow2Header,
   bitmaps: readonly Bitmap[],
 ): Promise<boolean> {
-  const clusters = await BitmapClusters.of(file, header);
+  const clusters = await ImageClusters.of(file, header);
   const used = new Set<number>();
   for (const bitmap of bitmaps) {
     const { entries, problem } = await readBitmapTable(file, header, bitmap);

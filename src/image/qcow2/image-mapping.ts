@@ -1,17 +1,19 @@
 /** The mapping of an opened image: limits, and the tables that the engine begins with. */
 import * as abi from '../../abi/map.ts';
-import { L2_ENTRY_BYTES, REFCOUNT_TABLE_BYTES_MAX } from '../../abi/qcow2.ts';
+import { L1_BYTES_MAX, L2_ENTRY_BYTES, REFCOUNT_TABLE_BYTES_MAX } from '../../abi/qcow2.ts';
 import type { Backend } from '../../backend/backend.ts';
 import { diskOver } from '../../disk-geometry.ts';
 import type { Mapping } from '../../mapping.ts';
 import type { ImageFile } from '../image-file.ts';
 import { readBitmapDirectory } from './bitmap-directory.ts';
+import { l1EntriesFor } from './grow-l1.ts';
 import type { Qcow2Header } from './header.ts';
 import { type ByteRange, createMapping, type Granules } from './map-region.ts';
 import type { Qcow2Options } from './open.ts';
 import { readSnapshotTable } from './snapshot-table.ts';
 
 const HEADER_COPY_BYTES = 512;
+const L1_ENTRIES_MAX = L1_BYTES_MAX / L2_ENTRY_BYTES;
 /** What is kept of refcount blocks: an eighth of what is kept of L2 tables, and at least this. */
 const REFCOUNT_SLICES_MIN = 32;
 const L2_SLICES_MIN = 64;
@@ -25,6 +27,32 @@ const RESERVE_CLUSTERS_MAX = 4096;
 const MICROS_PER_MS = 1000;
 const BITS_PER_BYTE = 8;
 
+/** Room for the tables of an image in memory, for as long as it is open. */
+export interface TableRoom {
+  readonly l1Entries: number;
+  readonly refcountTableEntries: number;
+  readonly l2Slices: number;
+  readonly refcountSlices: number;
+}
+
+/** Room for the tables when the disk has grown to `sizeBytes`. */
+export function roomFor(
+  header: Qcow2Header,
+  fileBytes: number,
+  sizeBytes: number,
+  cacheBytes: number,
+): TableRoom {
+  const grown = { ...header, sizeBytes };
+  return {
+    l1Entries: Math.max(
+      header.l1Entries,
+      Math.min(l1EntriesFor(header, sizeBytes), L1_ENTRIES_MAX),
+    ),
+    refcountTableEntries: tableRoom(grown, fileBytes),
+    ...cacheOf(grown, cacheBytes),
+  };
+}
+
 /** Reads the tables of an image, and says what the engine is to keep of it in memory. */
 export async function mappingOf(
   file: ImageFile,
@@ -33,6 +61,7 @@ export async function mappingOf(
   files: readonly (Backend | undefined)[],
   options: Qcow2Options,
   granules: Granules | undefined,
+  room: TableRoom,
 ): Promise<Mapping> {
   const { clusterBits, clusterBytes, l1Offset, l1Entries } = header;
   const { refcountTableOffset, refcountTableClusters } = header;
@@ -51,10 +80,12 @@ export async function mappingOf(
     refcountOrder: header.refcountOrder,
     l1Offset,
     refcountTableOffset,
-    refcountTableRoom: tableRoom(header, file.sizeBytes),
+    refcountTableRoom: room.refcountTableEntries,
+    l1Room: room.l1Entries,
     fileBytes: file.sizeBytes,
     backingBytes,
-    ...cacheOf(header, options.metadataCacheBytes),
+    l2Slices: room.l2Slices,
+    refcountSlices: room.refcountSlices,
     buffers: clamp(Math.floor(BUFFER_BYTES / clusterBytes), BUFFERS_MIN, BUFFERS_MAX),
     flushIntervalMicros: options.flushIntervalMs * MICROS_PER_MS,
     reserveClusters: clamp(

@@ -18,6 +18,8 @@ export interface MapOptions {
   readonly flags: number;
   readonly refcountOrder: number;
   readonly l1Offset: number;
+  /** Entries to which the L1 table may grow. */
+  readonly l1Room: number;
   readonly refcountTableOffset: number;
   /** Entries to which the refcount table may grow. */
   readonly refcountTableRoom: number;
@@ -65,7 +67,7 @@ export function createMapping(
   module: WebAssembly.Module | undefined,
 ): Mapping {
   const config = configOf(options);
-  const regionBytes = measure(config, module);
+  const regionBytes = measure(withL1Entries(config, options.l1Room), module);
   if (regionBytes === 0) throw new RangeError('the tables of the image need too much memory');
   const install = (engine: Engine): void => {
     engine.exports.initMap(engine.base);
@@ -111,6 +113,10 @@ function configOf(options: MapOptions): Uint32Array {
   set(abi.MAP_GRANULE_BITS, options.granules?.bits ?? 0);
   set(abi.MAP_GRANULES, options.granules?.count ?? 0);
   return words;
+}
+
+function withL1Entries(config: Uint32Array, entries: number): Uint32Array {
+  return config.with(abi.MAP_L1_ENTRIES / 4, entries);
 }
 
 /** The engine knows where the parts of its region lie; it is asked in a memory of its own. */

@@ -29,9 +29,12 @@ import { CryptView } from './crypt-view.ts';
 import { type EncryptionOptions, unlock } from './encryption.ts';
 import { type Qcow2Header, readHeader } from './header.ts';
 import { refuseDamagedLayout } from './header-layout.ts';
-import { mappingOf } from './image-mapping.ts';
+import { mappingOf, roomFor } from './image-mapping.ts';
 import { endWithCluster, makeWritable } from './make-writable.ts';
 import { writtenGranules } from './map-region.ts';
+import { makeRoomForData, Qcow2Resizing } from './resizing.ts';
+
+const GROWTH = 4;
 
 /** How a qcow2 image is opened. */
 export interface Qcow2Options {
@@ -45,6 +48,8 @@ export interface Qcow2Options {
   readonly encryption?: EncryptionOptions | undefined;
   /** Bytes of tables to keep in memory. */
   readonly metadataCacheBytes: number;
+  /** Bytes to which the disk may grow; default GROWTH times what it has. */
+  readonly maxSizeBytes?: number | undefined;
   /** Greatest age of tables that were not written, in milliseconds; 0: no limit. */
   readonly flushIntervalMs: number;
 }
@@ -85,8 +90,9 @@ async function overImage(
     return backend;
   };
   files[FILE_IMAGE] = image;
+  let data: FileBackend | undefined;
   if (header.dataFile !== undefined) {
-    const data = await openDataFile(path, header, options, chain);
+    data = await openDataFile(path, header, options, chain);
     add(FILE_DATA, cipher === undefined ? data : new CryptView(data, cipher));
   } else {
     const inner = await openFileBackend(path, secondOpen(options.file));
@@ -100,9 +106,15 @@ async function overImage(
     add(FILE_BACKING, await openBacking(path, header.backing, options, chain));
   }
   const granules = granulesFor(bitmaps, header);
-  const mapping = await mappingOf(file, header, path, files, options, granules);
+  const maxSizeBytes = maxSizeOf(header, options);
+  const room = roomFor(header, file.sizeBytes, maxSizeBytes, options.metadataCacheBytes);
+  const mapping = await mappingOf(file, header, path, files, options, granules, room);
   if (writable && !image.isBlockDevice) await endWithCluster(file, header);
-  if (granules === undefined) return new Disk(files, { ...options.disk, mapping });
+  if (granules === undefined) {
+    const open = { path, image, data, files, options, room, maxSizeBytes };
+    const resizing = new Qcow2Resizing(open, header);
+    return new Disk(files, { ...options.disk, mapping: { ...mapping, resizing } });
+  }
   const finish = (engine: Engine): Promise<void> => {
     const written = { bits: granules.bits, map: writtenGranules(engine, granules) };
     const end = new BackendFile(image, path);
@@ -115,6 +127,12 @@ async function overImage(
     await markInUse(new BackendFile(image, path), bitmaps, false);
     throw error;
   }
+}
+
+/** A disk that is only read does not grow. */
+function maxSizeOf({ sizeBytes }: Qcow2Header, options: Qcow2Options): number {
+  if (options.file.writable !== true) return sizeBytes;
+  return Math.max(sizeBytes, options.maxSizeBytes ?? sizeBytes * GROWTH);
 }
 
 /** O1: a writer would make it worse. */
@@ -146,9 +164,7 @@ async function openDataFile(
   await chain.add(dataPath);
   const data = await openFileBackend(dataPath, { ...options.file, anySize: true });
   try {
-    if (data.sizeBytes < header.sizeBytes && options.file.writable === true) {
-      await data.resize(header.sizeBytes);
-    }
+    if (options.file.writable === true) await makeRoomForData(data, header, header.sizeBytes);
     return data;
   } catch (error) {
     await data.close();

@@ -140,6 +140,7 @@ function mappingOf(
     flags: flagsOf(header, first, setup),
     refcountOrder: header.refcountOrder,
     l1Offset,
+    l1Room: header.l1Entries,
     refcountTableOffset,
     refcountTableRoom: (tableBytes / ENTRY_BYTES) * TABLE_ROOM,
     fileBytes: image.length,

@@ -55,6 +55,8 @@ const LONG_BYTES = 1_000_000;
 const LONG_SHARE = 0.25;
 /** How often time passes while nothing else can happen. */
 const WAITS = 60;
+/** A stream has some hundreds. */
+const MOST_EVENTS = 20_000;
 const COMMANDS = ['read', 'write', 'zeroes', 'discard', 'status', 'sync', 'extend'];
 
 /** See the head of the file. Broken rules are thrown as RuleBroken. */
@@ -121,6 +123,7 @@ export class Qcow2World {
       if (event === undefined && !this.#unheard) break;
       if (event === 'wait') waits += 1;
       this.#happen(event);
+      if (this.events > MOST_EVENTS) throw new RuleBroken('livelock', 'it goes on and on');
     }
     this.#life.oracle.checkIdle();
     if (this.#isClosing) this.#checkClosed();
@@ -136,8 +139,9 @@ export class Qcow2World {
   #draw(): Event | undefined {
     const busy = this.#hosts.isBusy;
     const next = this.#case.stream[this.#next];
-    // Whoever clears the latch has waited for what is under way, and put it right.
-    const may = next !== undefined && !(next.op === OP_CLEAR_LATCH && busy);
+    // Whoever clears the latch has waited for what is under way, has heard of it, and put it right.
+    const isEarly = next?.op === OP_CLEAR_LATCH && (busy || this.#unheard);
+    const may = next !== undefined && !isEarly;
     if (may && (!busy || this.#random.chance(0.3))) return 'submit';
     if (busy && !this.#random.chance(0.02)) return 'answer';
     if (Number.isFinite(this.#life.subject.waitMicros)) return 'wait';

@@ -8,6 +8,7 @@ import {
   COMMAND_SYNC,
   COMMAND_WRITE,
   ERRNO_EIO,
+  ERRNO_ENOSPC,
 } from '../../../src/abi/command.ts';
 import * as map from '../../../src/abi/map.ts';
 import {
@@ -133,7 +134,8 @@ export class HostFiles {
   }
 
   #extend(size: number): number {
-    if (size > IMAGE_ROOM - this.#clusterBytes) throw new Violation(`outside: EXTEND to ${size}`);
+    if (size > IMAGE_ROOM * 2) throw new Violation(`outside: EXTEND to ${size}`);
+    if (size > IMAGE_ROOM - this.#clusterBytes) return ERRNO_ENOSPC;
     if (size <= this.sizeBytes) return 0;
     const holes = (this.#setup.mapFlags & map.MAP_NO_HOLES) === 0;
     this.image.fill(holes ? 0 : LEFTOVER, this.sizeBytes, size);

@@ -87,7 +87,7 @@ const MOST_BYTES = 1048576;
 const HUGE = 8704;
 const FREE = [0, 3, 12, 40];
 const L2_SLICES = [2, 1, 3, 64, 4, 8, 160, 16];
-const REFCOUNT_SLICES = [2, 1, 4, 80];
+const REFCOUNT_SLICES = [2, 1, 4, 160];
 const BUFFERS = [2, 3, 4, 8];
 const RESERVES = [16, 1, 2, 4, 64, 4096, 16, 8];
 const DEPTHS = [8, 1, 2, 3, 32, 256, 8, 4];
@@ -148,9 +148,12 @@ function shapeOf(bytes: Uint8Array): ImageShape {
   const places = u8(bytes, 6);
   const isVersion2 = (counts & 0x40) !== 0 && !size.extended && !files.includes('data');
   const { clusterBits } = size;
-  const clusters = Math.min(pick(CLUSTERS, u8(bytes, 5)), MOST_BYTES >> (clusterBits - 2));
   const hasData = files.includes('data');
   const order = isVersion2 ? 4 : pick(ORDERS, counts & 7);
+  // A refcount table of one cluster counts them, with tables beside them.
+  const counted = 2 ** (2 * clusterBits - order - 1);
+  const most = Math.min(MOST_BYTES >> (clusterBits - 2), counted);
+  const clusters = Math.min(pick(CLUSTERS, u8(bytes, 5)), most);
   // More tables than one batch writes.
   const isHuge = u8(bytes, 5) === 0xff && clusterBits === 9;
   const isFull = letters === 0xff && clusterBits === 9 && !hasData && !isVersion2;

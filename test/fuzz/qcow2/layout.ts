@@ -16,7 +16,7 @@ const PAGE_BYTES = 65536;
 /** Where the mapping begins: right behind the engine. */
 export const MAP = REGION_END;
 /** Room for the largest mapping that is made. */
-export const MAP_ROOM = 28 * PAGE_BYTES;
+export const MAP_ROOM = 48 * PAGE_BYTES;
 /** Where the bytes of requests lie, and their tables. */
 export const ARENA = MAP + MAP_ROOM;
 /** Its size. */

@@ -1,5 +1,5 @@
 /**
- * Refcounts of an image that no engine has open, and new clusters for its bitmaps.
+ * Refcounts of an image that no engine has open or is at work on, and new clusters for it.
  *
  * F1 Clusters are taken past the end of the file: no data can be there, whatever refcounts say.
  *    A block device has no such place; there it is the first ones that are free.
@@ -15,15 +15,18 @@ import type { Qcow2Header } from './header.ts';
 import { setRefcount, switchTable } from './repair-refcounts.ts';
 
 const ENTRY_BYTES = 8;
+const ENTRIES_PER_SECTOR = 512 / ENTRY_BYTES;
 const ENTRY_RESERVED = 0x1ffn;
 
 /** Where the refcounts of an image stand, and what lies past its end. */
-export class BitmapClusters {
+export class ImageClusters {
   readonly #file: ImageFile;
   readonly #clusterBytes: number;
   readonly #refcountBits: number;
   /** Clusters that one block describes. */
   readonly #perBlock: number;
+  /** Clusters to which the refcount table may grow. */
+  readonly #tableClustersMax: number;
   #tableOffset: number;
   #table: DataView;
   /** The block that was used last. */
@@ -33,26 +36,34 @@ export class BitmapClusters {
   /** No cluster before it is taken. */
   #next: number;
 
-  private constructor(file: ImageFile, header: Qcow2Header, table: Uint8Array, next: number) {
+  private constructor(
+    file: ImageFile,
+    header: Qcow2Header,
+    table: Uint8Array,
+    next: number,
+    tableEntriesMax: number,
+  ) {
     this.#file = file;
     this.#clusterBytes = header.clusterBytes;
     this.#refcountBits = header.refcountBits;
     this.#perBlock = (header.clusterBytes * 8) / header.refcountBits;
+    this.#tableClustersMax = Math.floor((tableEntriesMax * ENTRY_BYTES) / header.clusterBytes);
     this.#tableOffset = header.refcountTableOffset;
     this.#table = viewOf(table);
     this.#next = next;
   }
 
-  /** Those of an image whose tables are all in the file. */
+  /** Those of an image whose tables are all in the file; its refcount table has a limit. */
   static async of(
     file: ImageFile,
     header: Qcow2Header,
     isBlockDevice = false,
-  ): Promise<BitmapClusters> {
+    tableEntriesMax = REFCOUNT_TABLE_BYTES_MAX / ENTRY_BYTES,
+  ): Promise<ImageClusters> {
     const { refcountTableOffset, refcountTableClusters, clusterBytes } = header;
     const table = await file.read(refcountTableOffset, refcountTableClusters * clusterBytes);
     const next = isBlockDevice ? 0 : Math.ceil(file.sizeBytes / clusterBytes);
-    return new BitmapClusters(file, header, table, next);
+    return new ImageClusters(file, header, table, next, tableEntriesMax);
   }
 
   /** The refcount of the cluster that begins at an offset. */
@@ -71,11 +82,81 @@ export class BitmapClusters {
       await this.#set(cluster, 1);
       offsets.push(cluster * this.#clusterBytes);
     }
+    await this.#finish();
+    return offsets;
+  }
+
+  /** Takes new clusters in a row; the offset of the first (F1, F2). */
+  async takeRun(count: number): Promise<number> {
+    const first = await (count < this.#perBlock ? this.#findRun(count) : this.#makeRun(count));
+    this.#next = first + count;
+    await this.#finish();
+    return first * this.#clusterBytes;
+  }
+
+  /** Gives clusters back. That nothing points to them any more must be stable. */
+  async release(offset: number, count: number): Promise<void> {
+    const first = offset / this.#clusterBytes;
+    for (let cluster = first; cluster < first + count; cluster++) await this.#set(cluster, 0);
+    await this.#writeBlock();
+  }
+
+  /** The first run of free clusters; their refcounts are set. */
+  async #findRun(count: number): Promise<number> {
+    let first = this.#next;
+    for (let cluster = first; cluster < first + count; cluster++) {
+      if (await this.#isTaken(cluster)) first = cluster + 1;
+    }
+    for (let cluster = first; cluster < first + count; cluster++) await this.#set(cluster, 1);
+    return first;
+  }
+
+  /** A run that is longer than a block can describe, behind new blocks for itself and them. */
+  async #makeRun(count: number): Promise<number> {
+    const perBlock = this.#perBlock;
+    const blocks = Math.ceil(count / (perBlock - 1));
+    let group = this.#groupBehind();
+    while (group + blocks > this.#table.byteLength / ENTRY_BYTES) {
+      await this.#growTable(group * perBlock);
+      group = this.#groupBehind();
+    }
+    const first = group * perBlock;
+    const end = first + blocks + count;
+    for (let index = 0; index < blocks; index++) {
+      const offset = (first + index) * this.#clusterBytes;
+      await this.#file.write(offset, this.#blockOf(group + index, first, end));
+      this.#table.setBigUint64((group + index) * ENTRY_BYTES, BigInt(offset));
+    }
+    await this.#file.sync();
+    await this.#nameBlocks(group, group + blocks);
+    return first + blocks;
+  }
+
+  /** Sector by sector: what counts a block is named before it, or with it (F3). */
+  async #nameBlocks(group: number, end: number): Promise<void> {
+    for (let from = group; from < end;) {
+      const sectorEnd = (Math.floor(from / ENTRIES_PER_SECTOR) + 1) * ENTRIES_PER_SECTOR;
+      const to = Math.min(end, sectorEnd);
+      const length = (to - from) * ENTRY_BYTES;
+      const entries = new Uint8Array(this.#table.buffer, from * ENTRY_BYTES, length);
+      await this.#file.write(this.#tableOffset + from * ENTRY_BYTES, entries);
+      if (to < end) await this.#file.sync();
+      from = to;
+    }
+  }
+
+  /** The first group of clusters behind all that are described, and behind the file. */
+  #groupBehind(): number {
+    let group = this.#table.byteLength / ENTRY_BYTES;
+    while (group > 0 && this.#blockOffset(group - 1) === 0) group -= 1;
+    return Math.max(group, Math.ceil(this.#next / this.#perBlock));
+  }
+
+  async #finish(): Promise<void> {
     await this.#writeBlock();
     const endOffset = this.#next * this.#clusterBytes;
     if (endOffset > this.#file.sizeBytes) await this.#file.truncate(endOffset);
     await this.#file.sync();
-    return offsets;
   }
 
   /** Makes sure that the cluster has a refcount; it may be taken for the block itself. */
@@ -123,10 +204,11 @@ export class BitmapClusters {
     for (let cluster = oldFirst; cluster < oldEnd; cluster++) await this.#set(cluster, 0);
   }
 
-  /** At least twice what it was. */
+  /** Twice what it was, as far as there may be, or more when that is needed. */
   #sizesOfTable(first: number): { blocks: number; tableClusters: number } {
     const firstGroup = Math.floor(first / this.#perBlock);
-    let tableClusters = (2 * this.#table.byteLength) / this.#clusterBytes;
+    const found = this.#table.byteLength / this.#clusterBytes;
+    let tableClusters = Math.min(2 * found, this.#tableClustersMax);
     let blocks = 1;
     for (let described = 0; described < first + blocks + tableClusters;) {
       const groups = Math.ceil((first + blocks + tableClusters) / this.#perBlock);
@@ -135,11 +217,11 @@ export class BitmapClusters {
       tableClusters = Math.max(tableClusters, needed);
       described = groups * this.#perBlock;
     }
-    const tableBytes = tableClusters * this.#clusterBytes;
-    if (tableBytes <= REFCOUNT_TABLE_BYTES_MAX) return { blocks, tableClusters };
-    const found = `its refcount table would have ${tableBytes} bytes`;
-    const rule = `at most ${REFCOUNT_TABLE_BYTES_MAX} are allowed`;
-    throw new SluiceError('ERR_SLUICE_NO_SPACE', `the image cannot grow: ${found}; ${rule}`);
+    const isLonger = tableClusters > found;
+    if (isLonger && tableClusters <= this.#tableClustersMax) return { blocks, tableClusters };
+    const most = this.#tableClustersMax * this.#clusterBytes;
+    const reason = `its refcount table cannot have more than ${most} bytes`;
+    throw new SluiceError('ERR_SLUICE_NO_SPACE', `the image cannot grow: ${reason}`);
   }
 
   /** A new block, with the clusters from `first` to `end` in use, as far as it describes them. */
