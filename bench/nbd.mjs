@@ -2,7 +2,8 @@
 //
 // IOPS over NBD on a unix socket, one fio client at a time, sluice against qemu-nbd and nbdkit on
 // the same image in the same run: every round measures each server once, so that whatever else the
-// machine does falls on all of them. --busy-poll adds a sluice for each budget. Prints medians,
+// machine does falls on all of them. qcow2, which nbdkit does not serve: with every cluster
+// allocated, and a fill of a new image. --busy-poll adds a sluice for each budget. Prints medians,
 // spread (lowest to highest round) and ratios.
 
 import { spawn, spawnSync } from 'node:child_process';
@@ -17,6 +18,8 @@ import { accepts } from './accepts.mjs';
 
 const SLUICE = fileURLToPath(new URL('../dist/bin.cjs', import.meta.url));
 const IMAGE_MIB = 512;
+/** Nobody fills it in the time of a round. */
+const FILLED_MIB = 65_536;
 
 const { values: options } = parseArgs({
   options: {
@@ -33,18 +36,19 @@ const POLLS = options['busy-poll'].split(',').filter((micros) => micros !== '');
 
 /**
  * @typedef {{ name: string, start(image: string, socket: string): string[] }} Server
- * @typedef {{ name: string, cache: string, fio: string[] }} Workload
+ * @typedef {'raw' | 'qcow2' | 'empty'} Kind what is served; `empty`: a new qcow2 image
+ * @typedef {{ name: string, kind: Kind, cache: string, fio: string[] }} Workload
  */
 
-/** @type {(name: string, cache: string, more: string[]) => Server} */
-const sluice = (name, cache, more) => ({
+/** @type {(name: string, format: string, cache: string, more: string[]) => Server} */
+const sluice = (name, format, cache, more) => ({
   name,
   start: (image, socket) => [
     process.execPath,
     SLUICE,
     'serve',
     '-f',
-    'raw',
+    format,
     '-t',
     '-e',
     '0',
@@ -57,11 +61,19 @@ const sluice = (name, cache, more) => ({
   ],
 });
 
-/** @type {(cache: string) => Server[]} */
-const servers = (cache) => [
-  sluice('sluice', cache, []),
-  ...POLLS.map((micros) => sluice(`sluice poll ${micros}`, cache, ['--busy-poll', micros])),
-  ...['threads', 'io_uring'].map((aio) => ({
+/** @type {(kind: Kind, cache: string) => Server[]} */
+const servers = (kind, cache) => {
+  const format = kind === 'raw' ? 'raw' : 'qcow2';
+  const polls = POLLS.map((micros) =>
+    sluice(`sluice poll ${micros}`, format, cache, ['--busy-poll', micros]),
+  );
+  const ours = [sluice('sluice', format, cache, []), ...polls];
+  return [...ours, ...qemu(format, cache), ...(format === 'raw' ? [nbdkit(cache)] : [])];
+};
+
+/** @type {(format: string, cache: string) => Server[]} */
+const qemu = (format, cache) =>
+  ['threads', 'io_uring'].map((aio) => ({
     name: `qemu-nbd ${aio}`,
     start: (/** @type {string} */ image, /** @type {string} */ socket) => [
       'qemu-nbd',
@@ -69,40 +81,56 @@ const servers = (cache) => [
       '-e',
       '0',
       '-f',
-      'raw',
+      format,
       `--aio=${aio}`,
       `--cache=${cache}`,
       '-k',
       socket,
       image,
     ],
-  })),
-  {
-    name: 'nbdkit file',
-    start: (image, socket) => [
-      'nbdkit',
-      '-f',
-      '-U',
-      socket,
-      'file',
-      image,
-      ...(cache === 'none' ? ['cache=none'] : []),
-    ],
-  },
-];
+  }));
 
-/** @type {(name: string, cache: string, rw: string, depth: number) => Workload} */
-const random4k = (name, cache, rw, depth) => ({
+/** @type {(cache: string) => Server} */
+const nbdkit = (cache) => ({
+  name: 'nbdkit file',
+  start: (image, socket) => [
+    'nbdkit',
+    '-f',
+    '-U',
+    socket,
+    'file',
+    image,
+    ...(cache === 'none' ? ['cache=none'] : []),
+  ],
+});
+
+/** @type {(name: string, kind: Kind, rw: string, depth: number) => Workload} */
+const in4k = (name, kind, rw, depth) => ({
   name: `${name}, depth ${depth}`,
-  cache,
-  fio: [`--rw=${rw}`, '--bs=4k', `--iodepth=${depth}`, '--norandommap'],
+  kind,
+  cache: 'writeback',
+  fio: [
+    `--rw=${rw}`,
+    '--bs=4k',
+    `--iodepth=${depth}`,
+    `--size=${kind === 'empty' ? FILLED_MIB : IMAGE_MIB}M`,
+    '--norandommap',
+  ],
 });
 
 /** @type {Workload[]} */
-const WORKLOADS = [1, 16, 64].flatMap((depth) => [
-  random4k('4 KiB random read, page cache', 'writeback', 'randread', depth),
-  random4k('4 KiB random write, page cache', 'writeback', 'randwrite', depth),
-]);
+const WORKLOADS = [
+  ...[1, 16, 64].flatMap((depth) => [
+    in4k('4 KiB random read, page cache', 'raw', 'randread', depth),
+    in4k('4 KiB random write, page cache', 'raw', 'randwrite', depth),
+  ]),
+  ...[1, 16, 64].flatMap((depth) => [
+    in4k('4 KiB random read, qcow2', 'qcow2', 'randread', depth),
+    in4k('4 KiB random write, qcow2', 'qcow2', 'randwrite', depth),
+  ]),
+  in4k('4 KiB sequential fill, qcow2', 'empty', 'write', 64),
+  in4k('4 KiB random fill, qcow2', 'empty', 'randwrite', 64),
+];
 
 /** Starts a server and waits for its socket. */
 async function serve(/** @type {string[]} */ command, /** @type {string} */ socket) {
@@ -113,6 +141,23 @@ async function serve(/** @type {string[]} */ command, /** @type {string} */ sock
     await sleep(10);
   }
   throw new Error(`${program} did not open ${socket}`);
+}
+
+function qemuImg(/** @type {string[]} */ args) {
+  const { status, stderr } = spawnSync('qemu-img', args, { encoding: 'utf8' });
+  if (status !== 0) throw new Error(`qemu-img failed: ${stderr}`);
+}
+
+/** An image of each kind for every server; all are copies, whose pages are alike. */
+function makeImages(/** @type {string} */ folder) {
+  const first = { raw: join(folder, 'raw'), qcow2: join(folder, 'qcow2') };
+  writeFileSync(first.raw, Buffer.alloc(IMAGE_MIB << 20, 'sluice'));
+  qemuImg(['convert', '-f', 'raw', '-O', 'qcow2', first.raw, first.qcow2]);
+  for (const kind of /** @type {const} */ (['raw', 'qcow2'])) {
+    for (let index = 0; index < servers(kind, '').length; index++) {
+      copyFileSync(first[kind], join(folder, `${index}.${kind}`));
+    }
+  }
 }
 
 /** Requests a second of one fio run. */
@@ -127,7 +172,6 @@ function fio(
       '--name=bench',
       '--ioengine=nbd',
       `--uri=nbd+unix:///?socket=${socket}`,
-      `--size=${IMAGE_MIB}M`,
       '--time_based',
       `--runtime=${seconds}`,
       '--output-format=json',
@@ -158,11 +202,12 @@ async function measure(
   /** @type {Map<string, number[]>} */
   const results = new Map();
   for (let round = 0; round < rounds; round++) {
-    for (const [index, server] of servers(workload.cache).entries()) {
+    for (const [index, server] of servers(workload.kind, workload.cache).entries()) {
       // nbdkit leaves its socket behind.
       const socket = join(folder, `${starts++}.sock`);
-      const image = join(folder, `${index}.img`);
-      readFileSync(image); // hosts with little memory drop cold files from the page cache
+      const image = join(folder, `${index}.${workload.kind}`);
+      if (workload.kind === 'empty') qemuImg(['create', '-f', 'qcow2', image, `${FILLED_MIB}M`]);
+      else readFileSync(image); // hosts with little memory drop cold files from the page cache
       const child = await serve(server.start(image, socket), socket);
       const iops = fio(socket, workload.fio, seconds);
       results.set(server.name, [...(results.get(server.name) ?? []), iops]);
@@ -190,11 +235,7 @@ function report(/** @type {string} */ name, /** @type {Map<string, number[]>} */
 
 const folder = mkdtempSync(join(tmpdir(), 'sluice-bench-'));
 try {
-  const image = Buffer.alloc(IMAGE_MIB << 20, 'sluice');
-  writeFileSync(join(folder, '0.img'), image);
-  for (let i = 1; i < servers('').length; i++) {
-    copyFileSync(join(folder, '0.img'), join(folder, `${i}.img`));
-  }
+  makeImages(folder);
   /** @type {Record<string, Record<string, number[]>>} */
   const all = {};
   for (const workload of WORKLOADS.filter(({ name }) => name.includes(options.only))) {
