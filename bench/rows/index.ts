@@ -2,6 +2,7 @@ import type { Row } from '../row.ts';
 import { ENGINE_ROWS } from './engine.ts';
 import { MERGE_ROWS } from './merge.ts';
 import { OVERLAP_ROWS } from './overlap.ts';
+import { QCOW2_ROWS } from './qcow2.ts';
 import { RING_ROWS } from './ring.ts';
 import { SORT_ROWS } from './sort.ts';
 import { TABLE_ROWS } from './tables.ts';
@@ -16,6 +17,7 @@ export const ROWS: readonly Row[] = [
   ...OVERLAP_ROWS,
   ...ZERO_ROWS,
   ...TABLE_ROWS,
+  ...QCOW2_ROWS,
   ...RING_ROWS,
   ...VIRTIO_ROWS,
 ];
