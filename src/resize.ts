@@ -106,7 +106,8 @@ async function resizeMapped(
     await rest(device);
     if (sizeBytes > found) {
       remap(device, await resizing.makeRoom(sizeBytes));
-      device.sizeBytes = sizeBytes;
+      // Nobody is told of the new size yet.
+      device.engine.capacityBytes = sizeBytes;
       await makeDirty(device);
       await zero(device, found, Math.min(sizeBytes, shownBytes));
     } else {

@@ -30,8 +30,8 @@ const REFCOUNT_ORDER = 4;
 type Kind = 'read in place' | 'write in place' | 'write new';
 
 /**
- * The engine over a qcow2 image, for 4 KiB of a cluster each, with a flush for each batch of 64. The
- * host answers at once; only tables are kept. The peer is the engine over a raw disk.
+ * The engine over a qcow2 image, for 4 KiB of a cluster each, with a flush for each batch of 64.
+ * The host answers at once; only tables are kept. The peer is the engine over a raw disk.
  */
 export const QCOW2_ROWS: readonly Row[] = (
   ['read in place', 'write in place', 'write new'] as const

@@ -94,10 +94,13 @@ export class ImageClusters {
     return first * this.#clusterBytes;
   }
 
-  /** Gives clusters back. That nothing points to them any more must be stable. */
+  /** Drops a reference to each of some clusters. That it is gone must be stable. */
   async release(offset: number, count: number): Promise<void> {
     const first = offset / this.#clusterBytes;
-    for (let cluster = first; cluster < first + count; cluster++) await this.#set(cluster, 0);
+    for (let cluster = first; cluster < first + count; cluster++) {
+      const refcount = await this.refcount(cluster * this.#clusterBytes);
+      await this.#set(cluster, Math.max(refcount - 1, 0));
+    }
     await this.#writeBlock();
   }
 
