@@ -39,6 +39,8 @@ export interface Command {
 
 /** The image grows no further. */
 const IMAGE_ROOM = 8 * 1048576;
+/** A damaged refcount block may say that all of its clusters are in use; then come those behind. */
+const LARGEST_IMAGE = 2 ** 40;
 const DATA_ROOM = 6 * 1048576;
 /** What is new where a file does not read as zeroes behind its end. */
 const LEFTOVER = 0xcc;
@@ -134,7 +136,7 @@ export class HostFiles {
   }
 
   #extend(size: number): number {
-    if (size > IMAGE_ROOM * 2) throw new Violation(`outside: EXTEND to ${size}`);
+    if (size > LARGEST_IMAGE) throw new Violation(`outside: EXTEND to ${size}`);
     if (size > IMAGE_ROOM - this.#clusterBytes) return ERRNO_ENOSPC;
     if (size <= this.sizeBytes) return 0;
     const holes = (this.#setup.mapFlags & map.MAP_NO_HOLES) === 0;
