@@ -37,6 +37,7 @@ import {
   openJob,
   park,
   renewJob,
+  restJob,
   rouse,
   takeWoken,
   wake,
@@ -151,6 +152,7 @@ export function advanceMapped(engine: usize, id: u32): void {
     const extent = ask(engine, map, id, flight);
     if (extent.kind == EXTENT_WAIT) {
       noteWait(map, id, extent.wait);
+      if (Slot.at(engine, flight.head).op != OP_READ) restJob(map, id);
       return park(map, id, extent.wait);
     }
     endTurn(map, id);

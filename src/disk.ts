@@ -303,10 +303,10 @@ export class Disk implements AsyncDisposable {
 
   async #close(): Promise<void> {
     const faces = await Promise.allSettled([...this.#faces].map((face) => face.close()));
-    await this.#resizing;
-    await this.#requests.drained();
+    await Promise.all([this.#resizing, this.#requests.drained()]);
     await this.device.drained();
     const end = await Promise.allSettled([this.#endWriting()]);
+    this.device.later.stop();
     const files = await Promise.allSettled([
       ...this.#backends.map((backend) => backend?.close()),
       this.#tracer?.close(),

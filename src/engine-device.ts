@@ -83,7 +83,8 @@ export class EngineDevice implements Device {
   readonly #command: CommandRecord;
   readonly #completion: CompletionRecord;
   readonly #tags = new RequestTags();
-  readonly #later = new Later(() => this.kick());
+  /** Calls of the engine that are to come. */
+  readonly later = new Later(() => this.kick());
   #spaceWaiters: (() => void)[] = [];
   #idleWaiters: (() => void)[] = [];
   /** Commands at the backend. */
@@ -201,7 +202,7 @@ export class EngineDevice implements Device {
       this.#kicking = false;
       // Others have their turn; or a callback has thrown.
       if (this.#again) this.kickSoon();
-      if (this.#timed) this.#later.after(this.#engine.waitMicros);
+      if (this.#timed) this.later.after(this.#engine.waitMicros);
       if (this.#idle && this.#idleWaiters.length > 0) this.#wake('idle');
     }
   }
@@ -386,7 +387,7 @@ export class EngineDevice implements Device {
 
   /** Kicks after the callbacks of this turn of the event loop. */
   kickSoon(): void {
-    this.#later.soon();
+    this.later.soon();
   }
 }
 

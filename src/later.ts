@@ -13,6 +13,7 @@ export class Later {
   readonly #call: () => void;
   readonly #callOnce: () => void;
   #scheduled = false;
+  #stopped = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(call: () => void) {
@@ -25,15 +26,21 @@ export class Later {
 
   /** Calls once, after the callbacks of this turn. */
   soon(): void {
-    if (this.#scheduled) return;
+    if (this.#scheduled || this.#stopped) return;
     this.#scheduled = true;
     afterTurn(this.#callOnce);
+  }
+
+  /** Is not called any more. */
+  stop(): void {
+    this.#stopped = true;
+    clearTimeout(this.#timer);
   }
 
   /** Calls after so long instead of when it was to be called before; Infinity: not at all. */
   after(waitMicros: number): void {
     clearTimeout(this.#timer);
-    if (waitMicros === Infinity) return;
+    if (waitMicros === Infinity || this.#stopped) return;
     if (waitMicros < SHORTEST_SLEEP_MICROS) this.soon();
     else this.#timer = setTimeout(this.#call, Math.floor(waitMicros / MICROS_PER_MS));
   }

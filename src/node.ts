@@ -174,8 +174,8 @@ async function openImage(
     file: backendOptions(options, direct, noFlush),
     disk,
     encryption: encryption && checkEncryption(encryption),
-    backing: options.backing ?? 'deny',
-    backingFormat: options.backingFormat,
+    backing: checkPolicy(options.backing ?? 'deny'),
+    backingFormat: checkBackingFormat(options.backingFormat),
     metadataCacheBytes: toWhole(
       options.metadataCacheBytes ?? DEFAULT_METADATA_CACHE_BYTES,
       'metadataCacheBytes',
@@ -194,6 +194,19 @@ async function openImage(
     ),
   };
   return openQcow2(path, qcow2, new Chain());
+}
+
+function checkPolicy(policy: NamedFilePolicy): NamedFilePolicy {
+  if (policy === 'deny') return policy;
+  const folders: unknown = policy?.folders;
+  const isList = Array.isArray(folders) && folders.every((folder) => typeof folder === 'string');
+  if (isList) return policy;
+  throw invalid("backing is 'deny' or { folders: [...] } with the paths of folders");
+}
+
+function checkBackingFormat(format: BackingFormat | undefined): BackingFormat | undefined {
+  if (format === undefined || format === 'raw' || format === 'qcow2') return format;
+  throw invalid(`backingFormat is 'raw' or 'qcow2', not ${String(format)}`);
 }
 
 function checkFormat(paths: readonly string[], format: string): void {

@@ -1,4 +1,5 @@
 /** What a completion's status means to a program. */
+import { ERRNO_EDQUOT, ERRNO_EFBIG, ERRNO_ENOSPC } from './abi/command.ts';
 import {
   STATUS_ABORTED,
   STATUS_FLUSH_LATCHED,
@@ -28,11 +29,13 @@ export interface Asked {
 const RANGELESS: ReadonlySet<string> = new Set([
   'flush',
   'clear latch',
+  'resize',
   'reset queue',
   'set write cache',
 ]);
 
 const EIO = 5;
+const FULL: ReadonlySet<number> = new Set([ERRNO_EDQUOT, ERRNO_EFBIG, ERRNO_ENOSPC]);
 
 /** Names of the errnos that a disk commonly meets; the number stands for the others. */
 const ERRNO_NAMES: Readonly<Record<number, string>> = {
@@ -48,8 +51,9 @@ const ERRNO_NAMES: Readonly<Record<number, string>> = {
   122: 'EDQUOT',
 };
 
-/** The code of a status that is not STATUS_OK. */
-function codeOf(status: number): ErrorCode {
+/** The code of a status that is not STATUS_OK. A flush fails for want of room, too. */
+function codeOf(status: number, errno: number): ErrorCode {
+  if (status === STATUS_IO_ERROR && FULL.has(errno)) return 'ERR_SLUICE_NO_SPACE';
   switch (status) {
     case STATUS_IO_ERROR:
     case STATUS_ABORTED:
@@ -115,7 +119,7 @@ function systemError(errno: number, operation: string): Error {
 /** The error of a request that completed with `status`. */
 export function requestError(status: number, errno: number, asked: Asked): SluiceError {
   const isDamage = status === STATUS_IO_ERROR && errno === EIO && asked.corruption !== undefined;
-  const code = isDamage ? 'ERR_SLUICE_CORRUPT' : codeOf(status);
+  const code = isDamage ? 'ERR_SLUICE_CORRUPT' : codeOf(status, errno);
   const { operation, offset, length } = asked;
   const hasRange = !RANGELESS.has(operation);
   const place = hasRange ? ` of ${length} bytes at offset ${offset}` : '';

@@ -143,9 +143,7 @@ async function goOn(device: EngineDevice, resizing: MappingResizing): Promise<vo
 /** Nothing of the mapping is in memory alone, and all of it is stable; or it goes on as before. */
 async function rest(device: EngineDevice): Promise<void> {
   try {
-    const isSettled = await settle(device);
-    await run(device, OP_FLUSH, 0, 0, 0);
-    await device.drained();
+    const isSettled = await settle(device, () => run(device, OP_FLUSH, 0, 0, 0));
     refuseCorrupt(device);
     if (isSettled) return;
     const message = 'cannot resize the disk: its tables could not be written';

@@ -13,27 +13,36 @@ export async function endWriting(
   mapping: Mapping | undefined,
   flush: () => Promise<void>,
 ): Promise<void> {
-  const isSettled = await settle(device);
-  await flush();
-  if (!isSettled) throw notSettled();
+  if (!(await settle(device, flush))) throw notSettled();
   if (mapping?.finish === undefined) return;
   await device.drained();
   await mapping.finish(device.engine);
 }
 
+/** What a flush makes stable may let more be given back, which another one makes stable. */
+const TRIES = 3;
+
 /**
- * Writes the tables that have changed, and gives back what is reserved. True when nothing is left;
- * false when the host did not let it.
+ * Writes the tables that have changed, gives back what is reserved, and flushes. True when nothing
+ * is left; false when the host did not let it. Rejects with what the flush does.
  */
-export async function settle(device: EngineDevice): Promise<boolean> {
-  const { engine } = device;
-  if (engine.mapAt === 0) return true;
-  engine.storeMap(MAP_CLOSING, 1);
+export async function settle(device: EngineDevice, flush: () => Promise<void>): Promise<boolean> {
+  for (let tries = 0; tries < TRIES; tries++) {
+    await writeTables(device);
+    await flush();
+    await device.drained();
+    if (device.engine.mapAt === 0 || device.engine.loadMap(MAP_DIRTY) === 0) return true;
+  }
+  return false;
+}
+
+async function writeTables(device: EngineDevice): Promise<void> {
+  if (device.engine.mapAt === 0) return;
+  device.engine.storeMap(MAP_CLOSING, 1);
   for (let before = -1; before !== device.commands;) {
     before = device.commands;
     await device.drained();
   }
-  return engine.loadMap(MAP_DIRTY) === 0;
 }
 
 function notSettled(): SluiceError {

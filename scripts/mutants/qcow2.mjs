@@ -170,7 +170,7 @@ export const QCOW2_MUTANTS = [
   // That a cluster is not freed while a flight may read it (D1) cannot be seen: hazards keep those
   // who read it before those who drop it.
   qcow2Mutant('D2: the list of frees has room without end', FREES, {
-    find: '  return map.freeCount + map.freePromised + runs <= <u32>FREE_RUNS;',
+    find: '  return map.freeCount + map.freePromised + runs <= <u32>FREE_RUNS - GROWTHS;',
     replace: '  return runs != 0;',
   }),
   qcow2Mutant('D1: what follows on a run is freed as early as that', FREES, {
@@ -278,10 +278,6 @@ export const QCOW2_MUTANTS = [
     find: '    extent.length = min(length, map.backingBytes - guest);',
     replace: '    extent.length = length;',
   }),
-  qcow2Mutant('R1 of reading: only clusters with the same entry are one run', READ, {
-    find: 'const isInRow = type == NORMAL || type == ZERO_PLACED;',
-    replace: 'const isInRow = type == ZERO_PLACED;',
-  }),
   qcow2Mutant('subclusters: the last one of a write is left out', LINK, {
     find: 'const end = (to - start + unit - 1) >>',
     replace: 'const end = (to - start) >>',
@@ -319,8 +315,8 @@ export const QCOW2_MUTANTS = [
     replace: '',
   }),
   qcow2Mutant('T3: the cluster of a copy that has failed is forgotten', TABLES, {
-    find: '  } else dropReference(map, map.copyTo, 1);\n',
-    replace: '  }\n',
+    find: '  if (errno != 0) returnClusters(map, map.copyTo, 1);\n  else if',
+    replace: '  if (errno != 0) {\n  } else if',
   }),
   qcow2Mutant('N1: a cluster that a snapshot shares is written in place', ENTRY, {
     find: 'return hasPlace(map, entry) && (map.has(MAP_DATA_FILE) || (entry & COPIED) != 0);',

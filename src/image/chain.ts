@@ -78,6 +78,10 @@ export function backingFormatOf(
 export class Chain {
   readonly #members = new Map<string, string>();
 
+  get isEmpty(): boolean {
+    return this.#members.size === 0;
+  }
+
   /**
    * Adds a file that is about to be opened.
    * @throws SluiceError ERR_SLUICE_FILE_REFUSED when it is in the chain already, under any name,

@@ -9,6 +9,9 @@ import { NONE } from '../../engine.ts';
 import { VERIFY, verify } from '../../verify.ts';
 import { FREE_SIZE, Qcow2 } from './state.ts';
 
+/** Refcount tables that are given back before a flight can fill the list. */
+const GROWTHS: u32 = 4;
+
 @unmanaged
 export class Free {
   /** First cluster. */
@@ -41,9 +44,9 @@ export function initFrees(map: Qcow2): void {
   map.freeTables = 0;
 }
 
-/** D2: true when there is room for `runs` more. */
+/** D2: true when there is room for `runs` more, beside that of a refcount table that grows. */
 export function hasFreeRoom(map: Qcow2, runs: u32): bool {
-  return map.freeCount + map.freePromised + runs <= <u32>FREE_RUNS;
+  return map.freeCount + map.freePromised + runs <= <u32>FREE_RUNS - GROWTHS;
 }
 
 /** The change that was just made dropped a reference to `count` clusters from `host` on. */

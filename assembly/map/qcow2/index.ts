@@ -37,7 +37,7 @@ import {
 import { chunksOf, layOut } from './layout.ts';
 import { planRead } from './read.ts';
 import { takeRun, taken } from './reserve.ts';
-import { CHUNK_SIZE, Cache, Qcow2, L1_CHUNK_BITS, TABLE_REWRITTEN } from './state.ts';
+import { CHUNK_SIZE, CLOSING, Cache, Qcow2, L1_CHUNK_BITS, TABLE_REWRITTEN } from './state.ts';
 import { planStatus } from './status.ts';
 import { copyAnswered } from './tables.ts';
 import { workerAnswered } from './task.ts';
@@ -175,12 +175,12 @@ export function step(map: Qcow2): void {
   if (map.closing != 0) giveUpReserve(map);
   if (map.freeHead != NONE) map.oldestFlight = oldestOpen(map);
   if (isAwaited(map, WAIT_FREE) && map.changes != map.written) map.cycleWanted = 1;
-  if (map.writeNow != 0 || map.closing != 0) {
+  if (map.writeNow != 0 || map.closing == CLOSING) {
     map.writeNow = 0;
     if (map.changes != map.written) map.cycleWanted = 1;
   }
   stepAll(map);
-  if (map.closing != 0 && isSettled(map) && Cache.refcounts(map).dirty != 0) {
+  if (map.closing == CLOSING && isSettled(map) && Cache.refcounts(map).dirty != 0) {
     map.cycleWanted = 1;
     stepAll(map);
   }
@@ -212,7 +212,8 @@ export function wantedFence(map: Qcow2): u64 {
 
 /** Microseconds after which a change is too old (writeback.ts, K5), or `never`. */
 export function nextCycle(map: Qcow2, never: u32): u32 {
-  if (map.flushInterval == 0 || map.dirtySince == 0 || map.cyclePhase != 0) return never;
+  const isIdle = map.dirtySince == 0 || map.cyclePhase != 0 || map.latched != 0;
+  if (map.flushInterval == 0 || isIdle) return never;
   const age = min(map.now + 1 - map.dirtySince, <u64>map.flushInterval - 1);
   return map.flushInterval - <u32>age;
 }

@@ -109,6 +109,12 @@ export function renewJob(map: Qcow2, id: u32): void {
   if (job.state == JOB_NONE) job.sequence = ++map.youngestFlight;
 }
 
+/** It waits, and will ask again; what it then finds is no older than that (renewJob). */
+export function restJob(map: Qcow2, id: u32): void {
+  const job = Job.at(map, id);
+  if (job.state == JOB_NONE) job.sequence = 0;
+}
+
 /** It has ended. */
 export function closeJob(map: Qcow2, id: u32): void {
   const job = Job.at(map, id);

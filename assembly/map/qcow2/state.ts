@@ -241,6 +241,10 @@ export class Qcow2 {
   }
 }
 
+/** `closing` as the host sets it, and after a cycle that has failed: the host may set it again. */
+export const CLOSING: u32 = 1;
+export const CLOSING_FAILED: u32 = 2;
+
 /** Why `tableUnsure`: the header has to be written again; it was, and that is not stable yet. */
 export const TABLE_UNKNOWN: u32 = 1;
 export const TABLE_REWRITTEN: u32 = 2;

@@ -3,6 +3,8 @@
 // T1  Nobody waits for a slice but those whose entries are in it.
 // T2  A new L2 table is a reserved cluster, which reads as zeroes for good (worker.ts, R2): all its
 //     entries are unallocated, in the file too. So the L1 entry may be written before the table.
+//     It is written once at first all the same: who has no room for it says so then, not when a
+//     flush wants to write what others were told is done.
 // T3  A table that a snapshot shares is copied before it is changed. The copy is stable before the
 //     L1 entry that points to it is written; the reference to the old one is dropped after that.
 
@@ -13,7 +15,7 @@ import { lendBuffer, returnBuffer } from './buffers.ts';
 import { enterSlice, findSlice, forgetCleared, Slice, SLICE_VALID, sliceData } from './cache.ts';
 import { COPIED, entryAt, L1_RESERVED, OFFSET_MASK } from './entry.ts';
 import { markCorrupt, overlapsFixed } from './firewall.ts';
-import { dropReference, dropTable, hasFreeRoom } from './frees.ts';
+import { dropTable, hasFreeRoom, returnClusters } from './frees.ts';
 import { hasIo, IO_COPY, order } from './io.ts';
 import {
   WAIT_ANY_BUFFER,
@@ -68,7 +70,7 @@ export function locateToChange(map: Qcow2, guest: u64): u32 {
   const l1 = l1IndexOf(map, guest);
   if (l1 >= <u64>map.l1Entries) return fail(map, ERRNO_EIO);
   const entry = l1Entry(map, <u32>l1);
-  if (entry == 0) return makeTable(map, <u32>l1, guest);
+  if (entry == 0) return makeTable(map, <u32>l1);
   const wrong = checkL1(map, entry, guest);
   if (wrong != FOUND) return wrong;
   if ((entry & COPIED) == 0) return copyTable(map, <u32>l1, entry & OFFSET_MASK);
@@ -155,12 +157,15 @@ export function loadSlice(map: Qcow2, cache: Cache, slot: u32): void {
   order(map, COMMAND_READ, FILE_IMAGE, key, bytes, at, cache.purpose, slot);
 }
 
-/** T2. Its slices are read from the file, like all others. */
-function makeTable(map: Qcow2, l1: u32, guest: u64): u32 {
-  if (takeClusters(map, 1) == 0) return wait(map, WAIT_SPACE);
-  const table = taken(map);
-  setL1(map, l1, table | COPIED, 0);
-  return locateIn(map, table, guest);
+/** T2. */
+function makeTable(map: Qcow2, l1: u32): u32 {
+  const ready = readyToCopy(map, l1);
+  if (ready != FOUND) return ready;
+  map.copyFrom = 0;
+  map.copyPhase = COPY_WRITING;
+  memory.fill(map.place(copyAt(map)), 0, <usize>map.clusterBytes);
+  orderCopy(map, COMMAND_WRITE, map.copyTo);
+  return wait(map, WAIT_TABLE | l1);
 }
 
 /** Changes an L1 entry, which may be written once generation `need` is stable. */
@@ -175,15 +180,27 @@ function setL1(map: Qcow2, l1: u32, entry: u64, need: u64): void {
   if (need > chunk.need) chunk.need = need;
 }
 
-/** T3: one table at a time. */
+/** T3. */
 function copyTable(map: Qcow2, l1: u32, table: u64): u32 {
-  if (map.copyPhase != COPY_NONE) return wait(map, WAIT_TABLE);
-  if (!hasIo(map)) return wait(map, WAIT_IO);
-  if (!hasFreeRoom(map, 2)) return wait(map, WAIT_FREE);
   if (overlapsFixed(map, table, map.clusterBytes)) {
     markCorrupt(map, CORRUPT_L1_ENTRY, table, l1);
     return fail(map, ERRNO_EIO);
   }
+  const ready = readyToCopy(map, l1);
+  if (ready != FOUND) return ready;
+  map.copyFrom = table;
+  map.copyPhase = COPY_READING;
+  orderCopy(map, COMMAND_READ, table);
+  return wait(map, WAIT_TABLE | l1);
+}
+
+/** FOUND with a buffer and a cluster for a new table, one at a time; or WAITS. */
+function readyToCopy(map: Qcow2, l1: u32): u32 {
+  if (map.copyPhase != COPY_NONE) {
+    return wait(map, map.copyIndex == l1 ? WAIT_TABLE | l1 : WAIT_IO);
+  }
+  if (!hasIo(map)) return wait(map, WAIT_IO);
+  if (!hasFreeRoom(map, 1)) return wait(map, WAIT_FREE);
   const buffer = lendBuffer(map);
   if (buffer == NONE) return wait(map, WAIT_ANY_BUFFER);
   if (takeClusters(map, 1) == 0) {
@@ -191,17 +208,20 @@ function copyTable(map: Qcow2, l1: u32, table: u64): u32 {
     return wait(map, WAIT_SPACE);
   }
   map.copyIndex = l1;
-  map.copyFrom = table;
   map.copyTo = taken(map);
   map.copyBuffer = buffer;
-  map.copyPhase = COPY_READING;
-  orderCopy(map, COMMAND_READ, table);
-  return wait(map, WAIT_TABLE);
+  // One of the two tables is dropped.
+  map.freePromised += 1;
+  return FOUND;
 }
 
 function orderCopy(map: Qcow2, op: u32, offset: u64): void {
-  const at = map.bufferDataAt + (map.copyBuffer << map.clusterBits);
-  order(map, op, FILE_IMAGE, offset, map.clusterBytes, at, IO_COPY, 0);
+  order(map, op, FILE_IMAGE, offset, map.clusterBytes, copyAt(map), IO_COPY, 0);
+}
+
+/** Where the table that is made or copied stands. */
+function copyAt(map: Qcow2): u32 {
+  return map.bufferDataAt + (map.copyBuffer << map.clusterBits);
 }
 
 /** The host has answered a part of the copy of a table. */
@@ -212,12 +232,15 @@ export function copyAnswered(map: Qcow2, errno: u32): void {
     return;
   }
   map.copyPhase = COPY_NONE;
+  map.freePromised -= 1;
   returnBuffer(map, map.copyBuffer);
-  if (errno == 0) {
+  if (errno != 0) returnClusters(map, map.copyTo, 1);
+  else if (map.copyFrom == 0) setL1(map, map.copyIndex, map.copyTo | COPIED, 0);
+  else {
     setL1(map, map.copyIndex, map.copyTo | COPIED, map.generation);
     dropTable(map, map.copyFrom);
-  } else dropReference(map, map.copyTo, 1);
-  wake(map, WAIT_TABLE, errno);
+  }
+  wake(map, WAIT_TABLE | map.copyIndex, errno);
 }
 
 function wait(map: Qcow2, reason: u32): u32 {

@@ -20,7 +20,7 @@ import { Slice, SLICE_VALID, sliceData } from './cache.ts';
 import { hasIo, IO_CYCLE, order } from './io.ts';
 import { WAIT_CYCLE, wake } from './job.ts';
 import { chunksOf } from './layout.ts';
-import { Cache, L1_CHUNK_BITS, Qcow2, STAGED_SIZE } from './state.ts';
+import { Cache, CLOSING_FAILED, L1_CHUNK_BITS, Qcow2, STAGED_SIZE } from './state.ts';
 import { Chunk } from './tables.ts';
 
 const IDLE: u32 = 0;
@@ -234,6 +234,7 @@ function finish(map: Qcow2): bool {
   map.dirtySince = 0;
   map.lastErrno = map.cycleErrno;
   map.cyclesEnded += 1;
+  if (map.cycleErrno != 0 && map.closing != 0) map.closing = CLOSING_FAILED;
   if (map.cycleErrno == 0) {
     map.written = map.cycleEnd;
     map.writtenGeneration = map.generation;

@@ -56,11 +56,14 @@ export interface Qcow2Options {
 
 /** Opens the image at a path as a disk. The files of the chain so far are in `chain`. */
 export async function openQcow2(path: string, options: Qcow2Options, chain: Chain): Promise<Disk> {
-  await chain.add(path);
+  // What is wrong with the first of them is said as it is said of every image.
+  const isFirst = chain.isEmpty;
+  if (!isFirst) await chain.add(path);
   const opened: Backend[] = [];
   try {
     const image = await openFileBackend(path, { ...options.file, anySize: true });
     opened.push(image);
+    if (isFirst) await chain.add(path);
     return await overImage(path, image, options, chain, opened);
   } catch (error) {
     await Promise.allSettled(opened.map((backend) => backend.close()));
