@@ -35,7 +35,7 @@ export class Guard {
   }
 
   /** Looks at the tables of an image that the host has just got. */
-  reset(built: BuiltImage, { shape }: Setup): void {
+  reset(built: BuiltImage, { shape, shortL1 }: Setup): void {
     const { l1Offset, l1Entries, tableOffset, ranges } = built;
     const cluster = 2 ** shape.clusterBits;
     this.#built = built;
@@ -50,7 +50,8 @@ export class Guard {
       Array.from({ length: count }, (_, index) => offsetAt(view, at + index * 8)).filter(
         (offset) => offset !== 0 && offset % cluster === 0 && offset < this.#files.sizeBytes,
       );
-    this.#l2 = [...new Set(named(l1Offset, l1Entries))];
+    // Of a short L1 table the engine knows the first half.
+    this.#l2 = [...new Set(named(l1Offset, shortL1 ? l1Entries >> 1 : l1Entries))];
     this.#blocks = [...new Set(named(tableOffset, cluster / 8))];
   }
 

@@ -66,6 +66,8 @@ export class Qcow2Host {
   /** Bytes behind the largest mapping so far are as they were. */
   #mapUsed = 0;
   /** The host has reported an error that counts. */
+  /** What commands have ended with that were executed as soon as they came. */
+  readonly #early = new Map<number, number>();
   #hasFailed = false;
   #isClosing = false;
 
@@ -236,7 +238,7 @@ export class Qcow2Host {
     this.#takeCompletions();
     for (let at = head; at !== tail; at = (at + 1) >>> 0) {
       const command = this.#commands.take(at, wasCorrupt);
-      if (this.#setup.eager) this.#files.execute(command, 1);
+      if (this.#setup.eager) this.#early.set(command.id, this.#files.execute(command, 1));
     }
     this.#store(region.COMMAND_HEAD, tail);
     if (this.#mapWord(map.MAP_CORRUPT) !== 0 && !this.#requests.isDamaged) {
@@ -279,7 +281,9 @@ export class Qcow2Host {
     const { eager, torn } = this.#setup;
     let errno = wanted;
     if (errno !== 0 && !eager) this.#files.fail(command, torn);
-    if (errno === 0 && !eager) errno = this.#files.execute(command, extents);
+    if (errno === 0) {
+      errno = eager ? this.#early.get(command.id)! : this.#files.execute(command, extents);
+    }
     const isHole = command.op === COMMAND_DISCARD && command.id >= METADATA_IDS;
     if (errno !== 0 && !(isHole && errno === ERRNO_ENOTSUP)) {
       this.#hasFailed = true;
@@ -322,8 +326,8 @@ export class Qcow2Host {
   #end(): void {
     this.#pump();
     this.#drain();
-    this.#store(MAP - REGION + map.MAP_CLOSING, 1);
     for (let rounds = 0; rounds < IDLE_MAX; rounds++) {
+      this.#store(MAP - REGION + map.MAP_CLOSING, 1);
       this.#pump();
       if (this.#commands.out.length === 0 && this.#mapWord(map.MAP_DIRTY) === 0) break;
       this.#drain();
