@@ -10,7 +10,7 @@ import { Disk } from '../../src/disk.ts';
 import { describeWithPeers } from '../support/peers.ts';
 import { changed, CLEAN_END, Faulty, ORIGINAL } from './faults.ts';
 
-const QCOW2 = 'there is no qcow2 in this release, and raw has';
+const QCOW2 = 'test/testing/qcow2-engine and test/e2e/qcow2-* have it; raw has';
 const NOT_FOR_RAW: Readonly<Record<string, string>> = {
   'F02: read EIO on an L2 table': `${QCOW2} no tables`,
   'F04: write EIO on an L2 table after data was written': `${QCOW2} no tables`,

@@ -123,9 +123,10 @@ export function plan(
   }
 }
 
-/** True when an order changes the file it goes to. */
+/** True when an order changes what the file reads as; zeroes over zeroes do not (tables.ts, T2). */
 export function changesFile(map: Qcow2, id: u32): bool {
-  return Io.at(map, id).op != <u32>COMMAND_READ;
+  const io = Io.at(map, id);
+  return io.op != <u32>COMMAND_READ && !(io.purpose == IO_COPY && map.copyFrom == 0);
 }
 
 /** The host has answered an order. */

@@ -14,11 +14,11 @@ import { open, story } from './story.ts';
 const PATIENCE_MS = 600_000;
 const SEED = 1;
 /** What fails is one of the first writes of a stream. */
-const WRITES = 12;
+const WRITES = 16;
 const LATEST_KILL = 60;
 const HEADER_SECTORS = [0, 1] as const;
 const SCENES = [
-  { name: 'a full refcount block', pointers: 'write refcount table', streams: 300 },
+  { name: 'a full refcount block', pointers: 'write refcount table', streams: 400 },
   { name: 'a full refcount table', pointers: 'write header', streams: 60 },
 ];
 
