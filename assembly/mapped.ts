@@ -144,23 +144,23 @@ export function advanceMapped(engine: usize, id: u32): void {
   const map = Qcow2.of(engine);
   const flight = Flight.at(engine, id);
   while (flight.sent != flight.length) {
-    if (commandRoom(engine) == 0) {
-      endTurn(map, id);
-      return park(map, id, WAIT_ROOM);
-    }
+    if (commandRoom(engine) == 0) return wait(engine, map, id, WAIT_ROOM);
     beginAsking(map, id);
     const extent = ask(engine, map, id, flight);
-    if (extent.kind == EXTENT_WAIT) {
-      noteWait(map, id, extent.wait);
-      if (Slot.at(engine, flight.head).op != OP_READ) restJob(map, id);
-      return park(map, id, extent.wait);
-    }
+    if (extent.kind == EXTENT_WAIT) return wait(engine, map, id, extent.wait);
     endTurn(map, id);
     send(engine, id, flight, extent);
     // The rest is asked for when the entries of this piece have changed.
     if (extent.kind == EXTENT_NEW) return;
   }
   if (flight.outstanding == 0) land(engine, id);
+}
+
+/** A flight asks again when the reason is gone. */
+function wait(engine: usize, map: Qcow2, id: u32, reason: u32): void {
+  noteWait(map, id, reason);
+  if (Slot.at(engine, Flight.at(engine, id).head).op != OP_READ) restJob(map, id);
+  park(map, id, reason);
 }
 
 function ask(engine: usize, map: Qcow2, id: u32, flight: Flight): Extent {

@@ -25,8 +25,10 @@ import type { Backend } from './backend/backend.ts';
 import { corruptionOf, corruptionText } from './corruption.ts';
 import type { EngineDevice } from './engine-device.ts';
 import { SluiceError } from './errors.ts';
+import { isFailedSync } from './image/image-file.ts';
 import type { Mapping, MappingResizing } from './mapping.ts';
 import { requestError } from './request-error.ts';
+import { notResizable } from './resize-error.ts';
 import { settle } from './settle-mapping.ts';
 
 /** Options of Disk.resize. */
@@ -77,17 +79,20 @@ function resizerOf(
   sizeBytes: number,
 ): Resizer {
   if (device.engine.mapAt !== 0) {
-    if (device.readOnly) throw unsupported('it is read-only');
+    if (device.readOnly) {
+      const reason = 'it is open read-only; open it with writable: true';
+      throw new SluiceError('ERR_SLUICE_READ_ONLY', `cannot resize the disk: ${reason}`, RESIZE);
+    }
     if (resizing === undefined) {
-      throw unsupported('it has bitmaps, which would be too short; remove them first');
+      throw notResizable('it has bitmaps, which would be too short; remove them first');
     }
     refuseParts(sizeBytes, Math.max(device.blockSizeBytes, SECTOR_BYTES));
     resizing.check(sizeBytes);
     return (bytes) => resizeMapped(device, resizing, bytes);
   }
   const [backend, ...others] = backends;
-  if (others.length > 0) throw unsupported('it is striped over several files');
-  if (backend?.resize === undefined) throw unsupported('its backend has a fixed size');
+  if (others.length > 0) throw notResizable('it is striped over several files');
+  if (backend?.resize === undefined) throw notResizable('its backend has a fixed size');
   return async (bytes) => {
     await backend.resize?.(bytes);
     device.sizeBytes = bytes;
@@ -121,8 +126,7 @@ async function resizeMapped(
     device.sizeBytes = found;
     if (isAtRest(device)) await goOn(device, resizing);
     // A step's sync has failed, of which the engine does not know: none is believed any more.
-    const isSync = error instanceof SluiceError && error.operation === 'flush';
-    if (isSync) device.engine.store(STATE_LATCHED, 1);
+    if (isFailedSync(error)) device.engine.store(STATE_LATCHED, 1);
     throw error;
   }
 }
@@ -164,7 +168,7 @@ function refuseCorrupt({ engine }: EngineDevice): void {
 
 /** The device begins anew with a mapping. Nothing is in flight. */
 function remap(device: EngineDevice, mapping: Mapping): void {
-  if (mapping.regionBytes > device.mapBytes) throw unsupported('its tables have grown too large');
+  if (mapping.regionBytes > device.mapBytes) throw notResizable('its tables have grown too large');
   device.engine.startMapping(mapping);
   device.attachBackends();
 }
@@ -213,8 +217,4 @@ function refuseParts(sizeBytes: number, blockSizeBytes: number): void {
   if (sizeBytes % blockSizeBytes === 0) return;
   const message = `a disk of ${sizeBytes} bytes does not end with a block of ${blockSizeBytes}`;
   throw new SluiceError('ERR_SLUICE_ALIGNMENT', `cannot resize the disk: ${message}`, RESIZE);
-}
-
-function unsupported(reason: string): SluiceError {
-  return new SluiceError('ERR_SLUICE_UNSUPPORTED', `cannot resize the disk: ${reason}`, RESIZE);
 }

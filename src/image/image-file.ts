@@ -27,6 +27,8 @@ const PAGE_BYTES = 65536;
 const BUFFER_PAGES = 16;
 const BUFFER_BYTES = BUFFER_PAGES * PAGE_BYTES;
 const FULL: ReadonlySet<number> = new Set([ERRNO_ENOSPC, ERRNO_EDQUOT, ERRNO_EFBIG]);
+/** The operation of a sync, in errors. */
+const SYNC = 'flush';
 /** One command is in flight at a time. */
 const ID = 0;
 
@@ -68,7 +70,7 @@ export class BackendFile implements ImageFile {
 
   sync(): Promise<void> {
     const start = (): void => this.#backend.sync(ID);
-    return this.#queue(() => this.#run('flush', 0, 0, start));
+    return this.#queue(() => this.#run(SYNC, 0, 0, start));
   }
 
   #queue<T>(work: () => Promise<T>): Promise<T> {
@@ -122,6 +124,14 @@ export class BackendFile implements ImageFile {
     const place = { operation, offset, length, path: this.#path, cause };
     throw new SluiceError(code, `${JSON.stringify(this.#path)}: ${message}`, place);
   }
+}
+
+/**
+ * True when what a BackendFile rejected with is a failed sync: nothing since the last one is known
+ * to be stable, whatever a later sync says.
+ */
+export function isFailedSync(error: unknown): boolean {
+  return error instanceof SluiceError && error.operation === SYNC;
 }
 
 /** An image in memory. */

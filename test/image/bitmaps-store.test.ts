@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 
 import { BITMAP_FLAGS, EXTENSION_BITMAPS } from '../../src/abi/qcow2.ts';
-import { type ImageFile, MemoryFile } from '../../src/image/image-file.ts';
+import { MemoryFile } from '../../src/image/image-file.ts';
 import { nextWritten, setBits } from '../../src/image/qcow2/bitmap-bits.ts';
 import { ImageClusters } from '../../src/image/qcow2/image-clusters.ts';
 import { readBitmapDirectory } from '../../src/image/qcow2/bitmap-directory.ts';
@@ -16,6 +16,7 @@ import { Random } from '../engine/random.ts';
 import { describeWithPeers } from '../support/peers.ts';
 import { qemu } from './bad-inputs/bases.ts';
 import { PokedImage } from './bad-inputs/poked-image.ts';
+import { LoggedFile } from './logged-file.ts';
 import { expectRefusal, imageFolder } from './scratch.ts';
 
 const PATH = 'a.qcow2';
@@ -119,7 +120,7 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'the end of a session', () => {
     setBits(map, 3, 17);
     setBits(map, 3000, 8192);
     await markInUse(log, kept, true);
-    const opened = log.epochs.length - 1;
+    const opened = log.epochs - 1;
     await storeBitmaps(log, PATH, kept, { bits, map }, false);
     expect(parseHeader(file.bytes, PATH).refcountTableClusters).toBeGreaterThan(1);
     expect(checkBytes(file.bytes, parseHeader(file.bytes, PATH))).toMatchObject({
@@ -213,81 +214,4 @@ function storedBits(bytes: Uint8Array, tableOffset: number): string {
 
 function bitsOf(bytes: Uint8Array): number[] {
   return [...bytes].flatMap((byte) => Array.from({ length: 8 }, (_, bit) => (byte >> bit) & 1));
-}
-
-interface Write {
-  readonly offset: number;
-  readonly bytes: Uint8Array;
-}
-
-/** Notes what is written between two syncs; the `failing`th write fails. */
-class LoggedFile implements ImageFile {
-  readonly epochs: Write[][] = [[]];
-  readonly failing: number;
-  readonly #file: MemoryFile;
-  #writes = 0;
-
-  constructor(file: MemoryFile, failing = -1) {
-    this.#file = file;
-    this.failing = failing;
-  }
-
-  get sizeBytes(): number {
-    return this.#file.sizeBytes;
-  }
-
-  read(offset: number, length: number): Promise<Uint8Array> {
-    return this.#file.read(offset, length);
-  }
-
-  write(offset: number, bytes: Uint8Array): Promise<void> {
-    if (++this.#writes === this.failing) return Promise.reject(new Error('no luck'));
-    this.epochs.at(-1)?.push({ offset, bytes: bytes.slice() });
-    return this.#file.write(offset, bytes);
-  }
-
-  truncate(sizeBytes: number): Promise<void> {
-    this.epochs.at(-1)?.push({ offset: sizeBytes, bytes: new Uint8Array(0) });
-    return this.#file.truncate(sizeBytes);
-  }
-
-  sync(): Promise<void> {
-    this.epochs.push([]);
-    return Promise.resolve();
-  }
-
-  /** Of each epoch: all before it, and of it nothing, each write alone, all but one, or some. */
-  *statesAfterCuts(start: Uint8Array, random: Random): Generator<{ epoch: number; bytes: Buffer }> {
-    let stable: Buffer = Buffer.from(start);
-    for (const [epoch, writes] of this.epochs.entries()) {
-      yield { epoch, bytes: stable };
-      for (const one of writes) {
-        yield { epoch, bytes: after(stable, [one]) };
-        yield {
-          epoch,
-          bytes: after(
-            stable,
-            writes.filter((write) => write !== one),
-          ),
-        };
-        yield {
-          epoch,
-          bytes: after(
-            stable,
-            writes.filter(() => random.chance(0.5)),
-          ),
-        };
-      }
-      stable = after(stable, writes);
-    }
-    yield { epoch: this.epochs.length, bytes: stable };
-  }
-}
-
-function after(start: Buffer, writes: readonly Write[]): Buffer {
-  const ends = writes.map(({ offset, bytes }) => offset + bytes.length);
-  const image = Buffer.alloc(Math.max(start.length, ...ends));
-  image.set(start);
-  for (const { offset, bytes } of writes) image.set(bytes, offset);
-  return image;
 }

@@ -5,7 +5,8 @@ import { expect, it } from 'vitest';
 
 import { MemoryFile } from '../../src/image/image-file.ts';
 import { checkBytes } from '../../src/image/qcow2/check.ts';
-import { growL1, l1EntriesFor } from '../../src/image/qcow2/grow-l1.ts';
+import { growL1 } from '../../src/image/qcow2/grow-l1.ts';
+import { l1EntriesFor } from '../../src/image/qcow2/header-layout.ts';
 import { parseHeader, type Qcow2Header } from '../../src/image/qcow2/header.ts';
 import { ImageClusters } from '../../src/image/qcow2/image-clusters.ts';
 import { expectSame } from '../backend/driver.ts';

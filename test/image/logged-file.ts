@@ -18,13 +18,16 @@ export interface CutState {
   readonly bytes: Buffer;
 }
 
-/** Notes what is written between two syncs. */
+/** Notes what is written between two syncs; the `failing`th write fails. */
 export class LoggedFile implements ImageFile {
   readonly #epochs: Write[][] = [[]];
   readonly #file: MemoryFile;
+  readonly #failing: number;
+  #writes = 0;
 
-  constructor(file: MemoryFile) {
+  constructor(file: MemoryFile, failing = -1) {
     this.#file = file;
+    this.#failing = failing;
   }
 
   get sizeBytes(): number {
@@ -46,6 +49,7 @@ export class LoggedFile implements ImageFile {
   }
 
   write(offset: number, bytes: Uint8Array): Promise<void> {
+    if (++this.#writes === this.#failing) return Promise.reject(new Error('no luck'));
     this.#epochs.at(-1)?.push({ offset, bytes: bytes.slice() });
     return this.#file.write(offset, bytes);
   }

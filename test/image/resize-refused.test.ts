@@ -59,8 +59,8 @@ const REFUSALS: readonly Refusal[] = [
     name: 'reading only',
     open: { writable: false },
     sizeBytes: 2 * MIB,
-    code: 'ERR_SLUICE_UNSUPPORTED',
-    message: /read-only/,
+    code: 'ERR_SLUICE_READ_ONLY',
+    message: /read-only; open it with writable: true$/,
   },
   {
     name: 'too little room',

@@ -143,7 +143,7 @@ function victimOf(map: Qcow2, cache: Cache): u32 {
     const slot = cache.hand;
     cache.hand = slot + 1 < cache.slots ? slot + 1 : 0;
     const slice = Slice.at(map, cache, slot);
-    // One that could not be loaded is free, and pinned until those hear of it who wait for it.
+    // One that could not be loaded is free, and kept until those hear of it who wait for it.
     if (slice.state == SLICE_LOADING || (slice.pins | slice.kept) != 0) continue;
     if (slice.state == SLICE_FREE) return slot;
     if ((slice.dirty | slice.writing) != 0) continue;

@@ -9,7 +9,7 @@ import { NONE } from '../../engine.ts';
 import { VERIFY, verify } from '../../verify.ts';
 import { FREE_SIZE, Qcow2 } from './state.ts';
 
-/** Refcount tables that are given back before a flight can fill the list. */
+/** Entries that no flight gets: a refcount table that grows gives the old one back, unasked. */
 const GROWTHS: u32 = 4;
 
 @unmanaged

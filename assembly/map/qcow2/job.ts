@@ -162,22 +162,17 @@ export function park(map: Qcow2, id: u32, reason: u32): void {
 
 /** A reason is gone; `errno` is not 0 when what was waited for has failed. */
 export function wake(map: Qcow2, reason: u32, errno: u32): void {
-  for (let id = map.parkedHead; id != NONE; id = Job.at(map, id).next) {
-    const job = Job.at(map, id);
-    if (job.waiting != reason || job.woken) continue;
-    job.woken = 1;
-    job.errno = errno;
-    map.woken += 1;
-  }
+  wakeSome(map, reason, errno, <u32>-1);
 }
 
 /** A reason is gone for the `count` that have waited longest. */
-export function wakeSome(map: Qcow2, reason: u32, count: u32): void {
+export function wakeSome(map: Qcow2, reason: u32, errno: u32, count: u32): void {
   let left = count;
   for (let id = map.parkedHead; id != NONE && left != 0; id = Job.at(map, id).next) {
     const job = Job.at(map, id);
     if (job.waiting != reason || job.woken) continue;
     job.woken = 1;
+    job.errno = errno;
     map.woken += 1;
     left -= 1;
   }

@@ -60,7 +60,7 @@ export function endTurn(map: Qcow2, id: u32): void {
 
 /** Those who wait for turns that are left go on. */
 export function giveTurns(map: Qcow2): void {
-  if (map.turns < map.turnLimit) wakeSome(map, WAIT_TURN, map.turnLimit - map.turns);
+  if (map.turns < map.turnLimit) wakeSome(map, WAIT_TURN, 0, map.turnLimit - map.turns);
 }
 
 function letGo(map: Qcow2, cache: Cache, kept: u32): void {

@@ -11,6 +11,7 @@ import {
 } from '../../abi/qcow2.ts';
 import { invalid } from '../../arguments.ts';
 import type { NewImage } from './create-options.ts';
+import { l1EntriesFor } from './header-layout.ts';
 
 /** Sizes in clusters; entries are 8 bytes in the refcount table and the L1 table. */
 export interface NewLayout {
@@ -35,7 +36,7 @@ export function layoutOf(image: NewImage): NewLayout {
   const entryBytes = image.extendedL2 ? EXTENDED_L2_ENTRY_BYTES : L2_ENTRY_BYTES;
   const l2Entries = clusterBytes / entryBytes;
   const guestClusters = Math.ceil(sizeBytes / clusterBytes);
-  const l1Entries = Math.ceil(guestClusters / l2Entries);
+  const l1Entries = l1EntriesFor({ clusterBytes, l2Entries }, sizeBytes);
   if (l1Entries * ENTRY_BYTES > L1_BYTES_MAX) throw tooLarge(image);
   const l1Clusters = Math.ceil((l1Entries * ENTRY_BYTES) / clusterBytes);
   const l2Tables = dataFile?.raw === true ? l1Entries : 0;

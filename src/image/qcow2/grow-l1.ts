@@ -5,18 +5,14 @@
  *    the old one is given back. A cut leaves one of them, and clusters that are lost at worst.
  */
 import { HEADER_L1_SIZE, HEADER_L1_TABLE_OFFSET, L1_BYTES_MAX } from '../../abi/qcow2.ts';
-import { SluiceError } from '../../errors.ts';
+import type { SluiceError } from '../../errors.ts';
+import { notResizable } from '../../resize-error.ts';
 import type { ImageFile } from '../image-file.ts';
 import { type Qcow2Header, readHeader } from './header.ts';
+import { l1EntriesFor } from './header-layout.ts';
 import { ImageClusters } from './image-clusters.ts';
 
 const ENTRY_BYTES = 8;
-
-/** Entries of the L1 table of a disk. */
-export function l1EntriesFor(header: Qcow2Header, sizeBytes: number): number {
-  const { clusterBytes, l2Entries } = header;
-  return Math.ceil(Math.ceil(sizeBytes / clusterBytes) / l2Entries);
-}
 
 /**
  * Makes the L1 table long enough for a disk of `sizeBytes`; answers the header as it is then. The
@@ -67,6 +63,5 @@ async function switchL1(file: ImageFile, offset: number, entries: number): Promi
 function tooLarge(sizeBytes: number, entries: number): SluiceError {
   const found = `a disk of ${sizeBytes} bytes needs an L1 table of ${entries * ENTRY_BYTES} bytes`;
   const advice = 'larger clusters make it shorter';
-  const message = `cannot resize the disk: ${found}, more than ${L1_BYTES_MAX}; ${advice}`;
-  return new SluiceError('ERR_SLUICE_UNSUPPORTED', message, { operation: 'resize' });
+  return notResizable(`${found}, more than ${L1_BYTES_MAX}; ${advice}`);
 }

@@ -7,6 +7,14 @@ import { SluiceError } from '../../errors.ts';
 import { hex } from './fields.ts';
 import type { Qcow2Header } from './header.ts';
 
+/** Entries of the L1 table of a disk. */
+export function l1EntriesFor(
+  { clusterBytes, l2Entries }: Pick<Qcow2Header, 'clusterBytes' | 'l2Entries'>,
+  sizeBytes: number,
+): number {
+  return Math.ceil(sizeBytes / (clusterBytes * l2Entries));
+}
+
 interface Area {
   readonly name: string;
   readonly offset: number;

@@ -18,6 +18,7 @@ import type { ImageFile } from '../image-file.ts';
 import { checkExtensions, type UnknownExtension, unknownExtensions } from './header-extensions.ts';
 import { featuresOf, type HeaderFeatures } from './header-features.ts';
 import { filesOf, type HeaderFiles } from './header-files.ts';
+import { l1EntriesFor } from './header-layout.ts';
 import { clusterBitsOf, startOf } from './header-start.ts';
 import { type HeaderTables, tablesOf } from './header-tables.ts';
 
@@ -70,7 +71,7 @@ export function parseHeader(image: Uint8Array, path: string): Qcow2Header {
     l2Entries,
     subclusterBytes: extendedL2 ? clusterBytes / SUBCLUSTERS : clusterBytes,
     ...features,
-    ...tablesOf(start, Math.ceil(size / (clusterBytes * l2Entries))),
+    ...tablesOf(start, l1EntriesFor({ clusterBytes, l2Entries }, size)),
     ...filesOf(start, features),
     unknownExtensions: unknownExtensions(header, extensions),
   };

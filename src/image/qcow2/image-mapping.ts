@@ -6,8 +6,8 @@ import { diskOver } from '../../disk-geometry.ts';
 import type { Mapping } from '../../mapping.ts';
 import type { ImageFile } from '../image-file.ts';
 import { readBitmapDirectory } from './bitmap-directory.ts';
-import { l1EntriesFor } from './grow-l1.ts';
 import type { Qcow2Header } from './header.ts';
+import { l1EntriesFor } from './header-layout.ts';
 import { type ByteRange, createMapping, type Granules } from './map-region.ts';
 import type { Qcow2Options } from './open.ts';
 import { readSnapshotTable } from './snapshot-table.ts';
@@ -131,10 +131,9 @@ async function readTable(file: ImageFile, offset: number, length: number): Promi
 
 /** Slices to keep: as many as the disk has, within the budget. */
 function cacheOf(header: Qcow2Header, budgetBytes: number) {
-  const { clusterBytes, sizeBytes, l2Entries } = header;
+  const { clusterBytes, sizeBytes } = header;
   const sliceBytes = Math.min(clusterBytes, abi.SLICE_BYTES);
-  const tables = Math.ceil(sizeBytes / (clusterBytes * l2Entries));
-  const all = Math.ceil((tables * clusterBytes) / sliceBytes);
+  const all = Math.ceil((l1EntriesFor(header, sizeBytes) * clusterBytes) / sliceBytes);
   const l2Slices = clamp(
     Math.floor(budgetBytes / sliceBytes),
     L2_SLICES_MIN,

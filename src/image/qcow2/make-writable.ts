@@ -11,9 +11,9 @@ import { bitmapsToKeep } from './bitmaps.ts';
 import { entryOffset } from './check-scan.ts';
 import { type Qcow2Header, readHeader } from './header.ts';
 import { repairDirty } from './repair.ts';
+import { writeU64 } from './write-field.ts';
 
 const KNOWN = (1n << BigInt(AUTOCLEAR_BITMAPS_BIT)) | (1n << BigInt(AUTOCLEAR_RAW_DATA_FILE_BIT));
-const U64_BYTES = 8;
 
 /** An image as it is before its first write. */
 export interface WritableImage {
@@ -36,10 +36,7 @@ export async function makeWritable(
   const keeps = bitmaps === undefined ? KNOWN & ~(1n << BigInt(AUTOCLEAR_BITMAPS_BIT)) : KNOWN;
   const autoclear = repaired.autoclear & keeps;
   if (autoclear === repaired.autoclear) return { header: repaired, bitmaps: bitmaps ?? [] };
-  const bytes = new Uint8Array(U64_BYTES);
-  new DataView(bytes.buffer).setBigUint64(0, autoclear);
-  await file.write(HEADER_AUTOCLEAR_FEATURES, bytes);
-  await file.sync();
+  await writeU64(file, HEADER_AUTOCLEAR_FEATURES, autoclear);
   return { header: await readHeader(file, path), bitmaps: bitmaps ?? [] };
 }
 

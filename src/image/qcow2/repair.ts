@@ -27,6 +27,7 @@ import { Scan } from './check-scan.ts';
 import type { Qcow2Header } from './header.ts';
 import { fixCopied } from './repair-copied.ts';
 import { canSetInPlace, rebuildRefcounts, setRefcounts } from './repair-refcounts.ts';
+import { writeU64 } from './write-field.ts';
 
 /** What a repair did. */
 export interface RepairReport {
@@ -147,7 +148,7 @@ async function clearUnknownAutoclear(file: ImageFile, header: Qcow2Header): Prom
   const known = (1n << BigInt(AUTOCLEAR_BITMAPS_BIT)) | (1n << BigInt(AUTOCLEAR_RAW_DATA_FILE_BIT));
   const autoclear = header.autoclear & known;
   if (autoclear === header.autoclear) return header;
-  await writeFeatures(file, HEADER_AUTOCLEAR_FEATURES, autoclear);
+  await writeU64(file, HEADER_AUTOCLEAR_FEATURES, autoclear);
   return { ...header, autoclear };
 }
 
@@ -161,13 +162,6 @@ async function finish(
   const marks = (1n << BigInt(INCOMPATIBLE_DIRTY_BIT)) | (1n << BigInt(INCOMPATIBLE_CORRUPT_BIT));
   const incompatible = header.incompatible & ~marks;
   await file.sync();
-  await writeFeatures(file, HEADER_INCOMPATIBLE_FEATURES, incompatible);
+  await writeU64(file, HEADER_INCOMPATIBLE_FEATURES, incompatible);
   return { ...report, header: { ...header, incompatible, dirty: false, corrupt: false } };
-}
-
-async function writeFeatures(file: ImageFile, offset: number, features: bigint): Promise<void> {
-  const bytes = new DataView(new ArrayBuffer(8));
-  bytes.setBigUint64(0, features);
-  await file.write(offset, new Uint8Array(bytes.buffer));
-  await file.sync();
 }

@@ -3,15 +3,14 @@ import { FILE_BACKING } from '../../abi/map.ts';
 import { HEADER_SIZE } from '../../abi/qcow2.ts';
 import type { Backend } from '../../backend/backend.ts';
 import type { FileBackend } from '../../backend/file.ts';
-import { SluiceError } from '../../errors.ts';
 import type { Mapping, MappingResizing } from '../../mapping.ts';
+import { notResizable } from '../../resize-error.ts';
 import { BackendFile } from '../image-file.ts';
 import { growL1 } from './grow-l1.ts';
 import { type Qcow2Header, readHeader } from './header.ts';
 import { mappingOf, type TableRoom } from './image-mapping.ts';
 import type { Qcow2Options } from './open.ts';
-
-const U64_BYTES = 8;
+import { writeU64 } from './write-field.ts';
 
 /** What is open. */
 export interface OpenImage {
@@ -47,14 +46,14 @@ export class Qcow2Resizing implements MappingResizing {
     const { version, snapshots, bitmaps } = this.#header;
     const { maxSizeBytes } = this.#open;
     if (version === 2 && snapshots > 0) {
-      throw unsupported('snapshots of version 2 do not say how large the disk was');
+      throw notResizable('snapshots of version 2 do not say how large the disk was');
     }
     if (bitmaps !== undefined) {
-      throw unsupported('it has bitmaps, which would be too short; remove them first');
+      throw notResizable('it has bitmaps, which would be too short; remove them first');
     }
     if (sizeBytes > maxSizeBytes) {
       const advice = `open it with maxSizeBytes: ${sizeBytes}`;
-      throw unsupported(`it was opened with room for ${maxSizeBytes} bytes; ${advice}`);
+      throw notResizable(`it was opened with room for ${maxSizeBytes} bytes; ${advice}`);
     }
   }
 
@@ -69,11 +68,7 @@ export class Qcow2Resizing implements MappingResizing {
 
   async setSize(sizeBytes: number): Promise<Mapping> {
     const { data } = this.#open;
-    const file = this.#file();
-    const bytes = new DataView(new ArrayBuffer(U64_BYTES));
-    bytes.setBigUint64(0, BigInt(sizeBytes));
-    await file.write(HEADER_SIZE, new Uint8Array(bytes.buffer));
-    await file.sync();
+    await writeU64(this.#file(), HEADER_SIZE, BigInt(sizeBytes));
     const dataBytes = wholeClusters(this.#header, sizeBytes);
     if (data !== undefined && !data.isBlockDevice && data.sizeBytes > dataBytes) {
       await data.resize(dataBytes);
@@ -107,9 +102,4 @@ export async function makeRoomForData(
 
 function wholeClusters({ clusterBytes }: Qcow2Header, sizeBytes: number): number {
   return Math.ceil(sizeBytes / clusterBytes) * clusterBytes;
-}
-
-function unsupported(reason: string): SluiceError {
-  const message = `cannot resize the disk: ${reason}`;
-  return new SluiceError('ERR_SLUICE_UNSUPPORTED', message, { operation: 'resize' });
 }
