@@ -252,7 +252,7 @@ export class Disk implements AsyncDisposable {
   /**
    * Changes the capacity of a disk that is one image, and flushes. Requests that come meanwhile
    * wait until the ones before have completed. A raw file is cut or extended; a block device must
-   * have that many bytes already. When the flush fails, the new size is in force all the same.
+   * have that many bytes already. When a flush fails, the new size may be in force all the same.
    * @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT when it would shrink without `shrink`;
    *   ERR_SLUICE_UNSUPPORTED, ERR_SLUICE_BUSY, ERR_SLUICE_ALIGNMENT, ERR_SLUICE_NO_SPACE ...
    */

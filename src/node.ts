@@ -19,6 +19,8 @@ import { SluiceError } from './errors.ts';
 import { type NbdServer, type NbdServerOptions, serveNbd as serveDevice } from './nbd/server.ts';
 
 export * from './index.ts';
+export type { BackingFormat, NamedFilePolicy } from './image/chain.ts';
+export type { EncryptionOptions } from './image/qcow2/encryption.ts';
 export type { NbdServer, NbdServerOptions } from './nbd/server.ts';
 export { FileTrace } from './trace/file-trace.ts';
 
@@ -56,6 +58,11 @@ export interface OpenOptions extends DiskOptions {
    * process that is killed loses no more than that; 0: never. Default 5000.
    */
   readonly flushIntervalMs?: number | undefined;
+  /**
+   * qcow2: told, in a line each, what was found and mended before the disk opens for writing: an
+   * image that was not closed, bitmaps that are out of date or damaged.
+   */
+  readonly onNotice?: ((text: string) => void) | undefined;
   /** Allow writes; default false. */
   readonly writable?: boolean | undefined;
   /**
@@ -147,7 +154,7 @@ async function overFiles(
   options: OpenOptions,
   { direct, noFlush }: CacheAxes,
 ): Promise<Disk> {
-  if (options.encryption !== undefined) throw invalid('encryption is for qcow2 images');
+  refuseQcow2Options(options);
   const backends: FileBackend[] = [];
   try {
     for (const path of paths) {
@@ -174,6 +181,7 @@ async function openImage(
     file: backendOptions(options, direct, noFlush),
     disk,
     encryption: encryption && checkEncryption(encryption),
+    notice: options.onNotice ?? (() => undefined),
     backing: checkPolicy(options.backing ?? 'deny'),
     backingFormat: checkBackingFormat(options.backingFormat),
     metadataCacheBytes: toWhole(
@@ -194,6 +202,23 @@ async function openImage(
     ),
   };
   return openQcow2(path, qcow2, new Chain());
+}
+
+/** Options that mean nothing to a raw disk. */
+const QCOW2_OPTIONS = [
+  'backing',
+  'backingFormat',
+  'encryption',
+  'metadataCacheBytes',
+  'maxSizeBytes',
+  'flushIntervalMs',
+] as const;
+
+/** What would be passed over in silence may be what somebody relies on. */
+function refuseQcow2Options(options: OpenOptions): void {
+  const given = QCOW2_OPTIONS.find((name) => options[name] !== undefined);
+  if (given === undefined) return;
+  throw invalid(`${given} is for qcow2 images: pass format: 'qcow2' (-f qcow2)`);
 }
 
 function checkPolicy(policy: NamedFilePolicy): NamedFilePolicy {

@@ -7,6 +7,12 @@ const WORDS: readonly (readonly [library: string, commandLine: string])[] = [
   ["lock: 'none'", '--no-lock'],
   ['in none of the folders that are allowed', 'in no folder that is allowed (--allow FOLDER)'],
   ["backingFormat: 'raw' or 'qcow2'", '--backing-format raw or qcow2'],
+  ['pass encryption: { key }', 'pass --key-file'],
+  ['encryption is for qcow2', '--key-file is for qcow2'],
+  ['backing is for qcow2', '--allow is for qcow2'],
+  ['backingFormat is for qcow2', '--backing-format is for qcow2'],
+  ['metadataCacheBytes is for qcow2', '--metadata-cache is for qcow2'],
+  ['flushIntervalMs is for qcow2', '--flush-interval is for qcow2'],
   ['open it read-only', 'open it read-only (-r)'],
   ['use a page-cache mode (writeback, writethrough)', 'pass --cache writeback'],
 ];

@@ -56,8 +56,8 @@ export interface ServeOptions {
   readonly allow: readonly string[];
   readonly backingFormat?: 'raw' | 'qcow2';
   readonly keyFile?: string;
-  readonly metadataCache: number;
-  readonly flushInterval: number;
+  readonly metadataCache?: number;
+  readonly flushInterval?: number;
   readonly socket?: string;
   readonly port: number;
   readonly bind: string;
@@ -143,15 +143,15 @@ function qcow2Options(): Option[] {
       '--key-file <path>',
       'qcow2: file that holds the key of an encrypted image; a line feed at its end counts',
     ),
-    new Option('--metadata-cache <bytes>', 'qcow2: memory for L2 tables')
-      .argParser((text) => wholeNumber(text, MAX_METADATA_CACHE_BYTES))
-      .default(DEFAULT_METADATA_CACHE_BYTES),
+    new Option(
+      '--metadata-cache <bytes>',
+      `qcow2: memory for L2 tables (default: ${DEFAULT_METADATA_CACHE_BYTES})`,
+    ).argParser((text) => wholeNumber(text, MAX_METADATA_CACHE_BYTES)),
     new Option(
       '--flush-interval <ms>',
-      'qcow2: write changed tables after that long, so that a kill loses no more; 0: never',
-    )
-      .argParser((text) => wholeNumber(text, MAX_FLUSH_INTERVAL_MS))
-      .default(DEFAULT_FLUSH_INTERVAL_MS),
+      'qcow2: write changed tables after that long, so that a kill loses no more; 0: never ' +
+        `(default: ${DEFAULT_FLUSH_INTERVAL_MS})`,
+    ).argParser((text) => wholeNumber(text, MAX_FLUSH_INTERVAL_MS)),
   ];
 }
 

@@ -13,7 +13,14 @@
 import { readFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 
-import { type Disk, FileTrace, type ImageFormat, type NbdServer, openDisk } from '../node.ts';
+import {
+  type Disk,
+  FileTrace,
+  type ImageFormat,
+  type NamedFilePolicy,
+  type NbdServer,
+  openDisk,
+} from '../node.ts';
 import { type Sample, statusTexts, summaryText } from './activity.ts';
 import { followCommand, releaseCommand } from './fork.ts';
 import { showHints } from './hints.ts';
@@ -50,12 +57,14 @@ async function serveImage(
   terminal: Terminal,
 ): Promise<string> {
   await using pidFile = new PidFile(options.pidFile);
-  await using disk = await openImage(image, options);
+  const notices: string[] = [];
+  await using disk = await openImage(image, options, (text) => notices.push(text));
   await using server = await listen(disk, options);
   await pidFile.write();
   const stop = stopRequested(() => terminal.error('gave up: the last flush was not finished'));
   server.once('refused', (error) => terminal.warn(`a connection was refused: ${error.message}`));
   showHints(terminal, disk, server.uri, options);
+  for (const notice of notices) terminal.warn(notice);
   releaseCommand();
   const start = sampleOf(disk);
   const drawing = drawStatus(disk, server, terminal);
@@ -68,7 +77,11 @@ async function serveImage(
   return summaryText(start, sampleOf(disk));
 }
 
-async function openImage(image: string, options: ServeOptions): Promise<Disk> {
+async function openImage(
+  image: string,
+  options: ServeOptions,
+  onNotice: (text: string) => void,
+): Promise<Disk> {
   const tracer = options.trace === undefined ? undefined : new FileTrace(options.trace);
   try {
     return await openDisk(image, {
@@ -80,17 +93,24 @@ async function openImage(image: string, options: ServeOptions): Promise<Disk> {
       discard: options.discard,
       elevator: options.elevator,
       flushWaitMicros: options.flushWait,
-      backing: { folders: [dirname(image), ...options.allow] },
+      backing: policyOf(image, options),
       backingFormat: options.backingFormat,
       encryption: options.keyFile === undefined ? undefined : await readKey(options.keyFile),
       metadataCacheBytes: options.metadataCache,
       flushIntervalMs: options.flushInterval,
+      onNotice,
       tracer,
     });
   } catch (error) {
     await tracer?.close();
     throw error;
   }
+}
+
+/** Raw disks name no files: then it is said that --allow is not for them. */
+function policyOf(image: string, { format, allow }: ServeOptions): NamedFilePolicy | undefined {
+  if (format !== 'qcow2' && allow.length === 0) return undefined;
+  return { folders: [dirname(image), ...allow] };
 }
 
 async function readKey(path: string): Promise<{ key: Uint8Array }> {

@@ -139,7 +139,9 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'a repair', () => {
     expect(after.leaks).toBe(before.leaks);
     expect(isConsistent).toBe(false);
     const dirty = { ...header, dirty: true };
-    await expect(repairDirty(file, dirty)).rejects.toThrow(/not at the start of a cluster/);
+    await expect(repairDirty(file, dirty, 'IMAGE')).rejects.toThrow(
+      /not at the start of a cluster/,
+    );
   });
 
   it('does not call an image right whose data may be metadata', async () => {
@@ -180,7 +182,7 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'a repair', () => {
     const header = headerOf(dirty);
     expect(header.dirty, kind.name).toBe(true);
     const file = new MemoryFile(dirty);
-    expect((await repairDirty(file, header)).dirty).toBe(false);
+    expect((await repairDirty(file, header, 'IMAGE')).header.dirty).toBe(false);
     expect(headerOf(file.bytes).dirty).toBe(false);
     expect(checkBytes(file.bytes, headerOf(file.bytes)).findings).toEqual([]);
   });

@@ -25,7 +25,7 @@ export function legacyCipher(
 ): SectorDecipher {
   if (passphrase === undefined) {
     const found = `${JSON.stringify(path)} is encrypted (AES-CBC)`;
-    const message = `${found}: no passphrase was given; pass one`;
+    const message = `${found}: no passphrase was given; pass encryption: { key }`;
     throw new SluiceError('ERR_SLUICE_KEY', message, { operation: 'open', path });
   }
   const key = Buffer.alloc(KEY_BYTES);

@@ -25,23 +25,32 @@ const DAMAGE: ReadonlySet<ErrorCode> = new Set(['ERR_SLUICE_CORRUPT', 'ERR_SLUIC
 /** What is noted of a session takes at most 4 MiB; then granules are larger than a bitmap's. */
 const GRANULES_MAX = 4 * 1024 * 1024 * 8;
 
-/** The bitmaps to keep up to date; undefined when they are not all understood (B3, B4). */
+/**
+ * The bitmaps to keep up to date; undefined when they are not all understood (B3, B4). `notice` is
+ * told of those that are not kept.
+ */
 export async function bitmapsToKeep(
   file: ImageFile,
   header: Qcow2Header,
   path: string,
+  notice: (text: string) => void = () => undefined,
 ): Promise<readonly Bitmap[] | undefined> {
-  if (header.bitmaps?.consistent !== true) return [];
-  const { bitmaps, problem } = await readBitmapDirectory(file, header, path);
-  if (problem !== undefined) return undefined;
-  const kept = bitmaps.filter(({ auto, inUse }) => auto && !inUse);
-  if (kept.length === 0) return [];
-  try {
-    return (await areSound(file, header, kept)) ? kept : undefined;
-  } catch (error) {
-    if (error instanceof SluiceError && DAMAGE.has(error.code)) return undefined;
-    throw error;
+  if (header.bitmaps === undefined) return [];
+  if (!header.bitmaps.consistent) {
+    notice('its bitmaps are out of date: a program that does not know them has written the image');
+    return [];
   }
+  const { bitmaps, problem } = await readBitmapDirectory(file, header, path);
+  const wanted = bitmaps.filter(({ auto, inUse }) => auto && !inUse);
+  const isSound = problem === undefined && (await areSound(file, header, wanted));
+  if (!isSound) {
+    notice('its bitmaps are damaged, and are not kept up to date any more; remove them');
+    return undefined;
+  }
+  for (const { name } of bitmaps.filter(({ inUse }) => inUse)) {
+    notice(`its bitmap ${JSON.stringify(name)} was not closed, and is out of date; remove it`);
+  }
+  return wanted;
 }
 
 /** How finely it is noted what is written; undefined when no bitmap wants to know it. */
@@ -74,6 +83,20 @@ export async function markInUse(
 
 /** Tables and bits that are written where they are belong to one bitmap, and to nothing else. */
 async function areSound(
+  file: ImageFile,
+  header: Qcow2Header,
+  bitmaps: readonly Bitmap[],
+): Promise<boolean> {
+  if (bitmaps.length === 0) return true;
+  try {
+    return await areApart(file, header, bitmaps);
+  } catch (error) {
+    if (error instanceof SluiceError && DAMAGE.has(error.code)) return false;
+    throw error;
+  }
+}
+
+async function areApart(
   file: ImageFile,
   header: Qcow2Header,
   bitmaps: readonly Bitmap[],

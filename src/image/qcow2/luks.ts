@@ -49,7 +49,7 @@ export async function unlockLuks(
   const bytes = await file.read(offset, LUKS_HEADER_BYTES);
   const fields = new Fields(bytes, { path, what: 'the LUKS header', offset });
   const header = parseLuksHeader(fields, area.length);
-  if (passphrase === undefined) throw keyError(path, 'no passphrase was given; pass one');
+  if (passphrase === undefined) throw keyError(path, MISSING);
   for (const slot of header.slots) {
     const size = splitKeyBytes(header.keyBytes, slot.stripes);
     const splitKey = await file.read(offset + slot.offset, size);
@@ -113,6 +113,8 @@ function diffuse(key: Uint8Array, hash: LuksHash): void {
 }
 
 const DIGEST_BYTES: Readonly<Record<LuksHash, number>> = { sha1: 20, sha256: 32, sha512: 64 };
+
+const MISSING = 'no passphrase was given; pass encryption: { key }';
 
 function keyError(path: string, found: string): SluiceError {
   const message = `${JSON.stringify(path)} is encrypted (LUKS): ${found}`;

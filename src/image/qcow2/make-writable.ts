@@ -24,20 +24,35 @@ export interface WritableImage {
 
 /**
  * Repairs an image that was not closed, and takes back what it promises to those who know features
- * that are not kept up to date here. The header is as it is then; all of it is stable.
+ * that are not kept up to date here; `notice` is told. The header is as it is then; all of it is
+ * stable.
  */
 export async function makeWritable(
   file: ImageFile,
   header: Qcow2Header,
   path: string,
+  notice: (text: string) => void,
 ): Promise<WritableImage> {
-  const repaired = header.dirty ? await repairDirty(file, header) : header;
-  const bitmaps = await bitmapsToKeep(file, repaired, path);
+  const repaired = header.dirty ? await afterRepair(file, header, path, notice) : header;
+  const bitmaps = await bitmapsToKeep(file, repaired, path, notice);
   const keeps = bitmaps === undefined ? KNOWN & ~(1n << BigInt(AUTOCLEAR_BITMAPS_BIT)) : KNOWN;
   const autoclear = repaired.autoclear & keeps;
   if (autoclear === repaired.autoclear) return { header: repaired, bitmaps: bitmaps ?? [] };
   await writeU64(file, HEADER_AUTOCLEAR_FEATURES, autoclear);
   return { header: await readHeader(file, path), bitmaps: bitmaps ?? [] };
+}
+
+async function afterRepair(
+  file: ImageFile,
+  header: Qcow2Header,
+  path: string,
+  notice: (text: string) => void,
+): Promise<Qcow2Header> {
+  const { before, header: repaired } = await repairDirty(file, header, path);
+  const { leaks, corruptions } = before;
+  const found = `${leaks} leaked clusters, ${corruptions} wrong refcounts or flags`;
+  notice(`it was not closed; it was checked and repaired: ${found}`);
+  return repaired;
 }
 
 /**

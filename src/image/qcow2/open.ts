@@ -50,6 +50,8 @@ export interface Qcow2Options {
   readonly metadataCacheBytes: number;
   /** Bytes to which the disk may grow; default GROWTH times what it has. */
   readonly maxSizeBytes?: number | undefined;
+  /** Told what was found and done before the first write. */
+  readonly notice: (text: string) => void;
   /** Greatest age of tables that were not written, in milliseconds; 0: no limit. */
   readonly flushIntervalMs: number;
 }
@@ -80,12 +82,13 @@ async function overImage(
 ): Promise<Disk> {
   const file = new BackendFile(image, path);
   const writable = options.file.writable === true;
+  const notice = (text: string): void => options.notice(`${JSON.stringify(path)}: ${text}`);
   const found = await readHeader(file, path);
   refuseMarkedCorrupt(found, path, writable);
   refuseDamagedLayout(found, { fileBytes: file.sizeBytes, path, writable });
   const cipher = await unlock(file, found, path, writable, options.encryption);
   const asFound = { header: found, bitmaps: [] };
-  const { header, bitmaps } = writable ? await makeWritable(file, found, path) : asFound;
+  const { header, bitmaps } = writable ? await makeWritable(file, found, path, notice) : asFound;
   const files: (Backend | undefined)[] = [];
   const add = (index: number, backend: Backend): Backend => {
     opened.push(backend);
@@ -184,13 +187,23 @@ async function openBacking(
   const format = backingFormatOf(backing, path, options.backingFormat);
   const backingPath = await resolveNamed('backing', backing.name, path, options.backing);
   const file = { ...options.file, writable: false, anySize: true };
-  if (format === 'raw') {
-    await chain.add(backingPath);
-    return openFileBackend(backingPath, file);
+  try {
+    if (format === 'raw') {
+      await chain.add(backingPath);
+      return await openFileBackend(backingPath, file);
+    }
+    const { backingFormat: _, ...rest } = options;
+    const disk = { ...options.disk, tracer: undefined, bufferBytes: BACKING_BUFFER_BYTES };
+    return new DiskBackend(await openQcow2(backingPath, { ...rest, file, disk }, chain));
+  } catch (error) {
+    throw error instanceof SluiceError ? ofBacking(error, path) : error;
   }
-  const { backingFormat: _, ...rest } = options;
-  const disk = { ...options.disk, tracer: undefined, bufferBytes: BACKING_BUFFER_BYTES };
-  return new DiskBackend(await openQcow2(backingPath, { ...rest, file, disk }, chain));
+}
+
+/** Whose fault it is: the user has named another file. */
+function ofBacking({ code, message, cause, path }: SluiceError, image: string): SluiceError {
+  const what = `${message} (it is the backing file of ${JSON.stringify(image)})`;
+  return new SluiceError(code, what, { operation: 'open', path: path ?? image, cause });
 }
 
 /** Reads of a backing disk are as large as a request at most. */

@@ -80,17 +80,22 @@ export async function repairImage(
 
 /**
  * Repairs an image with the dirty mark, as opening it for writing must do.
- * @returns the header as it is then
  * @throws SluiceError ERR_SLUICE_CORRUPT when it cannot be repaired
  */
-export async function repairDirty(file: ImageFile, header: Qcow2Header): Promise<Qcow2Header> {
-  const { isConsistent, header: repaired, after } = await repairImage(file, header, 'all');
-  if (isConsistent) return repaired;
+export async function repairDirty(
+  file: ImageFile,
+  header: Qcow2Header,
+  path: string,
+): Promise<RepairReport> {
+  const report = await repairImage(file, header, 'all');
+  const { isConsistent, after } = report;
+  if (isConsistent) return report;
   const found = `${after.corruptions} corruptions are left`;
   const first = after.findings[0] === undefined ? '' : `, first: ${after.findings[0]}`;
   const advice = 'open it read-only, or restore it from a backup';
-  const message = `cannot repair the image after an unclean shutdown: ${found}${first}; ${advice}`;
-  throw new SluiceError('ERR_SLUICE_CORRUPT', message, { operation: 'open' });
+  const what = `cannot repair ${JSON.stringify(path)} after an unclean shutdown`;
+  const message = `${what}: ${found}${first}; ${advice}`;
+  throw new SluiceError('ERR_SLUICE_CORRUPT', message, { operation: 'open', path });
 }
 
 function hasOnly({ counts }: CheckReport, kinds: ReadonlySet<string>): boolean {
