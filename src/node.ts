@@ -4,6 +4,7 @@
 import { type FileBackend, type FileBackendOptions, openFileBackend } from './backend/file.ts';
 import { invalid, toWhole } from './arguments.ts';
 import { type BackingFormat, Chain, type NamedFilePolicy } from './image/chain.ts';
+import { formatOf, type ImageFormat, MAGIC_BYTES } from './image/format.ts';
 import {
   DEFAULT_FLUSH_INTERVAL_MS,
   DEFAULT_METADATA_CACHE_BYTES,
@@ -20,12 +21,12 @@ import { type NbdServer, type NbdServerOptions, serveNbd as serveDevice } from '
 
 export * from './index.ts';
 export type { BackingFormat, NamedFilePolicy } from './image/chain.ts';
+export type { ImageFormat } from './image/format.ts';
 export type { EncryptionOptions } from './image/qcow2/encryption.ts';
 export type { NbdServer, NbdServerOptions } from './nbd/server.ts';
+/** The work of qemu-img. */
+export * as image from './verbs/index.ts';
 export { FileTrace } from './trace/file-trace.ts';
-
-/** Image formats that can be opened. */
-export type ImageFormat = 'raw' | 'qcow2';
 
 /** How an image is opened. */
 export interface OpenOptions extends DiskOptions {
@@ -77,19 +78,6 @@ export interface OpenOptions extends DiskOptions {
   /** Stops the opening. */
   readonly signal?: AbortSignal | undefined;
 }
-
-/** How images that are not raw begin. */
-const MAGICS: readonly (readonly [format: string, magic: string])[] = [
-  ['qcow2', 'QFI\xfb'],
-  ['vmdk', 'KDMV'],
-  ['vmdk', '# Disk D'],
-  ['vhdx', 'vhdxfile'],
-  ['vhd', 'conectix'],
-  ['qed', 'QED\0'],
-  ['luks', 'LUKS\xba\xbe'],
-  ['vdi', '<<< '],
-];
-const MAGIC_BYTES = 8;
 
 /**
  * Opens an image or a block device as a disk; or several, all of one size, as one disk that is
@@ -247,10 +235,8 @@ function checkFormat(paths: readonly string[], format: string): void {
 async function refuseOtherFormats(paths: readonly string[], disk: Disk): Promise<void> {
   const path = paths.join("', '");
   const start = await disk.read(0, Math.min(MAGIC_BYTES, disk.size));
-  const text = String.fromCharCode(...start);
-  const found = MAGICS.find(([, magic]) => text.startsWith(magic));
-  if (found === undefined) return;
-  const [format] = found;
+  const format = formatOf(start);
+  if (format === undefined) return;
   const advice =
     format === 'qcow2' ? "pass format: 'qcow2' (-f qcow2)" : 'which this release cannot open';
   throw new SluiceError(

@@ -1,6 +1,6 @@
 /** Numbers for people. */
 
-const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
+const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB', 'EiB'];
 
 /** `1 GiB`, `1.5 MiB`: at most three digits before the point and one after it. */
 export function formatBytes(bytes: number): string {
@@ -11,6 +11,17 @@ export function formatBytes(bytes: number): string {
     unit += 1;
   }
   return `${Number(value.toFixed(1))} ${UNITS[unit]}`;
+}
+
+/** As qemu-img writes sizes: three significant digits, less than 1000 of a unit: `2.19 MiB`. */
+export function humanSize(bytes: number): string {
+  let unit = 0;
+  let value = bytes;
+  while (value >= 1000 && unit < UNITS.length - 1) {
+    value /= 1024;
+    unit += 1;
+  }
+  return `${Number(value.toPrecision(3))} ${UNITS[unit]}`;
 }
 
 /** `950`, `12.3k`, `123k`, `1.2M`. */

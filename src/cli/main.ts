@@ -11,6 +11,9 @@ import { writeResult } from './output.ts';
 import { reportLines } from './report.ts';
 import { addServe } from './serve-command.ts';
 import { Terminal } from './terminal.ts';
+import { addCheck } from './verbs/check.ts';
+import { addInfo } from './verbs/info.ts';
+import { addMap } from './verbs/map.ts';
 import { versionText } from './version.ts';
 
 const EXAMPLES = `
@@ -31,13 +34,18 @@ export async function main(argv: readonly string[]): Promise<void> {
 async function run(argv: readonly string[], terminal: Terminal): Promise<number> {
   try {
     await makeProgram(terminal).parseAsync(argv);
-    return 0;
+    return exitCode(0);
   } catch (error) {
     // commander or a forked server has said what was wrong, or the help was shown.
     if (error instanceof CommanderError) return error.exitCode;
     for (const line of reportLines(error)) terminal.error(line);
-    return 1;
+    return exitCode(1);
   }
+}
+
+/** What a verb has set, where its codes say more than 0 and 1. */
+function exitCode(usual: number): number {
+  return process.exitCode === undefined ? usual : Number(process.exitCode);
 }
 
 function makeProgram(terminal: Terminal): Command {
@@ -59,6 +67,9 @@ function makeProgram(terminal: Terminal): Command {
     .addHelpText('after', EXAMPLES);
   addServe(program, terminal);
   addCrash(program, terminal);
+  addInfo(program);
+  addCheck(program, terminal);
+  addMap(program);
   program.action(() => {
     const [unknown] = program.args;
     const { version, output } = program.opts<{ version?: true; output: string }>();

@@ -7,6 +7,8 @@
 import { ERRNO_EDQUOT, ERRNO_EFBIG, ERRNO_ENOSPC } from '../abi/command.ts';
 import { STATUS_IO_ERROR, STATUS_NO_SPACE } from '../abi/request.ts';
 import type { Backend } from '../backend/backend.ts';
+import { extentsAt } from '../disk-extents.ts';
+import type { DiskExtent } from '../disk-types.ts';
 import { SluiceError } from '../errors.ts';
 import { requestError } from '../request-error.ts';
 
@@ -42,14 +44,14 @@ export class BackendFile implements ImageFile {
   readonly #path: string;
   readonly #memory = new WebAssembly.Memory({ initial: BUFFER_PAGES, maximum: BUFFER_PAGES });
   readonly #buffer = new Uint8Array(this.#memory.buffer);
-  #answer: (errno: number) => void = () => undefined;
+  #answer: (errno: number, value: number) => void = () => undefined;
   /** The end of the work that was asked for so far; never rejects. */
   #last: Promise<unknown> = Promise.resolve();
 
   constructor(backend: Backend, path: string) {
     this.#backend = backend;
     this.#path = path;
-    backend.attach(this.#memory, (_id, errno) => this.#answer(errno));
+    backend.attach(this.#memory, (_id, errno, value) => this.#answer(errno, value));
   }
 
   get sizeBytes(): number {
@@ -70,7 +72,18 @@ export class BackendFile implements ImageFile {
 
   sync(): Promise<void> {
     const start = (): void => this.#backend.sync(ID);
-    return this.#queue(() => this.#run(SYNC, 0, 0, start));
+    return this.#queue(async () => {
+      await this.#run(SYNC, 0, 0, start);
+    });
+  }
+
+  /** What of the range is data, and what is a hole: at least the first extent of it. */
+  extents(offset: number, length: number): Promise<DiskExtent[]> {
+    return this.#queue(async () => {
+      const start = (): void => this.#backend.blockStatus(ID, offset, length, 0);
+      const count = await this.#run('block status', offset, length, start);
+      return extentsAt(this.#buffer, 0, count, offset);
+    });
   }
 
   #queue<T>(work: () => Promise<T>): Promise<T> {
@@ -112,12 +125,18 @@ export class BackendFile implements ImageFile {
     await this.#backend.resize(Math.ceil(sizeBytes / granule) * granule);
   }
 
-  async #run(operation: string, offset: number, length: number, start: () => void): Promise<void> {
-    const errno = await new Promise<number>((resolve) => {
-      this.#answer = resolve;
+  /** Answers with the value of the command. */
+  async #run(
+    operation: string,
+    offset: number,
+    length: number,
+    start: () => void,
+  ): Promise<number> {
+    const { errno, value } = await new Promise<{ errno: number; value: number }>((resolve) => {
+      this.#answer = (errno, value) => resolve({ errno, value });
       start();
     });
-    if (errno === 0) return;
+    if (errno === 0) return value;
     const status = FULL.has(errno) ? STATUS_NO_SPACE : STATUS_IO_ERROR;
     const asked = { operation, offset, length, sizeBytes: this.sizeBytes };
     const { code, message, cause } = requestError(status, errno, asked);

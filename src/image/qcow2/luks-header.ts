@@ -51,12 +51,15 @@ const CIPHER = 8;
 const MODE = 40;
 const HASH = 72;
 const NAME_BYTES = 32;
+const PAYLOAD_SECTOR = 104;
 const KEY_BYTES = 108;
 const DIGEST = 112;
 const DIGEST_BYTES = 20;
 const DIGEST_SALT = 132;
 const SALT_BYTES = 32;
 const DIGEST_ROUNDS = 164;
+const UUID = 168;
+const UUID_BYTES = 40;
 
 const SLOTS = 208;
 const SLOT_COUNT = 8;
@@ -105,6 +108,52 @@ export function parseLuksHeader(header: Fields, areaBytes: number): LuksHeader {
   };
 }
 
+/** What a LUKS header says of itself, in the keys of `qemu-img info --output=json`. */
+export interface LuksInfo {
+  readonly 'ivgen-alg': string;
+  readonly 'hash-alg': string;
+  readonly 'cipher-alg': string;
+  readonly uuid: string;
+  readonly format: 'luks';
+  readonly 'cipher-mode': string;
+  readonly slots: readonly LuksSlotInfo[];
+  readonly 'payload-offset': number;
+  readonly 'master-key-iters': number;
+}
+
+/** A key slot; the numbers of one that is not in use say nothing. */
+export interface LuksSlotInfo {
+  readonly active: boolean;
+  readonly iters?: number;
+  readonly 'key-offset': number;
+  readonly stripes?: number;
+}
+
+/** Describes a header, one that parseLuksHeader refuses too. */
+export function luksInfoOf(header: Fields): LuksInfo {
+  const [mode = '', vectors = ''] = nameAt(header, MODE).split('-');
+  // XTS takes two keys.
+  const keyBits = (header.u32(KEY_BYTES) * 8) / (mode === 'xts' ? 2 : 1);
+  const slots = Array.from({ length: SLOT_COUNT }, (_, index): LuksSlotInfo => {
+    const at = SLOTS + index * SLOT_BYTES;
+    const place = { 'key-offset': header.u32(at + SLOT_OFFSET) * SECTOR_SIZE };
+    if (header.u32(at + SLOT_STATE) !== SLOT_ENABLED) return { active: false, ...place };
+    const stripes = header.u32(at + SLOT_STRIPES);
+    return { active: true, iters: header.u32(at + SLOT_ROUNDS), ...place, stripes };
+  });
+  return {
+    'ivgen-alg': vectors,
+    'hash-alg': nameAt(header, HASH),
+    'cipher-alg': `${nameAt(header, CIPHER)}-${keyBits}`,
+    uuid: nameAt(header, UUID, UUID_BYTES),
+    format: 'luks',
+    'cipher-mode': mode,
+    slots,
+    'payload-offset': header.u32(PAYLOAD_SECTOR) * SECTOR_SIZE,
+    'master-key-iters': header.u32(DIGEST_ROUNDS),
+  };
+}
+
 function refuseOtherFormats(header: Fields): void {
   const magic = Buffer.from(header.bytes.subarray(MAGIC, MAGIC + MAGIC_TEXT.length));
   if (magic.toString('latin1') !== MAGIC_TEXT) {
@@ -130,8 +179,8 @@ function hashOf(header: Fields): LuksHash {
 }
 
 /** The name up to its NUL. */
-function nameAt(header: Fields, offset: number): string {
-  const name = Buffer.from(header.bytes.subarray(offset, offset + NAME_BYTES)).toString('latin1');
+function nameAt(header: Fields, offset: number, length = NAME_BYTES): string {
+  const name = Buffer.from(header.bytes.subarray(offset, offset + length)).toString('latin1');
   return name.split('\0', 1)[0] ?? '';
 }
 

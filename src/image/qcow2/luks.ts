@@ -19,6 +19,8 @@ import {
   LUKS_HEADER_BYTES,
   type LuksHash,
   type LuksHeader,
+  type LuksInfo,
+  luksInfoOf,
   type LuksKeySlot,
   parseLuksHeader,
   splitKeyBytes,
@@ -31,6 +33,13 @@ export interface LuksImage {
   readonly path: string;
   /** Where the LUKS header and its key slots are, in bytes of the file. */
   readonly area: EncryptionExtension;
+}
+
+/** Says what the header says; whether it can be used is not asked. */
+export async function describeLuks({ file, path, area }: LuksImage): Promise<LuksInfo> {
+  const { offset } = area;
+  const bytes = await file.read(offset, LUKS_HEADER_BYTES);
+  return luksInfoOf(new Fields(bytes, { path, what: 'the LUKS header', offset }));
 }
 
 const deriveKey = promisify(pbkdf2);

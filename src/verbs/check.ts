@@ -1,0 +1,81 @@
+/** The consistency of an image, and its repair, in the keys of `qemu-img check --output=json`. */
+import { SluiceError } from '../errors.ts';
+import { type CheckReport, checkImage } from '../image/qcow2/check.ts';
+import { repairImage } from '../image/qcow2/repair.ts';
+import { type ImageOptions, openImageAt } from './image-at.ts';
+
+/** What was found. Counts that are 0 are absent, but for `check-errors`. */
+export interface ImageCheck {
+  readonly filename: string;
+  readonly format: string;
+  /** What could not be looked at. */
+  readonly 'check-errors': number;
+  /** What is wrong and can lose data. */
+  readonly corruptions?: number;
+  /** Clusters that are counted and not used: lost space only. */
+  readonly leaks?: number;
+  readonly 'corruptions-fixed'?: number;
+  readonly 'leaks-fixed'?: number;
+  /** Where the last cluster in use ends. */
+  readonly 'image-end-offset'?: number;
+  readonly 'total-clusters'?: number;
+  readonly 'allocated-clusters'?: number;
+  readonly 'fragmented-clusters'?: number;
+  readonly 'compressed-clusters'?: number;
+}
+
+/** Options of `check`. */
+export interface CheckImageOptions extends ImageOptions {
+  /**
+   * `leaks` gives back clusters that nothing uses, where nothing else is wrong; `all` puts wrong
+   * refcounts and flags right as well. Data and mappings are never changed.
+   */
+  readonly repair?: 'leaks' | 'all' | undefined;
+  /** Told each finding, at most a thousand of them. */
+  readonly onFinding?: ((text: string) => void) | undefined;
+}
+
+/**
+ * Checks a qcow2 image. With `repair` the counts are those after it.
+ * @throws SluiceError ERR_SLUICE_UNSUPPORTED for a raw image, which has nothing to check
+ */
+export async function check(path: string, options: CheckImageOptions = {}): Promise<ImageCheck> {
+  const { repair, signal, onFinding } = options;
+  await using image = await openImageAt(path, options, repair !== undefined);
+  const { file, header, format } = image;
+  if (header === undefined) {
+    const message = `cannot check ${JSON.stringify(path)}: a ${format} image has no metadata`;
+    throw new SluiceError('ERR_SLUICE_UNSUPPORTED', message, { operation: 'check', path });
+  }
+  const named = { filename: path, format };
+  if (repair === undefined) {
+    const report = await checkImage(file, header, signal === undefined ? {} : { signal });
+    report.findings.forEach((text) => onFinding?.(text));
+    return { ...named, ...countsOf(report) };
+  }
+  const { before, after } = await repairImage(file, header, repair);
+  before.findings.forEach((text) => onFinding?.(text));
+  return {
+    ...named,
+    ...countsOf(after),
+    ...present('corruptions-fixed', before.corruptions - after.corruptions),
+    ...present('leaks-fixed', before.leaks - after.leaks),
+  };
+}
+
+function countsOf(report: CheckReport) {
+  return {
+    'check-errors': report.checkErrors,
+    ...present('corruptions', report.corruptions),
+    ...present('leaks', report.leaks),
+    ...present('image-end-offset', report.imageEndOffset),
+    ...present('total-clusters', report.totalClusters),
+    ...present('allocated-clusters', report.allocatedClusters),
+    ...present('fragmented-clusters', report.fragmentedClusters),
+    ...present('compressed-clusters', report.compressedClusters),
+  };
+}
+
+function present<K extends string>(key: K, count: number): { readonly [key in K]?: number } {
+  return count > 0 ? ({ [key]: count } as { [key in K]: number }) : {};
+}

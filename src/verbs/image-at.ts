@@ -1,0 +1,102 @@
+/**
+ * An image that a verb works on, as a file: for what is done to it beside reading and writing the
+ * disk in it.
+ *
+ * I1 Without a format an image is taken for what it begins as; another format than raw and qcow2
+ *    is refused by its name. Backing files are never guessed.
+ * I2 The locks are those of an open disk, so that nobody's image is changed while it is in use.
+ */
+import { stat } from 'node:fs/promises';
+
+import { type FileBackend, openFileBackend } from '../backend/file.ts';
+import { resolveCacheMode, type CacheModeName } from '../cache-mode.ts';
+import { SluiceError } from '../errors.ts';
+import { formatOf, type ImageFormat, MAGIC_BYTES } from '../image/format.ts';
+import { BackendFile } from '../image/image-file.ts';
+import { type Qcow2Header, readHeader } from '../image/qcow2/header.ts';
+import { hasPreallocation } from '../image/qcow2/preallocated.ts';
+
+/** How a verb opens its image. */
+export interface ImageOptions {
+  /** Format of the image; without it the image is what it begins as. */
+  readonly format?: ImageFormat | undefined;
+  /**
+   * `auto` (default) takes the locks that QEMU takes; `none` takes none: what is read of an image
+   * that somebody writes may be no state that it ever had.
+   */
+  readonly lock?: 'auto' | 'none' | undefined;
+  /** Cache mode of the host's I/O; default writeback. */
+  readonly cache?: CacheModeName | undefined;
+  /** Stops the work with its reason. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** An open image; `header` is that of a qcow2 image. */
+export interface ImageAt extends AsyncDisposable {
+  readonly path: string;
+  readonly format: ImageFormat;
+  readonly file: BackendFile;
+  readonly backend: FileBackend;
+  readonly header: Qcow2Header | undefined;
+  /** Bytes that the host has set aside for it. */
+  allocatedBytes(): Promise<number>;
+  /** True where data clusters may be holes of the file (preallocated.ts). */
+  hasPreallocation(): Promise<boolean>;
+}
+
+const BLOCK_BYTES = 512;
+
+/** Opens the image at a path. */
+export async function openImageAt(
+  path: string,
+  options: ImageOptions,
+  writable: boolean,
+): Promise<ImageAt> {
+  const { signal, lock } = options;
+  const { direct, noFlush } = resolveCacheMode(options.cache).axes;
+  signal?.throwIfAborted();
+  const files = { direct, noFlush, writable, lock, discard: 'unmap', anySize: true } as const;
+  const backend = await openFileBackend(path, { ...files, lock: lock ?? 'auto' });
+  try {
+    const file = new BackendFile(backend, path);
+    const format = options.format ?? (await probe(file, path));
+    const header = format === 'qcow2' ? await readHeader(file, path) : undefined;
+    const allocatedBytes = async (): Promise<number> => (await stat(path)).blocks * BLOCK_BYTES;
+    return {
+      path,
+      format,
+      file,
+      backend,
+      header,
+      allocatedBytes,
+      hasPreallocation: async () =>
+        header !== undefined &&
+        header.dataFile === undefined &&
+        !backend.isBlockDevice &&
+        (await hasPreallocation(file, header, await allocatedBytes())),
+      [Symbol.asyncDispose]: () => backend.close(),
+    };
+  } catch (error) {
+    await backend.close();
+    throw error;
+  }
+}
+
+/** I1. */
+async function probe(file: BackendFile, path: string): Promise<ImageFormat> {
+  const format = formatOf(await file.read(0, Math.min(MAGIC_BYTES, file.sizeBytes))) ?? 'raw';
+  if (format === 'raw' || format === 'qcow2') return format;
+  const found = `${JSON.stringify(path)} looks like a ${format} image, which cannot be opened`;
+  const advice = "pass format: 'raw' (-f raw) to use its bytes as they are";
+  throw new SluiceError('ERR_SLUICE_UNSUPPORTED', `${found}; ${advice}`, {
+    operation: 'open',
+    path,
+  });
+}
+
+/** The header of an image that must be qcow2; `what` is what only qcow2 has. */
+export function qcow2HeaderOf({ header, path }: ImageAt, what: string): Qcow2Header {
+  if (header !== undefined) return header;
+  const message = `${JSON.stringify(path)} is a raw image, which has no ${what}`;
+  throw new SluiceError('ERR_SLUICE_UNSUPPORTED', message, { path });
+}
