@@ -38,6 +38,7 @@ import { initStability } from './schedule/stability.ts';
 import { initUnwritten } from './schedule/unwritten.ts';
 import { initQcow2, measureMap as measure } from './map/qcow2/index.ts';
 import { Qcow2 } from './map/qcow2/state.ts';
+import { isZero } from './simd/zero.ts';
 
 /** Bytes of memory that an engine needs at a base on a 64-byte boundary. */
 export function regionSize(): u32 {
@@ -208,4 +209,14 @@ export function publishLanded(base: usize): void {
 
 function join(low: u32, high: u32): u64 {
   return <u64>low | ((<u64>high) << 32);
+}
+
+/**
+ * For each of `count` granules of bytes from `address` on: 1 at `out` when something in it is not
+ * zero, else 0. For copies, which have no engine in their memory.
+ */
+export function findData(address: usize, granuleBytes: u32, count: u32, out: usize): void {
+  for (let i: u32 = 0; i < count; i++) {
+    store<u8>(out + i, u8(!isZero(address + <usize>i * granuleBytes, granuleBytes)));
+  }
 }

@@ -34,6 +34,7 @@ export type EngineExports = {
   listLanded(base: number): number;
   landChain(base: number): void;
   publishLanded(base: number): void;
+  findData(address: number, granuleBytes: number, count: number, out: number): void;
 };
 
 const ENTRY_POINTS: readonly (keyof EngineExports)[] = [
@@ -55,6 +56,7 @@ const ENTRY_POINTS: readonly (keyof EngineExports)[] = [
   'listLanded',
   'landChain',
   'publishLanded',
+  'findData',
 ];
 
 /** What a module lacks to be an engine: names of exports. */

@@ -12,6 +12,7 @@ import { reportLines } from './report.ts';
 import { addServe } from './serve-command.ts';
 import { Terminal } from './terminal.ts';
 import { addCheck } from './verbs/check.ts';
+import { addConvert } from './verbs/convert.ts';
 import { addInfo } from './verbs/info.ts';
 import { addMap } from './verbs/map.ts';
 import { versionText } from './version.ts';
@@ -70,6 +71,7 @@ function makeProgram(terminal: Terminal): Command {
   addInfo(program);
   addCheck(program, terminal);
   addMap(program);
+  addConvert(program, terminal);
   program.action(() => {
     const [unknown] = program.args;
     const { version, output } = program.opts<{ version?: true; output: string }>();

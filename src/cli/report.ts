@@ -13,6 +13,7 @@ const WORDS: readonly (readonly [library: string, commandLine: string])[] = [
   ['backingFormat is for qcow2', '--backing-format is for qcow2'],
   ['metadataCacheBytes is for qcow2', '--metadata-cache is for qcow2'],
   ['flushIntervalMs is for qcow2', '--flush-interval is for qcow2'],
+  ['pass targetFormat: qcow2', 'pass -O qcow2'],
   ['open it read-only', 'open it read-only (-r)'],
   ['use a page-cache mode (writeback, writethrough)', 'pass --cache writeback'],
 ];

@@ -10,7 +10,6 @@
  * V3 The exit code is 0 only if the last flush and all closes were good.
  * V4 The pid file goes last: when it is gone, the image is free.
  */
-import { readFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 
 import {
@@ -27,10 +26,10 @@ import { showHints } from './hints.ts';
 import { listen } from './listen.ts';
 import { PidFile } from './pid-file.ts';
 import { corruptionText } from '../corruption.ts';
-import { Refusal } from './refusal.ts';
 import type { ServeOptions } from './serve-command.ts';
 import { stopRequested } from './stop.ts';
 import type { Terminal } from './terminal.ts';
+import { readKey } from './verbs/key.ts';
 
 const REDRAW_MS = 500;
 
@@ -95,7 +94,7 @@ async function openImage(
       flushWaitMicros: options.flushWait,
       backing: policyOf(image, options),
       backingFormat: options.backingFormat,
-      encryption: options.keyFile === undefined ? undefined : await readKey(options.keyFile),
+      encryption: await readKey(options.keyFile),
       metadataCacheBytes: options.metadataCache,
       flushIntervalMs: options.flushInterval,
       onNotice,
@@ -111,13 +110,6 @@ async function openImage(
 function policyOf(image: string, { format, allow }: ServeOptions): NamedFilePolicy | undefined {
   if (format !== 'qcow2' && allow.length === 0) return undefined;
   return { folders: [dirname(image), ...allow] };
-}
-
-async function readKey(path: string): Promise<{ key: Uint8Array }> {
-  const key = await readFile(path).catch((cause: unknown) => {
-    throw new Refusal(`read the key file '${path}'`, cause);
-  });
-  return { key };
 }
 
 function lastClientGone(server: NbdServer): Promise<void> {

@@ -2,7 +2,7 @@
 import { SluiceError } from '../errors.ts';
 import { type CheckReport, checkImage } from '../image/qcow2/check.ts';
 import { repairImage } from '../image/qcow2/repair.ts';
-import { type ImageOptions, openImageAt } from './image-at.ts';
+import { type ImageOptions, openImageAt } from '../image/image-at.ts';
 
 /** What was found. Counts that are 0 are absent, but for `check-errors`. */
 export interface ImageCheck {

@@ -1,10 +1,11 @@
 /** The work of qemu-img: what the package exports as `image`. */
+export { convert, type ConvertOptions } from './convert.ts';
 export { check, type CheckImageOptions, type ImageCheck } from './check.ts';
-export type { ImageOptions } from './image-at.ts';
+export type { ImageOptions } from '../image/image-at.ts';
+export type { LayersOptions } from '../image/layers.ts';
 export {
   type BitmapInfo,
   chainInfo,
-  type ChainInfoOptions,
   type ImageInfo,
   info,
   type Qcow2Info,

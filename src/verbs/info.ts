@@ -2,13 +2,13 @@
 import { dirname, isAbsolute } from 'node:path';
 
 import { CRYPT_AES, CRYPT_NONE } from '../abi/qcow2.ts';
-import { backingFormatOf, Chain, type NamedFilePolicy, resolveNamed } from '../image/chain.ts';
 import { readBitmapDirectory } from '../image/qcow2/bitmap-directory.ts';
 import type { Qcow2Header } from '../image/qcow2/header.ts';
 import { describeLuks } from '../image/qcow2/luks.ts';
 import type { LuksInfo } from '../image/qcow2/luks-header.ts';
 import { readSnapshotTable, type Snapshot } from '../image/qcow2/snapshot-table.ts';
-import { type ImageAt, type ImageOptions, openImageAt } from './image-at.ts';
+import { type ImageAt, type ImageOptions, openImageAt } from '../image/image-at.ts';
+import { Layers, type LayersOptions } from '../image/layers.ts';
 
 /** An internal snapshot. */
 export interface SnapshotInfo {
@@ -60,12 +60,6 @@ export interface ImageInfo {
   readonly 'format-specific'?: { readonly type: 'qcow2'; readonly data: Qcow2Info };
 }
 
-/** Options of `chainInfo`. */
-export interface ChainInfoOptions extends ImageOptions {
-  /** Which files images may name; default none. */
-  readonly backing?: NamedFilePolicy | undefined;
-}
-
 /** Says what an image is. No other file is opened. */
 export async function info(path: string, options: ImageOptions = {}): Promise<ImageInfo> {
   await using image = await openImageAt(path, options, false);
@@ -73,23 +67,11 @@ export async function info(path: string, options: ImageOptions = {}): Promise<Im
 }
 
 /** The same of an image and its backing files, the top one first. */
-export async function* chainInfo(
-  path: string,
-  options: ChainInfoOptions = {},
-): AsyncGenerator<ImageInfo, void, void> {
-  const { backing: policy = 'deny', format: first, ...others } = options;
-  const chain = new Chain();
-  let next: string | undefined = path;
-  let format = first;
-  while (next !== undefined) {
-    await chain.add(next);
-    await using image = await openImageAt(next, { ...others, format }, false);
-    yield await infoOf(image);
-    const backing = image.header?.backing;
-    if (backing === undefined) return;
-    format = backingFormatOf(backing, image.path);
-    next = await resolveNamed('backing', backing.name, image.path, policy);
-  }
+export async function chainInfo(path: string, options: LayersOptions = {}): Promise<ImageInfo[]> {
+  await using layers = await Layers.open(path, options);
+  const found: ImageInfo[] = [];
+  for (const image of layers.images) found.push(await infoOf(image));
+  return found;
 }
 
 async function infoOf(image: ImageAt): Promise<ImageInfo> {

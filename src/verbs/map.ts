@@ -2,17 +2,9 @@
 import { CRYPT_NONE } from '../abi/qcow2.ts';
 import { toNumber } from '../arguments.ts';
 import type { ByteCount } from '../disk-types.ts';
-import {
-  backingFormatOf,
-  type BackingFormat,
-  Chain,
-  type NamedFilePolicy,
-  resolveNamed,
-} from '../image/chain.ts';
+import type { ImageAt } from '../image/image-at.ts';
+import { Layers, type LayersOptions } from '../image/layers.ts';
 import { mergeExtents } from '../image/merge-extents.ts';
-import { tableExtents } from '../image/qcow2/extents.ts';
-import type { Qcow2Header } from '../image/qcow2/header.ts';
-import { type ImageAt, type ImageOptions, openImageAt } from './image-at.ts';
 
 /** A range of a disk. */
 export interface MapExtent {
@@ -33,14 +25,10 @@ export interface MapExtent {
 }
 
 /** Options of `map`. */
-export interface MapOptions extends ImageOptions {
+export interface MapOptions extends LayersOptions {
   readonly startOffset?: ByteCount | undefined;
   /** Default: up to the end of the disk. */
   readonly maxLength?: ByteCount | undefined;
-  /** Which files images may name; default none. */
-  readonly backing?: NamedFilePolicy | undefined;
-  /** The format of the backing file, where the image does not say it. */
-  readonly backingFormat?: BackingFormat | undefined;
 }
 
 /** Tells the ranges of a disk in order; neighbours that are alike are one. */
@@ -48,117 +36,28 @@ export async function* map(
   path: string,
   options: MapOptions = {},
 ): AsyncGenerator<MapExtent, void, void> {
-  await using layers = new Layers();
-  await layers.open(path, options);
+  await using layers = await Layers.open(path, options);
   const from = toNumber(options.startOffset ?? 0, 'startOffset');
   const most = toNumber(options.maxLength ?? Number.MAX_SAFE_INTEGER, 'maxLength');
   const to = Math.min(layers.sizeBytes, from + most);
-  for await (const extent of mergeExtents(layers.extents(0, from, to), isAlike)) {
+  for await (const extent of mergeExtents(told(layers, from, to), isAlike)) {
     options.signal?.throwIfAborted();
     yield extent;
   }
 }
 
-/** An image and its backing files. */
-class Layers implements AsyncDisposable {
-  readonly #images: ImageAt[] = [];
-
-  /** Of the top one. */
-  get sizeBytes(): number {
-    const [top] = this.#images;
-    return top === undefined ? 0 : sizeOf(top);
-  }
-
-  async open(path: string, options: MapOptions): Promise<void> {
-    const { backing: policy = 'deny', format: given, backingFormat, ...others } = options;
-    const chain = new Chain();
-    let next: string | undefined = path;
-    let format = given;
-    while (next !== undefined) {
-      await chain.add(next);
-      const image: ImageAt = await openImageAt(next, { ...others, format }, false);
-      this.#images.push(image);
-      const backing: Qcow2Header['backing'] = image.header?.backing;
-      if (backing === undefined) return;
-      const isTop = this.#images.length === 1;
-      format = backingFormatOf(backing, image.path, isTop ? backingFormat : undefined);
-      next = await resolveNamed('backing', backing.name, image.path, policy);
-    }
-  }
-
-  /** What the images from `depth` on say of the range, which is inside the first of them. */
-  async *extents(depth: number, from: number, to: number): AsyncGenerator<MapExtent, void, void> {
-    const [image, below] = this.#images.slice(depth, depth + 2);
-    if (image === undefined) return;
-    for await (const extent of ownExtents(image, depth, from, to)) {
-      const end = extent.start + extent.length;
-      // What a shorter backing file does not have reads as zeroes, whatever is below it.
-      const border = below === undefined || extent.present ? extent.start : sizeOf(below);
-      if (border > extent.start) {
-        yield* this.extents(depth + 1, extent.start, Math.min(end, border));
-      }
-      if (border < end) yield behind(extent, Math.max(border, extent.start));
-    }
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await Promise.all(this.#images.map((image) => image[Symbol.asyncDispose]()));
-  }
-}
-
-/** The extent from `start` on. */
-function behind(extent: MapExtent, start: number): MapExtent {
-  const skipped = start - extent.start;
-  const place = extent.offset === undefined ? {} : { offset: extent.offset + skipped };
-  return { ...extent, start, length: extent.length - skipped, ...place };
-}
-
-function sizeOf({ header, file }: ImageAt): number {
-  return header?.sizeBytes ?? file.sizeBytes;
-}
-
-/** What an image says itself; not `present` where it says nothing. */
-async function* ownExtents(
-  image: ImageAt,
-  depth: number,
+async function* told(
+  layers: Layers,
   from: number,
   to: number,
 ): AsyncGenerator<MapExtent, void, void> {
-  const { header, file, path } = image;
-  if (from >= to) return;
-  if (header === undefined) return yield* rawExtents(file, path, depth, from, to);
-  const hasPlaces = header.cryptMethod === CRYPT_NONE;
-  const mayBeHoles = await image.hasPreallocation();
-  const filename = header.dataFile?.name ?? path;
-  for await (const extent of tableExtents(file, header, path, from, to)) {
-    const { start, length, kind, offset } = extent;
-    const isData = kind === 'data' || kind === 'compressed';
-    const said = { depth, present: kind !== 'none', zero: !isData, data: isData };
-    if (offset === undefined || !hasPlaces) yield { start, length, ...said };
-    else if (kind !== 'data' || !mayBeHoles) yield { start, length, ...said, offset, filename };
-    else {
-      for await (const piece of rawExtents(file, path, depth, offset, offset + length)) {
-        const at = start + piece.start - offset;
-        yield { ...piece, start: at, data: true };
-      }
-    }
-  }
-}
-
-async function* rawExtents(
-  file: ImageAt['file'],
-  path: string,
-  depth: number,
-  from: number,
-  to: number,
-): AsyncGenerator<MapExtent, void, void> {
-  for (let at = from; at < to;) {
-    for (const { offset, length, kind } of await file.extents(at, to - at)) {
-      const isData = kind === 'data';
-      const said = { present: true, zero: !isData, data: isData };
-      yield { start: offset, length, depth, ...said, offset, filename: path };
-      at = offset + length;
-    }
+  for await (const { start, length, depth, kind, offset } of layers.extents(from, to)) {
+    const { header, path } = layers.images[depth] as ImageAt;
+    const data = kind === 'data' || kind === 'compressed' || kind === 'data-hole';
+    const zero = !data || kind === 'data-hole';
+    const hasPlace = offset !== undefined && (header?.cryptMethod ?? CRYPT_NONE) === CRYPT_NONE;
+    const place = hasPlace ? { offset, filename: header?.dataFile?.name ?? path } : {};
+    yield { start, length, depth, present: kind !== 'none', zero, data, ...place };
   }
 }
 

@@ -53,9 +53,7 @@ async function info(path: string, options: InfoOptions): Promise<void> {
     const found = await image.info(path, how);
     return writeResult(output === 'json' ? jsonText(found) : humanInfo(found));
   }
-  const chain: image.ImageInfo[] = [];
-  const backing = policyOf(path, options);
-  for await (const one of image.chainInfo(path, { ...how, backing })) chain.push(one);
+  const chain = await image.chainInfo(path, { ...how, backing: policyOf(path, options) });
   return writeResult(output === 'json' ? jsonText(chain) : chain.map(humanInfo).join('\n'));
 }
 

@@ -5,6 +5,7 @@
  * X1 Tables are read one at a time and in the order of the disk; memory does not grow with it.
  * X2 An entry that cannot be is refused with its place, never taken for something else.
  */
+import { SECTOR_SIZE } from '../../abi/limits.ts';
 import {
   ENTRY_COMPRESSED_BIT,
   EXTENDED_L2_ENTRY_BYTES,
@@ -33,6 +34,8 @@ export interface TableExtent {
    * kept for them, if there is one.
    */
   readonly offset?: number;
+  /** `compressed`: where the stream begins in the image, and the bytes that it has at most. */
+  readonly stream?: { readonly offset: number; readonly length: number };
 }
 
 type Kind = TableExtent['kind'];
@@ -51,7 +54,7 @@ export function tableExtents(
   to = header.sizeBytes,
 ): AsyncGenerator<TableExtent, void, void> {
   const extents = singleExtents(file, header, path, from, to);
-  return mergeExtents(extents, (one, other) => one.kind === other.kind);
+  return mergeExtents(extents, isAlike);
 }
 
 async function* singleExtents(
@@ -137,7 +140,7 @@ function* tableEntries(
       if (first >= last) continue;
       const skipped = first - start - extent.start;
       const place = extent.offset === undefined ? {} : { offset: extent.offset + skipped };
-      yield { start: first, length: last - first, kind: extent.kind, ...place };
+      yield { ...extent, start: first, length: last - first, ...place };
     }
     at = end;
   }
@@ -155,7 +158,8 @@ function* entryExtents(
   const low = view.getInt32(position + 4);
   if ((high & COMPRESSED_HIGH) !== 0) {
     if (dataFile !== undefined) throw badEntry(path, tableOffset + position, high, low);
-    return yield { start: 0, length: clusterBytes, kind: 'compressed' };
+    const stream = streamOf(high, low, header.clusterBits);
+    return yield { start: 0, length: clusterBytes, kind: 'compressed', stream };
   }
   const offset = entryOffset(high, low);
   if (offset % clusterBytes !== 0) throw badEntry(path, tableOffset + position, high, low);
@@ -177,6 +181,20 @@ function* entryExtents(
     const kind = isZero ? kindOf(hasPlace, true) : isAllocated ? 'data' : 'none';
     yield extentOf(index * bytes, bytes, kind, hasPlace ? offset + index * bytes : undefined);
   }
+}
+
+/** A stream ends inside its last sector. */
+function streamOf(high: number, low: number, clusterBits: number) {
+  const sectorBits = clusterBits - 8;
+  const entry = (BigInt(high >>> 0) << 32n) | BigInt(low >>> 0);
+  const offset = Number(entry & ((1n << BigInt(62 - sectorBits)) - 1n));
+  const sectors = Number((entry >> BigInt(62 - sectorBits)) & ((1n << BigInt(sectorBits)) - 1n));
+  return { offset, length: (sectors + 1) * SECTOR_SIZE - (offset % SECTOR_SIZE) };
+}
+
+/** Every stream is one extent. */
+function isAlike(one: TableExtent, other: TableExtent): boolean {
+  return one.kind === other.kind && one.kind !== 'compressed';
 }
 
 function kindOf(hasPlace: boolean, isZero: boolean): Kind {

@@ -11,10 +11,10 @@ import { stat } from 'node:fs/promises';
 import { type FileBackend, openFileBackend } from '../backend/file.ts';
 import { resolveCacheMode, type CacheModeName } from '../cache-mode.ts';
 import { SluiceError } from '../errors.ts';
-import { formatOf, type ImageFormat, MAGIC_BYTES } from '../image/format.ts';
-import { BackendFile } from '../image/image-file.ts';
-import { type Qcow2Header, readHeader } from '../image/qcow2/header.ts';
-import { hasPreallocation } from '../image/qcow2/preallocated.ts';
+import { formatOf, type ImageFormat, MAGIC_BYTES } from './format.ts';
+import { BackendFile } from './image-file.ts';
+import { type Qcow2Header, readHeader } from './qcow2/header.ts';
+import { hasPreallocation } from './qcow2/preallocated.ts';
 
 /** How a verb opens its image. */
 export interface ImageOptions {

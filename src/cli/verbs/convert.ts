@@ -1,0 +1,124 @@
+/** `sluice convert`. */
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import { CACHE_MODES, type CacheModeName } from '../../cache-mode.ts';
+import { image, type ImageFormat } from '../../node.ts';
+import type { Terminal } from '../terminal.ts';
+import {
+  addVerb,
+  allowOption,
+  type ChainOptions,
+  type CommonOptions,
+  forceShareOption,
+  formatOption,
+  lockOf,
+  policyOf,
+} from './common.ts';
+import { keyOption, readKey } from './key.ts';
+import { formatOptions, imageOptionsOf } from './format-options.ts';
+import { withProgress } from './progress.ts';
+import { parseSize } from './size.ts';
+
+const NOTES = `
+The target takes its name when it is whole: until then what has the name stays,
+also when the work fails or is ended by Ctrl-C.
+
+Examples:
+  sluice convert -O qcow2 disk.img disk.qcow2
+  sluice convert -c -o compression_type=zstd -O qcow2 disk.img small.qcow2
+  sluice convert -O qcow2 -B base.qcow2 -F qcow2 overlay.qcow2 copy.qcow2`;
+
+interface ConvertOptions extends CommonOptions, ChainOptions {
+  readonly targetFormat: ImageFormat;
+  readonly cache: CacheModeName;
+  readonly options: readonly string[];
+  readonly backing?: string;
+  readonly backingFormat?: 'raw' | 'qcow2';
+  readonly compress?: true;
+  readonly sparse?: number;
+  readonly coroutines?: number;
+  readonly keyFile?: string;
+  readonly progress?: true;
+  readonly quiet?: true;
+}
+
+export function addConvert(program: Command, terminal: Terminal): void {
+  addVerb(program, {
+    name: 'convert',
+    usage: '[OPTIONS] IMAGE TARGET',
+    summary: 'copy a disk into another format',
+    description: 'Copies the disk of an image into a new one.',
+    notes: NOTES,
+    options: [
+      formatOption('-f, --format <fmt>', 'the image'),
+      new Option('-O, --target-format <fmt>', 'format of the target')
+        .choices(['raw', 'qcow2'])
+        .default('raw'),
+      formatOptions(),
+      new Option('-B, --backing <file>', 'backing file of the target: only the rest is copied'),
+      new Option('-F, --backing-format <fmt>', 'format of the backing file').choices([
+        'raw',
+        'qcow2',
+      ]),
+      new Option('-c, --compress', 'compress the clusters of the target'),
+      new Option(
+        '-S, --sparse <size>',
+        'runs of as many zeroes take no space; 0: all do (4k)',
+      ).argParser(sparseSize),
+      new Option('-m, --coroutines <n>', 'pieces under way at once, 1 to 16 (8)').argParser(pieces),
+      new Option('-t, --cache <mode>', 'cache mode of the target; unsafe: it is not synced')
+        .choices([...Object.keys(CACHE_MODES), 'unspecified'])
+        .default('unsafe'),
+      keyOption(),
+      new Option('-p, --progress', 'say how far it is, also where there is no terminal'),
+      new Option('-q, --quiet', 'say nothing but what cannot be done'),
+      new Option('-W, --out-of-order', 'taken; order costs nothing here'),
+      forceShareOption(),
+      allowOption(),
+    ],
+  })
+    .argument('<image>', 'a regular file or a block device')
+    .argument('<target>', 'a file that is made, or a block device')
+    .action((path: string, target: string, options: ConvertOptions) =>
+      convert(path, target, options, terminal),
+    );
+}
+
+async function convert(
+  path: string,
+  target: string,
+  options: ConvertOptions,
+  terminal: Terminal,
+): Promise<void> {
+  const { format, targetFormat, compress, sparse, coroutines, cache, keyFile } = options;
+  await withProgress(terminal, options, (onProgress, signal) =>
+    readKey(keyFile).then((encryption) =>
+      image.convert(path, target, {
+        format,
+        lock: lockOf(options),
+        backing: policyOf(path, options),
+        encryption,
+        targetFormat,
+        image: imageOptionsOf(targetFormat, options),
+        compress,
+        sparseBytes: sparse,
+        parallel: coroutines,
+        targetCache: cache,
+        onProgress,
+        signal,
+      }),
+    ),
+  );
+}
+
+function sparseSize(text: string): number {
+  const bytes = parseSize(text);
+  const isGranule = bytes !== undefined && (bytes === 0 || Math.log2(bytes / 512) % 1 === 0);
+  if (isGranule && bytes <= 2 ** 21) return bytes;
+  throw new InvalidArgumentError('It must be 0 or a power of two from 512 to 2M.');
+}
+
+function pieces(text: string): number {
+  const count = Number(text);
+  if (/^\d+$/.test(text) && count >= 1 && count <= 16) return count;
+  throw new InvalidArgumentError('It must be a whole number from 1 to 16.');
+}

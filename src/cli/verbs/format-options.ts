@@ -1,0 +1,92 @@
+/** `-o`: the options of a new image, in the names of qemu-img. */
+import { Option } from 'commander';
+import type { image } from '../../node.ts';
+import { invalid } from '../../arguments.ts';
+import { parseSize } from './size.ts';
+
+/** What an image is made with. */
+type NewImageOptions = NonNullable<image.ConvertOptions['image']>;
+
+/** What else on the command line says how an image is made. */
+export interface GivenOptions {
+  readonly options: readonly string[];
+  readonly backing?: string;
+  readonly backingFormat?: 'raw' | 'qcow2';
+}
+
+export function formatOptions(): Option {
+  return new Option('-o, --options <list>', 'name=value, with commas between them; help lists them')
+    .argParser((text: string, before: readonly string[]) => [...before, text])
+    .default([], 'none');
+}
+
+type Setter = (text: string, name: string) => NewImageOptions;
+
+const SETTERS: Readonly<Record<string, Setter>> = {
+  compat: (text) => {
+    const versions: Readonly<Record<string, 2 | 3>> = { '0.10': 2, v2: 2, '1.1': 3, v3: 3 };
+    const version = versions[text];
+    if (version === undefined) throw invalid(`compat is 0.10 or 1.1, not '${text}'`);
+    return { version };
+  },
+  cluster_size: (text, name) => ({ clusterBits: bitsOf(parseSize(text), name, text) }),
+  refcount_bits: (text, name) => ({ refcountOrder: bitsOf(Number(text), name, text) }),
+  extended_l2: (text, name) => ({ extendedL2: isOn(text, name) }),
+  lazy_refcounts: (text, name) => ({ lazyRefcounts: isOn(text, name) }),
+  compression_type: (text) => {
+    if (text === 'zlib') return { compression: 'deflate' };
+    if (text === 'zstd') return { compression: 'zstd' };
+    throw invalid(`compression_type is zlib or zstd, not '${text}'`);
+  },
+};
+
+/** The options of a qcow2 image; a raw one has none. */
+export function imageOptionsOf(format: 'raw' | 'qcow2', given: GivenOptions): NewImageOptions {
+  const pairs = new Map(given.options.flatMap(split).map((pair) => pairOf(pair)));
+  if (given.backing !== undefined) pairs.set('backing_file', given.backing);
+  if (given.backingFormat !== undefined) pairs.set('backing_fmt', given.backingFormat);
+  const [first] = pairs.keys();
+  if (format === 'raw' && first !== undefined) {
+    throw invalid(`'${first}' is for qcow2 images: pass -O qcow2`);
+  }
+  const backing = backingOf(pairs.get('backing_file'), pairs.get('backing_fmt'));
+  pairs.delete('backing_file');
+  pairs.delete('backing_fmt');
+  const parts = [...pairs].map(([name, text]): NewImageOptions => {
+    const setter = SETTERS[name];
+    if (setter !== undefined) return setter(text, name);
+    throw invalid(`there is no option '${name}': use ${Object.keys(SETTERS).join(', ')}`);
+  });
+  return Object.assign({}, backing === undefined ? {} : { backing }, ...parts) as NewImageOptions;
+}
+
+/** A comma that is part of a value is doubled. */
+function split(list: string): string[] {
+  return list.split(/(?<!,),(?!,)/).map((part) => part.replaceAll(',,', ','));
+}
+
+function pairOf(pair: string): [name: string, value: string] {
+  const at = pair.indexOf('=');
+  return at < 0 ? [pair, 'on'] : [pair.slice(0, at), pair.slice(at + 1)];
+}
+
+function backingOf(name: string | undefined, format: string | undefined) {
+  if (name === undefined) {
+    if (format === undefined) return undefined;
+    throw invalid('a backing format was given (-F) and no backing file (-b, -B)');
+  }
+  if (format === 'raw' || format === 'qcow2') return { name, format } as const;
+  throw invalid(`the format of the backing file is missing: pass -F raw or -F qcow2`);
+}
+
+function bitsOf(value: number | undefined, name: string, text: string): number {
+  const bits = Math.log2(value ?? 0);
+  if (Number.isInteger(bits)) return bits;
+  throw invalid(`${name} is a power of two, not '${text}'`);
+}
+
+function isOn(text: string, name: string): boolean {
+  if (text === 'on' || text === 'true' || text === 'yes') return true;
+  if (text === 'off' || text === 'false' || text === 'no') return false;
+  throw invalid(`${name} is on or off, not '${text}'`);
+}

@@ -1,0 +1,190 @@
+/**
+ * An image and its backing files to copy from. Nobody writes them meanwhile, so what the tables say
+ * is read once, in order, and data from where it lies, in pieces as long as it lies together.
+ *
+ * H1 A damaged cluster fails the copy, with its place.
+ */
+import { type FileHandle, open } from 'node:fs/promises';
+
+import { CRYPT_NONE } from '../abi/qcow2.ts';
+import { SluiceError } from '../errors.ts';
+import type { ImageAt } from '../image/image-at.ts';
+import { type LayerExtent, Layers, type LayersOptions } from '../image/layers.ts';
+import type { CodecPool } from './codec-pool.ts';
+import type { Source, SourceExtent } from './source.ts';
+
+/** How a chain is copied. */
+export interface ChainSourceOptions extends LayersOptions {
+  /** Only what the image itself says; what its backing file says is `none`. Default false. */
+  readonly topOnly?: boolean;
+}
+
+/** A range of the disk, and where it lies. */
+interface ChainExtent extends SourceExtent {
+  readonly layer: Layer;
+  /** Where the byte at `origin` on the disk lies; zeroes lie nowhere. */
+  readonly offset: number | undefined;
+  readonly origin: number;
+  readonly stream: LayerExtent['stream'];
+}
+
+/** An image of the chain, and a descriptor for its data. */
+interface Layer {
+  readonly image: ImageAt;
+  readonly handle: FileHandle;
+}
+
+const READS_AS_ZEROES: ReadonlySet<LayerExtent['kind']> = new Set([
+  'none',
+  'zero',
+  'zero-allocated',
+  'hole',
+  'data-hole',
+]);
+/** Streams are read together when no more than this lies between them. */
+const GAP_BYTES = 65536;
+
+/** Opens a chain. Undefined where images are encrypted or have data files. */
+export async function openChainSource(
+  path: string,
+  options: ChainSourceOptions,
+  codecs: CodecPool,
+): Promise<Source<ChainExtent> | undefined> {
+  const layers = await Layers.open(path, options);
+  const opened: Layer[] = [];
+  const close = async (): Promise<void> => {
+    await Promise.all(opened.map(({ handle }) => handle.close()));
+    await layers[Symbol.asyncDispose]();
+  };
+  try {
+    if (!layers.images.every(isPlain)) {
+      await close();
+      return undefined;
+    }
+    for (const image of layers.images) {
+      opened.push({ image, handle: await open(image.path, 'r') });
+    }
+  } catch (error) {
+    await close();
+    throw error;
+  }
+  return {
+    sizeBytes: layers.sizeBytes,
+    extents: () => extentsOf(layers, opened, options.topOnly === true),
+    read: (extents, start, into) => readAll(extents, start, into, codecs),
+    [Symbol.asyncDispose]: close,
+  };
+}
+
+function isPlain({ header }: ImageAt): boolean {
+  return header === undefined || (header.cryptMethod === CRYPT_NONE && !header.dataFile);
+}
+
+async function* extentsOf(
+  layers: Layers,
+  opened: readonly Layer[],
+  topOnly: boolean,
+): AsyncGenerator<ChainExtent, void, void> {
+  for await (const { start, length, kind, depth, offset, stream } of layers.extents()) {
+    const isLeft = topOnly && (depth > 0 || kind === 'none');
+    const copied = READS_AS_ZEROES.has(kind) ? 'zero' : 'data';
+    const layer = opened[depth] as Layer;
+    const place = copied === 'zero' ? undefined : offset;
+    const range = { start, length, origin: start };
+    yield { ...range, kind: isLeft ? 'none' : copied, layer, offset: place, stream };
+  }
+}
+
+async function readAll(
+  extents: readonly ChainExtent[],
+  start: number,
+  into: Uint8Array,
+  codecs: CodecPool,
+): Promise<void> {
+  const work: Promise<void>[] = [];
+  const compressed: ChainExtent[] = [];
+  for (const extent of extents) {
+    const target = into.subarray(extent.start - start, extent.start - start + extent.length);
+    if (extent.stream !== undefined) compressed.push(extent);
+    else if (extent.offset === undefined) target.fill(0);
+    else work.push(readAt(extent.layer, extent.offset + extent.start - extent.origin, target));
+  }
+  for (const group of groupsOf(compressed)) work.push(readStreams(group, start, into, codecs));
+  await Promise.all(work);
+}
+
+/** The end of a file that ends inside a sector reads as zeroes. */
+async function readAt({ handle, image }: Layer, offset: number, into: Uint8Array): Promise<void> {
+  for (let done = 0; done < into.length;) {
+    const at = offset + done;
+    const length = into.length - done;
+    const { bytesRead } = await handle.read(into, done, length, at).catch((cause: unknown) => {
+      const what = `read of ${length} bytes at offset ${at} failed: ${String(cause)}`;
+      const place = { operation: 'read', path: image.path, offset: at, cause };
+      throw new SluiceError('ERR_SLUICE_IO', `${JSON.stringify(image.path)}: ${what}`, place);
+    });
+    if (bytesRead === 0) {
+      into.fill(0, done);
+      return;
+    }
+    done += bytesRead;
+  }
+}
+
+type Stream = NonNullable<LayerExtent['stream']>;
+
+/** Streams of one image that lie close to each other, in the order of the disk. */
+interface StreamGroup {
+  readonly layer: Layer;
+  readonly extents: ChainExtent[];
+  from: number;
+  to: number;
+}
+
+function groupsOf(extents: readonly ChainExtent[]): StreamGroup[] {
+  const groups: StreamGroup[] = [];
+  for (const extent of extents) {
+    const { layer } = extent;
+    const { offset, length } = extent.stream as Stream;
+    const last = groups.at(-1);
+    const isNear = last?.layer === layer && offset >= last.from && offset <= last.to + GAP_BYTES;
+    if (isNear) {
+      last.extents.push(extent);
+      last.to = Math.max(last.to, offset + length);
+    } else {
+      groups.push({ layer, extents: [extent], from: offset, to: offset + length });
+    }
+  }
+  return groups;
+}
+
+async function readStreams(
+  { layer, extents, from, to }: StreamGroup,
+  start: number,
+  into: Uint8Array,
+  codecs: CodecPool,
+): Promise<void> {
+  const { header, path } = layer.image;
+  if (header === undefined) throw new Error('a raw image has no streams');
+  const { clusterBytes, compression } = header;
+  const bytes = new Uint8Array(to - from);
+  await readAt(layer, from, bytes);
+  const streams = extents.map(({ stream }) => {
+    const { offset, length } = stream as Stream;
+    return { offset: offset - from, length };
+  });
+  const plain = await codecs.decompress(compression, clusterBytes, bytes, streams);
+  for (const [index, extent] of extents.entries()) {
+    // The extent may be a part of the cluster.
+    const skipped = extent.start % clusterBytes;
+    if (plain.lengths[index] !== clusterBytes) throw damaged(path, extent, extent.start - skipped);
+    const cluster = plain.bytes.subarray(index * clusterBytes, (index + 1) * clusterBytes);
+    into.set(cluster.subarray(skipped, skipped + extent.length), extent.start - start);
+  }
+}
+
+function damaged(path: string, { stream }: ChainExtent, offset: number): SluiceError {
+  const found = `the compressed cluster at offset ${stream?.offset} of the image is damaged`;
+  const message = `${JSON.stringify(path)}: ${found}: read at offset ${offset} of the disk failed`;
+  return new SluiceError('ERR_SLUICE_CORRUPT', message, { operation: 'read', path, offset });
+}

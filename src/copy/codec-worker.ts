@@ -1,0 +1,90 @@
+/** The thread in which clusters are compressed and decompressed. */
+import { parentPort } from 'node:worker_threads';
+import { deflateRawSync } from 'node:zlib';
+
+import { type Compression, type Decompress, loadCodec } from '../image/qcow2/codec.ts';
+import { loadZstdCompress } from '../image/qcow2/zstd-compress.ts';
+
+/** Work for the thread: clusters to compress, or streams to decompress. */
+export interface CodecTask {
+  readonly id: number;
+  readonly compression: Compression;
+  readonly clusterBytes: number;
+  /** Plain clusters one behind the other, or bytes of a file with streams in them. */
+  readonly bytes: Uint8Array;
+  /** Where the streams are in `bytes`; absent: compress. */
+  readonly streams?: readonly CodecStream[];
+}
+
+/** Of a compressed cluster: at most these bytes. */
+export interface CodecStream {
+  readonly offset: number;
+  readonly length: number;
+}
+
+/** What came of it. */
+export interface CodecResult {
+  readonly id: number;
+  /** Streams one behind the other, or plain clusters. */
+  readonly bytes: Uint8Array;
+  /** Of each stream; 0: the cluster did not become smaller. Decompressing: 0: it is damaged. */
+  readonly lengths: readonly number[];
+}
+
+type Compress = (cluster: Uint8Array) => Uint8Array;
+
+/** What any reader can take: QEMU's has a window of 4 KiB for clusters it has written itself. */
+const DEFLATE = { windowBits: 12, memLevel: 9 };
+
+const codecs = new Map<Compression, Promise<Decompress>>();
+let zstd: Promise<Compress> | undefined;
+
+async function compressorOf(compression: Compression): Promise<Compress> {
+  if (compression === 'deflate') return (cluster) => deflateRawSync(cluster, DEFLATE);
+  zstd ??= loadZstdCompress();
+  return zstd;
+}
+
+function decompressorOf(compression: Compression): Promise<Decompress> {
+  const known = codecs.get(compression) ?? loadCodec(compression);
+  codecs.set(compression, known);
+  return known;
+}
+
+async function compressAll({ id, compression, clusterBytes, bytes }: CodecTask) {
+  const compress = await compressorOf(compression);
+  const out = new Uint8Array(bytes.length);
+  const lengths: number[] = [];
+  let used = 0;
+  for (let at = 0; at < bytes.length; at += clusterBytes) {
+    const stream = compress(bytes.subarray(at, at + clusterBytes));
+    const isSmaller = stream.length < clusterBytes;
+    lengths.push(isSmaller ? stream.length : 0);
+    if (!isSmaller) continue;
+    out.set(stream, used);
+    used += stream.length;
+  }
+  return { id, bytes: out, lengths };
+}
+
+async function decompressAll(task: CodecTask, streams: readonly CodecStream[]) {
+  const { id, compression, clusterBytes, bytes } = task;
+  const decompress = await decompressorOf(compression);
+  const out = new Uint8Array(streams.length * clusterBytes);
+  const lengths: number[] = [];
+  for (const [index, { offset, length }] of streams.entries()) {
+    const cluster = await decompress(bytes.subarray(offset, offset + length), clusterBytes);
+    lengths.push(cluster?.length ?? 0);
+    if (cluster !== undefined) out.set(cluster, index * clusterBytes);
+  }
+  return { id, bytes: out, lengths };
+}
+
+parentPort?.on('message', (task: CodecTask) => {
+  const { streams } = task;
+  const work = streams === undefined ? compressAll(task) : decompressAll(task, streams);
+  void work.then((result: CodecResult) =>
+    // The buffer is handed over, not copied.
+    parentPort?.postMessage(result, [result.bytes.buffer as ArrayBuffer]),
+  );
+});

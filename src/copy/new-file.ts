@@ -1,0 +1,91 @@
+/**
+ * A file that takes its name when it is whole.
+ *
+ * N1 What has the name until then stays as it is, and so it does when the work fails or is ended.
+ * N2 A block device has no other name: it is written where it is.
+ * N3 An image that somebody has open is not replaced.
+ */
+import { randomBytes } from 'node:crypto';
+import { type FileHandle, open, realpath, rename, rm, stat } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+
+import { type FileBackend, openFileBackend } from '../backend/file.ts';
+import { SluiceError } from '../errors.ts';
+
+/** Open for writing, under a name of its own. */
+export class NewFile implements AsyncDisposable {
+  readonly handle: FileHandle;
+  readonly isBlockDevice: boolean;
+  readonly #path: string;
+  readonly #temporary: string | undefined;
+  /** What it takes the place of, locked. */
+  readonly #old: FileBackend | undefined;
+  #isDone = false;
+
+  private constructor(
+    handle: FileHandle,
+    path: string,
+    temporary: string | undefined,
+    old: FileBackend | undefined,
+  ) {
+    this.handle = handle;
+    this.isBlockDevice = temporary === undefined;
+    this.#path = path;
+    this.#temporary = temporary;
+    this.#old = old;
+  }
+
+  /** Makes the file for a path. */
+  static async create(name: string): Promise<NewFile> {
+    const found = await stat(name).catch(() => undefined);
+    const path = found === undefined ? name : await realpath(name);
+    const old = found === undefined ? undefined : await lockOld(path);
+    try {
+      if (found?.isBlockDevice() === true)
+        return new NewFile(await open(path, 'r+'), path, undefined, old);
+      const temporary = join(dirname(path), `.${basename(path)}.${randomBytes(4).toString('hex')}`);
+      const mode = (found?.mode ?? 0o666) & 0o7777;
+      return new NewFile(await open(temporary, 'wx+', mode), path, temporary, old);
+    } catch (cause) {
+      await old?.close();
+      throw notCreated(name, cause);
+    }
+  }
+
+  /** All of it is there: it is stable, and has its name. */
+  async finish(isStable: boolean): Promise<void> {
+    if (isStable) await this.handle.sync();
+    if (this.#temporary !== undefined) {
+      await rename(this.#temporary, this.#path);
+      if (isStable) await syncFolder(dirname(this.#path));
+    }
+    this.#isDone = true;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.handle.close();
+    await this.#old?.close();
+    if (this.#isDone || this.#temporary === undefined) return;
+    await rm(this.#temporary, { force: true });
+  }
+}
+
+/** N3: opening it for writing takes the locks of a writer. */
+function lockOld(path: string): Promise<FileBackend> {
+  return openFileBackend(path, { writable: true, anySize: true });
+}
+
+async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path, 'r');
+  try {
+    await folder.sync();
+  } finally {
+    await folder.close();
+  }
+}
+
+function notCreated(path: string, cause: unknown): SluiceError {
+  const { code = 'unknown error' } = cause as NodeJS.ErrnoException;
+  const message = `cannot create ${JSON.stringify(path)}: the system reported ${code}`;
+  return new SluiceError('ERR_SLUICE_OPEN', message, { operation: 'create', path, cause });
+}

@@ -1,0 +1,49 @@
+/** A raw image that is new: zeroes are holes of the file. */
+import type { FileWrites } from './file-writes.ts';
+import type { NewFile } from './new-file.ts';
+import type { Piece, Target } from './target.ts';
+
+const PIECE_BYTES = 2 * 1024 * 1024;
+
+/** Options of a raw target. */
+export interface RawTargetOptions {
+  readonly sizeBytes: number;
+  /** Runs of zeroes of as many bytes become holes; 0: nothing does. */
+  readonly sparseBytes: number;
+}
+
+/** Writes the pieces where they are on the disk. */
+export class RawTarget implements Target {
+  readonly pieceBytes = PIECE_BYTES;
+  readonly granuleBytes = PIECE_BYTES;
+  readonly wantsZeroes: boolean;
+  readonly #writes: FileWrites;
+  readonly #options: RawTargetOptions;
+
+  constructor(writes: FileWrites, options: RawTargetOptions) {
+    this.#writes = writes;
+    this.#options = options;
+    this.wantsZeroes = options.sparseBytes === 0;
+  }
+
+  async put({ start, length, buffer }: Piece): Promise<void> {
+    if (buffer === undefined) return;
+    const { sparseBytes } = this.#options;
+    const bytes = buffer.bytes.subarray(0, length);
+    if (sparseBytes === 0) return this.#writes.write(start, bytes);
+    const granules = buffer.findData(length, sparseBytes);
+    const writes: Promise<void>[] = [];
+    for (let at = granules.indexOf(1); at >= 0;) {
+      const zero = granules.indexOf(0, at);
+      const end = zero < 0 ? granules.length : zero;
+      const [from, to] = [at * sparseBytes, Math.min(length, end * sparseBytes)];
+      writes.push(this.#writes.write(start + from, bytes.subarray(from, to)));
+      at = granules.indexOf(1, end);
+    }
+    await Promise.all(writes);
+  }
+
+  async finish({ handle, isBlockDevice }: NewFile): Promise<void> {
+    if (!isBlockDevice) await handle.truncate(this.#options.sizeBytes);
+  }
+}

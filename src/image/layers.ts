@@ -1,0 +1,151 @@
+/** An image and its backing files, and what each of them says of the disk. */
+import {
+  backingFormatOf,
+  type BackingFormat,
+  Chain,
+  type NamedFilePolicy,
+  resolveNamed,
+} from './chain.ts';
+import { type ImageAt, type ImageOptions, openImageAt } from './image-at.ts';
+import { type TableExtent, tableExtents } from './qcow2/extents.ts';
+import type { Qcow2Header } from './qcow2/header.ts';
+
+/** How an image with backing files is opened. */
+export interface LayersOptions extends ImageOptions {
+  /** Which files images may name; default none. */
+  readonly backing?: NamedFilePolicy | undefined;
+  /** The format of the backing file, where the image does not say it. */
+  readonly backingFormat?: BackingFormat | undefined;
+}
+
+/**
+ * A range of the disk, and what says it. Besides the kinds of tables: `hole`: a hole of a raw
+ * image; `data-hole`: data that is a hole of the image, so it was never written.
+ */
+export interface LayerExtent extends Omit<TableExtent, 'kind'> {
+  readonly kind: TableExtent['kind'] | 'hole' | 'data-hole';
+  /** 0: the image; 1: its backing file; and so on. */
+  readonly depth: number;
+}
+
+/** Open images, the top one first. */
+export class Layers implements AsyncDisposable {
+  readonly images: readonly ImageAt[];
+
+  private constructor(images: readonly ImageAt[]) {
+    this.images = images;
+  }
+
+  /** Opens an image and all below it, for reading. */
+  static async open(path: string, options: LayersOptions): Promise<Layers> {
+    const images: ImageAt[] = [];
+    try {
+      for await (const image of chainOf(path, options)) images.push(image);
+      return new Layers(images);
+    } catch (error) {
+      await closeAll(images);
+      throw error;
+    }
+  }
+
+  /** Of the disk. */
+  get sizeBytes(): number {
+    const [top] = this.images;
+    return top === undefined ? 0 : sizeOf(top);
+  }
+
+  /**
+   * What the first image from `depth` on that says something says; `none` where all are silent.
+   * The range is inside the image there.
+   */
+  async *extents(
+    from = 0,
+    to = this.sizeBytes,
+    depth = 0,
+  ): AsyncGenerator<LayerExtent, void, void> {
+    const [image, below] = this.images.slice(depth, depth + 2);
+    if (image === undefined) return;
+    for await (const extent of ownExtents(image, from, to)) {
+      const end = extent.start + extent.length;
+      // What a shorter backing file does not have reads as zeroes, whatever is below it.
+      const isSilent = below !== undefined && extent.kind === 'none';
+      const border = isSilent ? sizeOf(below) : extent.start;
+      if (border > extent.start) {
+        yield* this.extents(extent.start, Math.min(end, border), depth + 1);
+      }
+      if (border < end) yield { ...behind(extent, Math.max(border, extent.start)), depth };
+    }
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return closeAll(this.images);
+  }
+}
+
+async function* chainOf(path: string, options: LayersOptions): AsyncGenerator<ImageAt, void, void> {
+  const { backing: policy = 'deny', format: given, backingFormat, ...others } = options;
+  const chain = new Chain();
+  let next = path;
+  let format = given;
+  for (let depth = 0; ; depth++) {
+    // What is wrong with the first of them is said as it is said of every image.
+    if (depth > 0) await chain.add(next);
+    const image: ImageAt = await openImageAt(next, { ...others, format }, false);
+    yield image;
+    if (depth === 0) await chain.add(next);
+    const backing: Qcow2Header['backing'] = image.header?.backing;
+    if (backing === undefined) return;
+    format = backingFormatOf(backing, image.path, depth === 0 ? backingFormat : undefined);
+    next = await resolveNamed('backing', backing.name, image.path, policy);
+  }
+}
+
+async function closeAll(images: readonly ImageAt[]): Promise<void> {
+  await Promise.all(images.map((image) => image[Symbol.asyncDispose]()));
+}
+
+function sizeOf({ header, file }: ImageAt): number {
+  return header?.sizeBytes ?? file.sizeBytes;
+}
+
+type OwnExtent = Omit<LayerExtent, 'depth'>;
+
+/** The extent from `start` on. */
+function behind(extent: OwnExtent, start: number): OwnExtent {
+  const skipped = start - extent.start;
+  const place = extent.offset === undefined ? {} : { offset: extent.offset + skipped };
+  return { ...extent, start, length: extent.length - skipped, ...place };
+}
+
+/** What an image says itself. */
+async function* ownExtents(
+  image: ImageAt,
+  from: number,
+  to: number,
+): AsyncGenerator<OwnExtent, void, void> {
+  const { header, file, path } = image;
+  if (from >= to) return;
+  if (header === undefined) return yield* fileExtents(file, from, to, from, 'hole');
+  const mayBeHoles = await image.hasPreallocation();
+  for await (const extent of tableExtents(file, header, path, from, to)) {
+    const { start, length, kind, offset } = extent;
+    if (!mayBeHoles || kind !== 'data' || offset === undefined) yield extent;
+    else yield* fileExtents(file, offset, offset + length, start, 'data-hole');
+  }
+}
+
+/** What of a file is data; its first byte is the one at `start` on the disk. */
+async function* fileExtents(
+  file: ImageAt['file'],
+  from: number,
+  to: number,
+  start: number,
+  hole: 'hole' | 'data-hole',
+): AsyncGenerator<OwnExtent, void, void> {
+  for (let at = from; at < to;) {
+    for (const { offset, length, kind } of await file.extents(at, to - at)) {
+      yield { start: start + offset - from, length, kind: kind === 'data' ? kind : hole, offset };
+      at = offset + length;
+    }
+  }
+}
