@@ -155,9 +155,10 @@ const FEATURES: readonly FeatureName[] = [
 ];
 const FEATURE_ROW_BYTES = 48;
 /** In a smaller header the room is left to the names of files, as QEMU does. */
-const FEATURE_NAMES_ABOVE_BYTES = 4096;
+export const FEATURE_NAMES_ABOVE_BYTES = 4096;
 
-function featureNames(): Uint8Array {
+/** The data of the feature name table. */
+export function featureNames(): Uint8Array {
   const rows = new Uint8Array(FEATURES.length * FEATURE_ROW_BYTES);
   for (const [index, [kind, bit, name]] of FEATURES.entries()) {
     rows.set([kind, bit, ...utf8(name)], index * FEATURE_ROW_BYTES);

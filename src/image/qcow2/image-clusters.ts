@@ -94,6 +94,13 @@ export class ImageClusters {
     return first * this.#clusterBytes;
   }
 
+  /** Gives a cluster that was just taken this many references in all; stable afterwards. */
+  async share(offset: number, references: number): Promise<void> {
+    await this.#set(offset / this.#clusterBytes, references);
+    await this.#writeBlock();
+    await this.#file.sync();
+  }
+
   /** Drops a reference to each of some clusters. That it is gone must be stable. */
   async release(offset: number, count: number): Promise<void> {
     const first = offset / this.#clusterBytes;
