@@ -51,14 +51,14 @@ export function load(folder: string, failing = -1): { memory: MemoryFile; log: L
 export async function change(
   folder: string,
   work: Change,
-): Promise<{ start: Uint8Array; end: Uint8Array; states: CutState[] }> {
+): Promise<{ start: Uint8Array; end: Uint8Array; states: Iterable<CutState> }> {
   const { memory, log } = load(folder);
   const start = memory.bytes.slice();
   const answer = await work(log, parseHeader(start, IMAGE));
   expect(answer).toEqual(parseHeader(memory.bytes, IMAGE));
   expect(log.unsynced).toBe(0);
   writeFileSync(join(folder, IMAGE), memory.bytes);
-  const states = [...log.statesAfterCuts(start, new Random(SEED))];
+  const states = log.statesAfterCuts(start, new Random(SEED));
   return { start, end: memory.bytes, states };
 }
 

@@ -81,8 +81,8 @@ export async function markInUse(
   if (bitmaps.length > 0) await file.sync();
 }
 
-/** Tables and bits that are written where they are belong to one bitmap, and to nothing else. */
-async function areSound(
+/** Tables and bits of these bitmaps belong to one of them, and to nothing else. */
+export async function areSound(
   file: ImageFile,
   header: Qcow2Header,
   bitmaps: readonly Bitmap[],
