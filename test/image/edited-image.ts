@@ -14,6 +14,8 @@ import { type CutState, LoggedFile } from './logged-file.ts';
 export const IMAGE = 'ours.qcow2';
 const TWIN = 'theirs.qcow2';
 const SEED = 20_261_122;
+/** Of one program. */
+const TIMEOUT_MS = 20_000;
 
 /** What changes an image in a file of a folder. */
 export type Change = (file: LoggedFile, header: Qcow2Header) => Promise<Qcow2Header>;
@@ -69,9 +71,8 @@ export function expectSameByQemu(
   options: { readonly isEncrypted?: boolean; readonly but?: readonly string[] } = {},
 ): void {
   const args = command.map((word) => (word === IMAGE ? TWIN : word));
-  expect(spawnSync('qemu-img', args, { cwd: folder, encoding: 'utf8' })).toMatchObject({
-    status: 0,
-  });
+  const spawned = spawnSync('qemu-img', args, { cwd: folder, timeout: TIMEOUT_MS });
+  expect(spawned.status, args.join(' ')).toBe(0);
   const [ours, theirs] = [info(folder, IMAGE), info(folder, TWIN)];
   for (const key of ['filename', 'actual-size', ...(options.but ?? [])]) {
     delete ours[key];
