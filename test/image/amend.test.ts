@@ -311,7 +311,7 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'an amendment that cannot be', () => 
     await expectRefusal(again, 'ERR_SLUICE_UNSUPPORTED', /new images/);
   });
 
-  it('is refused for an image that is damaged or marked corrupt; a dirty one is repaired', async () => {
+  it('is refused for what is damaged or marked corrupt; what is dirty is repaired', async () => {
     makeImage(folder, ['-o', 'cluster_size=1k', IMAGE, '512k'], io(...WRITES));
     const { memory } = load(folder);
     const view = new DataView(memory.bytes.buffer);

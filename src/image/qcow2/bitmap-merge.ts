@@ -8,9 +8,9 @@
  *    what it was. Clusters that nothing is added to are named by both tables.
  */
 import type { ImageFile } from '../image-file.ts';
-import { type EditOptions, takeBackPromises } from './begin-edit.ts';
+import { type EditOptions, refusal, takeBackPromises } from './begin-edit.ts';
 import { nextWritten, setBits } from './bitmap-bits.ts';
-import type { Bitmap } from './bitmap-directory.ts';
+import { type Bitmap, readBitmapDirectory } from './bitmap-directory.ts';
 import {
   clustersOf,
   findUsable,
@@ -24,8 +24,6 @@ import {
   tableClusters,
 } from './bitmap-edit.ts';
 import { ALL_ONES, ALL_ZEROES, readBitmapTable } from './bitmap-table.ts';
-import { readBitmapDirectory } from './bitmap-directory.ts';
-import { refusal } from './begin-edit.ts';
 import { type Qcow2Header, readHeader } from './header.ts';
 
 /** The bitmap that is merged; `image`: it is one of another image, which is only read. */

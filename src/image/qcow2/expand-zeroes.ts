@@ -7,10 +7,11 @@
  *
  * E1 The place of an entry may hold what a snapshot reads. It is written only if its refcount says
  *    that this table alone refers to it.
- * E2 A table is changed where it is: each entry reads as zeroes before and after, so it may be torn.
- * E3 New clusters have their refcounts, and zeroes in them, and that is stable, before a table names
- *    them; what a table does not name any more is given back when that is stable. A cut leaves
- *    leaks at worst, and an image of version 3 of which a part is done.
+ * E2 A table is changed where it is: each entry reads as zeroes before and after, so the table may
+ *    be torn.
+ * E3 New clusters have their refcounts, and zeroes in them, and that is stable, before a table
+ *    names them; what a table does not name any more is given back when that is stable. A cut
+ *    leaves leaks at worst, and an image of version 3 of which a part is done.
  */
 import { L2_ENTRY_BYTES } from '../../abi/qcow2.ts';
 import type { ImageFile } from '../image-file.ts';

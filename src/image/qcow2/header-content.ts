@@ -1,4 +1,4 @@
-/** What the first cluster is to say: the fields, the extensions and the name of the backing file. */
+/** What the first cluster is to say: fields, extensions and the name of the backing file. */
 import {
   AUTOCLEAR_BITMAPS_BIT,
   AUTOCLEAR_RAW_DATA_FILE_BIT,

@@ -86,7 +86,7 @@ function refcountsToBe({ header, counts, refcountTable }: Scan): (cluster: numbe
   };
 }
 
-/** B2. The more clusters the structures take, the more of them may be needed: until it is enough. */
+/** B2. The more clusters the structures take, the more may be needed: until it is enough. */
 function layOut(scan: Scan, path: string, bits: number, isBlockDevice: boolean): Layout {
   const { header, counts } = scan;
   const { clusterBytes } = header;
