@@ -97,7 +97,7 @@ function refcountAt(bytes: Uint8Array, offset: number): number {
   if (block === 0) return 0;
   const bit = (cluster % perBlock) * refcountBits;
   if (refcountBits < 8) {
-    return ((bytes[block + Math.floor(bit / 8)] as number) >> bit % 8) & (2 ** refcountBits - 1);
+    return ((bytes[block + Math.floor(bit / 8)] as number) >> (bit % 8)) & (2 ** refcountBits - 1);
   }
   let refcount = 0;
   for (let at = 0; at < refcountBits / 8; at++) {

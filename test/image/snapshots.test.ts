@@ -176,7 +176,9 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'snapshots', () => {
     for (const how of ['-a', '-d'] as const) {
       for (const name of ['1', '2', '3', '4', '5', '6', 'd', '', '01']) {
         writeFileSync(path, start);
-        const theirs = await settled(() => qemu(scratch, 'qemu-img', ['snapshot', how, name, PATH]));
+        const theirs = await settled(() =>
+          qemu(scratch, 'qemu-img', ['snapshot', how, name, PATH]),
+        );
         const expected = outcome();
         writeFileSync(path, start);
         const ours = await settled(() => changeIn(scratch, how, name));
