@@ -8,7 +8,7 @@ import { refcountsPerBlock } from './check-refcounts.ts';
 import type { Scan } from './check-scan.ts';
 import { hex } from './fields.ts';
 import { ImageClusters } from './image-clusters.ts';
-import { setRefcounts } from './repair-refcounts.ts';
+import { setRefcount } from './repair-refcounts.ts';
 import { type Counts, noCounts } from './snapshot-references.ts';
 
 /** Refcounts of 64 bits are counted as far as this. */
@@ -57,8 +57,12 @@ export class RefcountChange {
     const { clusterBytes, refcountBits } = this.#scan.header;
     const most = 2 ** Math.min(refcountBits, BITS_MAX) - 1;
     const { refcounts, added } = this;
-    const cluster = refcounts.findIndex((refcount, at) => refcount + (added[at] as number) > most);
-    if (cluster < 0) return;
+    const end = added.length;
+    let cluster = firstCounted(added, 0, end);
+    while (cluster < end && (refcounts[cluster] as number) + (added[cluster] as number) <= most) {
+      cluster = firstCounted(added, cluster + 1, end);
+    }
+    if (cluster === end) return;
     const place = `the cluster at offset ${hex(cluster * clusterBytes)}`;
     const wanted = (refcounts[cluster] as number) + (added[cluster] as number);
     const found = `${place} would be in use ${wanted} times; its refcount counts to ${most}`;
@@ -105,18 +109,40 @@ export class RefcountChange {
 
   /** Adds what is to be added; that is stable afterwards. */
   async raise(file: ImageFile): Promise<void> {
-    const { refcounts, added } = this;
-    const target = (cluster: number) => (refcounts[cluster] as number) + (added[cluster] as number);
-    await setRefcounts(file, this.#scan, target, () => true);
-    await file.sync();
+    await this.#write(file, this.added, 1);
   }
 
   /** Takes away what is to be removed; that is stable afterwards. */
   async lower(file: ImageFile): Promise<void> {
-    const { refcounts, removed } = this;
-    const target = (cluster: number) =>
-      (refcounts[cluster] as number) - (removed[cluster] as number);
-    await setRefcounts(file, this.#scan, target, () => true);
+    await this.#write(file, this.removed, -1);
+  }
+
+  /** Every block that changes is written once. */
+  async #write(file: ImageFile, counts: Counts, sign: 1 | -1): Promise<void> {
+    const { header, refcountTable } = this.#scan;
+    const perBlock = refcountsPerBlock(this.#scan);
+    for (const { index, offset } of refcountTable) {
+      const first = index * perBlock;
+      const end = Math.min(first + perBlock, counts.length);
+      const changed = firstCounted(counts, first, end);
+      if (changed === end) continue;
+      const block = new Uint8Array(await file.read(offset, header.clusterBytes));
+      const entries = new DataView(block.buffer);
+      for (let cluster = changed; cluster < end;) {
+        const refcount = (this.refcounts[cluster] as number) + sign * (counts[cluster] as number);
+        this.refcounts[cluster] = refcount;
+        setRefcount(entries, cluster - first, header.refcountBits, refcount);
+        cluster = firstCounted(counts, cluster + 1, end);
+      }
+      await file.write(offset, block);
+    }
     await file.sync();
   }
+}
+
+/** The first cluster from there on that is counted; `end` when there is none. */
+function firstCounted(counts: Counts, from: number, end: number): number {
+  let cluster = from;
+  while (cluster < end && counts[cluster] === 0) cluster++;
+  return cluster;
 }
