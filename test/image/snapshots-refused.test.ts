@@ -189,6 +189,18 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'a change of snapshots', () => {
     }
   });
 
+  it('believes no flag of a snapshot that is applied', async () => {
+    const flagged = image();
+    const snapshotL1 = flagged.at(flagged.at(q.HEADER_SNAPSHOTS_OFFSET));
+    const l2 = Number(entryAt(flagged, snapshotL1));
+    for (const at of [snapshotL1, l2, l2 + 8]) {
+      flagged.put64(at, entryAt(flagged, at) | (1n << 63n));
+    }
+    const file = new MemoryFile(flagged.bytes);
+    await change(file, '-a', 's');
+    expectSound(file.bytes);
+  });
+
   it('takes back what features that are not known promise', async () => {
     for (const how of ALL) {
       const unknown = image();

@@ -219,6 +219,22 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'snapshots', () => {
     expect(qemuContent(scratch)).toHaveLength(0);
   });
 
+  it('have L1 tables that are longer than a refcount block can describe', async () => {
+    create('cluster_size=512,refcount_bits=64', '200M');
+    write(scratch, 'write -q -P 1 0 20k', 'write -q -P 2 199M 20k');
+    const before = qemuContent(scratch);
+    await changeIn(scratch, '-c', 'one');
+    await expectQemuClean(scratch);
+    write(scratch, 'write -q -P 3 10k 20k');
+    await changeIn(scratch, '-c', 'two');
+    await changeIn(scratch, '-a', 'one');
+    await expectQemuClean(scratch);
+    expectSame(qemuContent(scratch), before);
+    for (const name of ['one', 'two']) await changeIn(scratch, '-d', name);
+    await expectQemuClean(scratch);
+    expectSame(qemuContent(scratch), before);
+  });
+
   it('that come and go use the same room', async () => {
     create('cluster_size=4k', '1M');
     write(scratch, 'write -q -P 1 0 100k');

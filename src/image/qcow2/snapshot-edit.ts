@@ -4,8 +4,8 @@
  *     looked at ─▶ new tables, flags ─▶ refcounts raised ─▶ HEADER ─▶ refcounts lowered ─▶ flags
  *
  * S1 Before the first write the whole image is checked, and all that is going to be changed is
- *    known: what is damaged, and what a refcount cannot count, is refused with nothing changed. Only
- *    flags that are missing where a refcount is 1 are no damage; what is cut leaves them.
+ *    known: what is damaged, and what a refcount cannot count, is refused with nothing changed.
+ *    Flags alone that are missing where a refcount is 1 are no damage: a cut leaves them.
  * S2 One sector of the header makes the change: the place and number of the snapshots, or the place
  *    and length of the L1 table with the size of the disk. What it names is stable before.
  * S3 What the header names is not written but for COPIED flags and refcounts: a new table is put
@@ -103,8 +103,8 @@ export async function createSnapshot(
 
 /**
  * Makes the disk what it was when a snapshot was taken, of that size; it remains a snapshot. What
- * the disk was until now is lost. As with `qemu-img snapshot -a`, an id counts before a name, and of
- * several snapshots of one name it is the first.
+ * the disk was until now is lost. As with `qemu-img snapshot -a`, an id counts before a name, and
+ * of several snapshots of one name it is the first.
  * @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT when there is none; ERR_SLUICE_UNSUPPORTED for an
  *   image with bitmaps, as with QEMU, and where refcounts cannot count it; ERR_SLUICE_CORRUPT
  */
