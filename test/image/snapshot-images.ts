@@ -20,10 +20,15 @@ export const PATH = 'IMAGE';
 /** What is done to snapshots, as qemu-img names it. */
 export type Change = '-c' | '-a' | '-d';
 
-/** Kinds that can have snapshots: all but those with an external data file. */
-export const SNAPSHOT_KINDS: readonly Kind[] = KINDS.filter(
-  ({ options }) => !options.includes('data_file'),
-);
+const LARGE = ['write -P 1 0 6k', 'write -P 2 3M 9k', 'write -z 4M 2M'];
+
+/** Kinds that can have snapshots: all but those with an external data file; and the largest. */
+export const SNAPSHOT_KINDS: readonly Kind[] = [
+  ...KINDS.filter(({ options }) => !options.includes('data_file')),
+  { name: '2M', options: 'cluster_size=2M', size: '7M', writes: LARGE },
+  { name: '2M extended', options: 'cluster_size=2M,extended_l2=on', size: '7M', writes: LARGE },
+  { name: 'zlib, 2M', options: 'cluster_size=2M', size: '', compressedBytes: 5_000_192 },
+];
 
 /** True when another snapshot needs more than the refcounts of this kind can count. */
 export function isShort({ options }: Kind): boolean {

@@ -6,6 +6,7 @@ import { expect, it } from 'vitest';
 import { MemoryFile } from '../../src/image/image-file.ts';
 import { readHeader } from '../../src/image/qcow2/header.ts';
 import { createSnapshot } from '../../src/image/qcow2/snapshot-edit.ts';
+import { openDisk } from '../../src/node.ts';
 import { expectSame } from '../backend/driver.ts';
 import { Random } from '../engine/random.ts';
 import { describeWithPeers } from '../support/peers.ts';
@@ -278,7 +279,7 @@ async function manyChanges(folder: string, random: Random, mayRefuse: boolean): 
     const by = random.pick([changeIn, changeIn, theirs]);
     const name = random.pick([...shadows.keys(), `s${step}`]);
     const what = random.pick(['write', 'write', '-c', '-c', '-a', '-d'] as const);
-    if (what === 'write') disk = writeAtRandom(folder, disk, random);
+    if (what === 'write') disk = await writeAtRandom(folder, disk, random);
     else if (what === '-c') {
       const fresh = `s${step}`;
       const isDone = await settled(() => by(folder, '-c', fresh));
@@ -297,13 +298,21 @@ async function manyChanges(folder: string, random: Random, mayRefuse: boolean): 
   for (const [name, content] of shadows) expectSame(qemuContent(folder, name), content);
 }
 
-function writeAtRandom(folder: string, disk: Buffer, random: Random): Buffer {
+async function writeAtRandom(folder: string, disk: Buffer, random: Random): Promise<Buffer> {
   if (disk.length === 0) return disk;
   const sectors = disk.length / 512;
   const from = random.below(sectors);
   const length = 512 * (1 + random.below(Math.min(40, sectors - from)));
   const byte = random.pick([0, 1 + random.below(255)]);
-  write(folder, `write -q ${byte === 0 ? '-z' : `-P ${byte}`} ${from * 512} ${length}`);
+  if (random.chance(0.5)) {
+    const backing = { folders: [folder] };
+    const options = { format: 'qcow2', writable: true, backing } as const;
+    await using opened = await openDisk(join(folder, PATH), options);
+    await opened.write(from * 512, Buffer.alloc(length, byte));
+    await opened.flush();
+  } else {
+    write(folder, `write -q ${byte === 0 ? '-z' : `-P ${byte}`} ${from * 512} ${length}`);
+  }
   return Buffer.from(disk).fill(byte, from * 512, from * 512 + length);
 }
 
