@@ -42,16 +42,6 @@ import type { Mapping } from './mapping.ts';
 
 export { type EngineExports, inlinedModule, missingExports } from './engine-modules.ts';
 
-/** Bytes of a memory -> whether each granule has data; see assembly/index.ts. */
-export type FindData = EngineExports['findData'];
-
-/** The search for data of the engine's module, in a memory without an engine. */
-export function instantiateFindData(memory: WebAssembly.Memory): FindData {
-  const imports = { env: { memory } };
-  const { exports } = instantiateSync<EngineExports>(inlinedModuleFor(memory), imports);
-  return (address, granuleBytes, count, out) => exports.findData(address, granuleBytes, count, out);
-}
-
 /** How requests are ordered and made stable. */
 export interface SchedulingOptions {
   /** Whether barriers are taken, and what they promise. Default 'off'. */

@@ -2,7 +2,7 @@
  * Buffers for copies: pieces of one memory, aligned for O_DIRECT, in which the engine's module
  * finds what is not zero.
  */
-import { type FindData, instantiateFindData } from '../engine.ts';
+import { type EngineExports, inlinedModuleFor } from '../engine-modules.ts';
 
 const PAGE_BYTES = 65536;
 
@@ -18,7 +18,7 @@ export interface CopyBuffer {
 /** A fixed number of buffers. */
 export class CopyBuffers {
   readonly #memory: WebAssembly.Memory;
-  readonly #findIn: FindData;
+  readonly #engine: EngineExports;
   readonly #bufferBytes: number;
   readonly #scratch: number;
   readonly #free: number[] = [];
@@ -31,7 +31,9 @@ export class CopyBuffers {
     this.#scratch = count * bufferBytes;
     const pages = Math.ceil((this.#scratch + bufferBytes / 512) / PAGE_BYTES);
     this.#memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
-    this.#findIn = instantiateFindData(this.#memory);
+    const imports = { env: { memory: this.#memory } };
+    const { exports } = new WebAssembly.Instance(inlinedModuleFor(this.#memory), imports);
+    this.#engine = exports as EngineExports;
     for (let index = 0; index < count; index++) this.#free.push(index * bufferBytes);
   }
 
@@ -55,9 +57,9 @@ export class CopyBuffers {
   #findData(address: number, length: number, granuleBytes: number): Uint8Array {
     const whole = Math.floor(length / granuleBytes);
     const rest = length % granuleBytes;
-    this.#findIn(address, granuleBytes, whole, this.#scratch);
+    this.#engine.findData(address, granuleBytes, whole, this.#scratch);
     if (rest > 0) {
-      this.#findIn(address + length - rest, rest, 1, this.#scratch + whole);
+      this.#engine.findData(address + length - rest, rest, 1, this.#scratch + whole);
     }
     return new Uint8Array(this.#memory.buffer, this.#scratch, whole + (rest > 0 ? 1 : 0));
   }

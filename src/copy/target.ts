@@ -12,7 +12,7 @@ export interface Range {
 export interface Piece extends Range {
   /** Its bytes; absent: they are zeroes, or left. */
   readonly buffer?: CopyBuffer | undefined;
-  /** Granules that are left to the backing file, in order; what the buffer has of them is nothing. */
+  /** Granules that are left to the backing file, in order; the buffer has nothing of them. */
   readonly left: readonly Range[];
 }
 
