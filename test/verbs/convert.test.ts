@@ -1,0 +1,227 @@
+/** Disks that are converted read the same to QEMU, and the images are in order. */
+import { spawnSync } from 'node:child_process';
+import {
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { beforeAll, expect, it } from 'vitest';
+
+import { Running, sluice, SLUICE } from '../cli/sluice.ts';
+import { Random } from '../engine/random.ts';
+import { qemu } from '../image/bad-inputs/bases.ts';
+import { imageFolder } from '../image/scratch.ts';
+import { describeWithPeers } from '../support/peers.ts';
+import { KINDS, makeImages } from './images.ts';
+
+const MIB = 2 ** 20;
+const SEED = 3;
+const ROUND_TRIPS = 25;
+
+/** Ways to make an image: options of `sluice convert`. */
+const WAYS: readonly (readonly string[])[] = [
+  ['-O', 'raw'],
+  ['-O', 'raw', '-S', '0'],
+  ['-O', 'qcow2'],
+  ['-O', 'qcow2', '-c'],
+  ['-O', 'qcow2', '-c', '-o', 'compression_type=zstd'],
+  ['-O', 'qcow2', '-o', 'cluster_size=512,refcount_bits=64'],
+  ['-O', 'qcow2', '-c', '-o', 'cluster_size=512,refcount_bits=1'],
+  ['-O', 'qcow2', '-o', 'cluster_size=16k,extended_l2=on'],
+  ['-O', 'qcow2', '-o', 'cluster_size=2M,compat=0.10', '-S', '64k'],
+];
+
+describeWithPeers(['qemu-img', 'qemu-io'], 'convert', () => {
+  const folder = imageFolder();
+  let paths = new Map<string, string>();
+  beforeAll(() => {
+    paths = makeImages(folder);
+  });
+  const target = join(folder, 'target');
+  const formatOf = (way: readonly string[]): string => (way.includes('qcow2') ? 'qcow2' : 'raw');
+
+  async function convert(from: string, way: readonly string[], to = target): Promise<void> {
+    const run = await sluice(['convert', ...way, from, to]);
+    expect(run).toMatchObject({ code: 0, stdout: '', stderr: '' });
+  }
+
+  function expectSame(from: string, format: string, to = target): void {
+    const compare = spawnSync('qemu-img', ['compare', '-F', format, from, to], {
+      encoding: 'utf8',
+      cwd: folder,
+    });
+    expect(compare.stdout + compare.stderr).toBe('Images are identical.\n');
+    if (format === 'qcow2') qemu(folder, 'qemu-img', ['check', '-q', to]);
+  }
+
+  it.for(KINDS.map(({ name }) => name))('copies the disk of %s', async (name) => {
+    for (const way of WAYS) {
+      await convert(paths.get(name)!, way);
+      expectSame(paths.get(name)!, formatOf(way));
+    }
+  });
+
+  it('leaves holes for zeroes, and none with -S 0', async () => {
+    const from = paths.get('default')!;
+    await convert(from, ['-O', 'raw']);
+    expect(statSync(target).size).toBe(20 * MIB);
+    expect(statSync(target).blocks * 512).toBeLessThan(MIB);
+    await convert(from, ['-O', 'raw', '-S', '0']);
+    expect(statSync(target).blocks * 512).toBe(20 * MIB);
+  });
+
+  it.for(['longer', 'chain', 'over-raw', 'shorter'])('copies what %s has itself', async (name) => {
+    const from = paths.get(name)!;
+    const { 'backing-filename': backing, 'backing-filename-format': format } = JSON.parse(
+      qemu(folder, 'qemu-img', ['info', '--output=json', from]),
+    );
+    const base = join(folder, backing);
+    for (const options of ['cluster_size=64k', 'cluster_size=4k', 'cluster_size=2M']) {
+      await convert(from, ['-O', 'qcow2', '-B', base, '-F', format, '-o', options]);
+      expectSame(from, 'qcow2');
+    }
+    // Version 2 has no zeroes: they are written.
+    await convert(from, ['-O', 'qcow2', '-B', base, '-F', format, '-o', 'compat=0.10']);
+    expectSame(from, 'qcow2');
+  });
+
+  it('keeps the content through every order of formats', async () => {
+    const random = new Random(SEED);
+    const first = join(folder, 'trip-0');
+    const bytes = Buffer.alloc(5 * MIB + 512);
+    for (let at = 0; at < bytes.length; at += 4096) {
+      const end = Math.min(bytes.length, at + 1 + random.below(9000));
+      if (random.chance(0.6)) bytes.fill(random.pick([0, 1, 7]), at, end);
+    }
+    writeFileSync(first, bytes);
+    let [from, format] = [first, 'raw'];
+    for (let trip = 1; trip <= ROUND_TRIPS; trip++) {
+      const to = join(folder, `trip-${trip}`);
+      const way = random.pick(WAYS);
+      await convert(from, ['-f', format, ...way], to);
+      [from, format] = [to, formatOf(way)];
+    }
+    const last = join(folder, 'last');
+    await convert(from, ['-f', format, '-O', 'raw'], last);
+    expect(readFileSync(last).equals(bytes), `seed ${SEED}`).toBe(true);
+  });
+
+  it('copies disks of nothing, and of one sector', async () => {
+    for (const bytes of [0, 512]) {
+      const from = join(folder, 'small');
+      writeFileSync(from, Buffer.alloc(bytes, 5));
+      for (const way of WAYS) {
+        await convert(from, ['-f', 'raw', ...way]);
+        expectSame(from, formatOf(way));
+      }
+    }
+  });
+
+  it('replaces a file where a link leads, with its mode', async () => {
+    const real = join(folder, 'real');
+    const link = join(folder, 'link');
+    writeFileSync(real, 'old', { mode: 0o600 });
+    symlinkSync('real', link);
+    await convert(paths.get('default')!, ['-O', 'qcow2'], link);
+    expectSame(paths.get('default')!, 'qcow2', real);
+    expect(statSync(real).mode & 0o777).toBe(0o600);
+  });
+
+  it.for(['SIGKILL', 'SIGINT'] as const)('leaves the old file after %s', async (signal) => {
+    const place = join(folder, signal);
+    mkdirSync(place);
+    const from = join(place, 'from');
+    const to = join(place, 'to');
+    writeFileSync(from, Buffer.alloc(96 * MIB, 'not to be pressed into nothing'));
+    writeFileSync(to, 'old');
+    const command = [SLUICE, 'convert', '-c', '-f', 'raw', '-O', 'qcow2', from, to];
+    await using running = new Running(process.execPath, command);
+    while (readdirSync(place).length < 3) await sleep(5);
+    running.child.kill(signal);
+    const { code, stderr } = await running.outcome;
+    expect(readFileSync(to, 'utf8')).toBe('old');
+    if (signal === 'SIGKILL') return;
+    expect([code, stderr]).toEqual([130, 'sluice: nothing was made (stopped by a signal)\n']);
+    expect(readdirSync(place).toSorted()).toEqual(['from', 'to']);
+  });
+
+  it('does not replace an image that is in use', async () => {
+    await convert(paths.get('default')!, ['-O', 'qcow2']);
+    const socket = join(folder, 'socket');
+    const serve = ['serve', '-t', '-f', 'qcow2', '-k', socket, target];
+    await using server = new Running(process.execPath, [SLUICE, ...serve]);
+    while (!server.stderr.includes('nbd+unix')) await sleep(10);
+    const run = await sluice(['convert', '-O', 'qcow2', paths.get('extended')!, target]);
+    expect(run.code).toBe(1);
+    expect(run.stderr).toMatch(/ERR_SLUICE_LOCKED\)\n$/);
+    server.child.kill('SIGTERM');
+    expect((await server.outcome).code).toBe(0);
+    expectSame(paths.get('default')!, 'qcow2');
+  });
+
+  it('fails on a full disk, and leaves what was there', async (context) => {
+    const place = join(folder, 'full');
+    mkdirSync(place);
+    const mount = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=4m', 'none', place]);
+    if (mount.status !== 0) context.skip('nothing can be mounted here');
+    try {
+      const from = join(folder, 'large');
+      const to = join(place, 'to');
+      writeFileSync(from, Buffer.alloc(8 * MIB, 3));
+      writeFileSync(to, 'old');
+      for (const way of [
+        ['-O', 'raw'],
+        ['-O', 'qcow2'],
+      ]) {
+        const run = await sluice(['convert', '-f', 'raw', ...way, from, to]);
+        expect(run.code).toBe(1);
+        expect(run.stderr).toMatch(/no space is left .*\(ERR_SLUICE_NO_SPACE\)\n$/);
+        expect(readdirSync(place)).toEqual(['to']);
+        expect(readFileSync(to, 'utf8')).toBe('old');
+      }
+    } finally {
+      spawnSync('umount', [place]);
+    }
+  });
+
+  it('fails on a damaged cluster, with its place', async () => {
+    const path = join(folder, 'damaged.qcow2');
+    const bytes = readFileSync(paths.get('compressed')!);
+    bytes.fill(0xff, 5 * 65_536);
+    writeFileSync(path, bytes);
+    const run = await sluice(['convert', '-O', 'raw', path, join(folder, 'none')]);
+    expect(run.code).toBe(1);
+    expect(run.stderr).toMatch(/the compressed cluster at offset \d+ of the image is damaged/);
+    expect(readdirSync(folder)).not.toContain('none');
+  });
+
+  it('says how far it is where -p asks for it', async () => {
+    const run = await sluice(['convert', '-p', '-O', 'qcow2', paths.get('default')!, target]);
+    expect(run).toMatchObject({ code: 0, stderr: '' });
+    expect(run.stdout).toMatch(/^( {4}\(\d+\.\d\d\/100%\)\r)+\n$/);
+    expect(run.stdout).toContain('(100.00/100%)');
+  });
+
+  const REFUSED: readonly (readonly [string, RegExp, readonly string[]])[] = [
+    ['compressed raw', /cannot be compressed; pass -O qcow2/, ['-c']],
+    ['options of qcow2 for raw', /'cluster_size' is for qcow2/, ['-o', 'cluster_size=4k']],
+    ['unknown options', /no option 'colour'/, ['-O', 'qcow2', '-o', 'colour=red']],
+    ['a cluster size of 3', /a power of two/, ['-O', 'qcow2', '-o', 'cluster_size=3']],
+    ['a backing file without format', /pass -F raw/, ['-O', 'qcow2', '-B', 'x']],
+    ['--image-opts', /not supported: name the image by its path/, ['--image-opts']],
+    ['-S 3', /power of two/, ['-S', '3']],
+    ['-m 17', /from 1 to 16/, ['-m', '17']],
+  ];
+
+  it.for(REFUSED)('refuses %s, as qemu-img does', async ([, message, args]) => {
+    const run = await sluice(['convert', ...args, paths.get('default')!, join(folder, 'none')]);
+    expect([run.code, run.stdout]).toEqual([1, '']);
+    expect(run.stderr).toMatch(message);
+    expect(readdirSync(folder)).not.toContain('none');
+  });
+});
