@@ -12,6 +12,9 @@ import { reportLines } from './report.ts';
 import { addServe } from './serve-command.ts';
 import { Terminal } from './terminal.ts';
 import { addCheck } from './verbs/check.ts';
+import { addBench } from './verbs/bench.ts';
+import { addCompare } from './verbs/compare.ts';
+import { addDd } from './verbs/dd.ts';
 import { addConvert } from './verbs/convert.ts';
 import { addInfo } from './verbs/info.ts';
 import { addMap } from './verbs/map.ts';
@@ -72,6 +75,9 @@ function makeProgram(terminal: Terminal): Command {
   addCheck(program, terminal);
   addMap(program);
   addConvert(program, terminal);
+  addCompare(program, terminal);
+  addDd(program, terminal);
+  addBench(program);
   program.action(() => {
     const [unknown] = program.args;
     const { version, output } = program.opts<{ version?: true; output: string }>();

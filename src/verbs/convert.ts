@@ -1,28 +1,27 @@
 /** A copy of a disk in another format. */
 import { availableParallelism } from 'node:os';
 
-import { invalid, toWhole } from '../arguments.ts';
+import { invalid, toNumber, toWhole } from '../arguments.ts';
 import { type CacheModeName, resolveCacheMode } from '../cache-mode.ts';
-import { openChainSource } from '../copy/chain-source.ts';
 import { CodecPool } from '../copy/codec-pool.ts';
 import { copyDisk, type CopyProgress } from '../copy/copy.ts';
 import { FileWrites } from '../copy/file-writes.ts';
 import { ImageTarget } from '../copy/image-target.ts';
 import { NewFile } from '../copy/new-file.ts';
 import { RawTarget } from '../copy/raw-target.ts';
-import { diskSource } from '../copy/disk-source.ts';
-import type { Source } from '../copy/source.ts';
+import { openSource, type SourceOptions } from '../copy/open-source.ts';
 import type { Target } from '../copy/target.ts';
-import type { LayersOptions } from '../image/layers.ts';
+import { windowOf } from '../copy/window.ts';
+import type { ByteCount } from '../disk-types.ts';
 import { type CreateOptions, newImageOf } from '../image/qcow2/create-options.ts';
 import type { ImageFormat } from '../image/format.ts';
-import type { EncryptionOptions } from '../image/qcow2/encryption.ts';
-import { openDisk } from '../open-disk.ts';
 
-/** Options of `convert`; those of LayersOptions are about the source. */
-export interface ConvertOptions extends LayersOptions {
-  /** The key of encrypted images. */
-  readonly encryption?: EncryptionOptions | undefined;
+/** Options of `convert`; those of SourceOptions are about the source. */
+export interface ConvertOptions extends SourceOptions {
+  /** Copy from there on, in bytes; default 0. */
+  readonly startOffset?: ByteCount | undefined;
+  /** Copy so many bytes at most; default: up to the end. */
+  readonly maxLength?: ByteCount | undefined;
   /** Format of what is made; default raw. */
   readonly targetFormat?: ImageFormat | undefined;
   /** Of a qcow2 image that is made; its size is the source's. */
@@ -55,7 +54,11 @@ export async function convert(
   toWhole(parallel, 'parallel', 1, PARALLEL_MAX);
   const { noFlush } = resolveCacheMode(options.targetCache ?? 'unsafe').axes;
   await using codecs = new CodecPool(Math.min(parallel, availableParallelism()));
-  await using source = await openSource(path, options, codecs);
+  const topOnly = options.image?.backing !== undefined;
+  await using whole = await openSource(path, { ...options, topOnly }, codecs);
+  const from = toNumber(options.startOffset ?? 0, 'startOffset');
+  const most = toNumber(options.maxLength ?? Number.MAX_SAFE_INTEGER, 'maxLength');
+  const source = windowOf(whole, from, most);
   const makeTarget = targetOf(source.sizeBytes, options, codecs);
   await using file = await NewFile.create(targetPath);
   const target = makeTarget(new FileWrites(file.handle, targetPath));
@@ -63,22 +66,6 @@ export async function convert(
   await target.finish(file);
   signal?.throwIfAborted();
   await file.finish(!noFlush);
-}
-
-async function openSource(
-  path: string,
-  options: ConvertOptions,
-  codecs: CodecPool,
-): Promise<Source> {
-  const { format, lock, backing, backingFormat, encryption, signal } = options;
-  const topOnly = options.image?.backing !== undefined;
-  const source = await openChainSource(path, { ...options, topOnly }, codecs);
-  if (source !== undefined) return source;
-  const chain = { backing, backingFormat, encryption };
-  return diskSource(
-    await openDisk(path, { format: format ?? 'qcow2', lock, signal, ...chain }),
-    topOnly,
-  );
 }
 
 /** Everything about the target that can be wrong is found before a file is made. */

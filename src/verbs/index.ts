@@ -1,4 +1,6 @@
 /** The work of qemu-img: what the package exports as `image`. */
+export { bench, type BenchOptions, type BenchResult } from './bench.ts';
+export { compare, type CompareImagesOptions, type Comparison } from './compare.ts';
 export { convert, type ConvertOptions } from './convert.ts';
 export { check, type CheckImageOptions, type ImageCheck } from './check.ts';
 export type { ImageOptions } from '../image/image-at.ts';

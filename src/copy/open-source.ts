@@ -1,0 +1,28 @@
+/** Opening images to copy or compare them. */
+import type { LayersOptions } from '../image/layers.ts';
+import type { EncryptionOptions } from '../image/qcow2/encryption.ts';
+import { openDisk } from '../open-disk.ts';
+import { openChainSource } from './chain-source.ts';
+import type { CodecPool } from './codec-pool.ts';
+import { diskSource } from './disk-source.ts';
+import type { Source } from './source.ts';
+
+/** How a source is opened. */
+export interface SourceOptions extends LayersOptions {
+  /** The key of encrypted images. */
+  readonly encryption?: EncryptionOptions | undefined;
+}
+
+/** `topOnly`: what the backing file of the image says is left out. */
+export async function openSource(
+  path: string,
+  options: SourceOptions & { readonly topOnly?: boolean },
+  codecs: CodecPool,
+): Promise<Source> {
+  const source = await openChainSource(path, options, codecs);
+  if (source !== undefined) return source;
+  // Raw images are plain, so this one is qcow2.
+  const { lock, backing, backingFormat, encryption, signal, topOnly = false } = options;
+  const chain = { backing, backingFormat, encryption };
+  return diskSource(await openDisk(path, { format: 'qcow2', lock, signal, ...chain }), topOnly);
+}
