@@ -1,4 +1,5 @@
 /** Opening images to copy or compare them. */
+import { SluiceError } from '../errors.ts';
 import type { LayersOptions } from '../image/layers.ts';
 import type { EncryptionOptions } from '../image/qcow2/encryption.ts';
 import { openDisk } from '../open-disk.ts';
@@ -21,6 +22,11 @@ export async function openSource(
 ): Promise<Source> {
   const source = await openChainSource(path, options, codecs);
   if (source !== undefined) return source;
+  if (options.snapshot !== undefined) {
+    const found = `${JSON.stringify(path)} is encrypted or has a data file`;
+    const message = `cannot read a snapshot: ${found}; apply it to a copy of the image first`;
+    throw new SluiceError('ERR_SLUICE_UNSUPPORTED', message, { operation: 'open', path });
+  }
   // Raw images are plain, so this one is qcow2.
   const { lock, backing, backingFormat, encryption, signal, topOnly = false } = options;
   const chain = { backing, backingFormat, encryption };

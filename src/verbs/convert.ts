@@ -10,11 +10,16 @@ import { ImageTarget } from '../copy/image-target.ts';
 import { NewFile } from '../copy/new-file.ts';
 import { RawTarget } from '../copy/raw-target.ts';
 import { openSource, type SourceOptions } from '../copy/open-source.ts';
+import { DiskTarget } from '../copy/disk-target.ts';
+import { joinSources } from '../copy/joined-source.ts';
+import { type OnUnreadable, salvaged } from '../copy/salvage.ts';
+import type { Source } from '../copy/source.ts';
 import type { Target } from '../copy/target.ts';
 import { windowOf } from '../copy/window.ts';
 import type { ByteCount } from '../disk-types.ts';
 import { type CreateOptions, newImageOf } from '../image/qcow2/create-options.ts';
 import type { ImageFormat } from '../image/format.ts';
+import { openDisk } from '../open-disk.ts';
 
 /** Options of `convert`; those of SourceOptions are about the source. */
 export interface ConvertOptions extends SourceOptions {
@@ -32,6 +37,12 @@ export interface ConvertOptions extends SourceOptions {
   readonly sparseBytes?: number | undefined;
   /** Pieces of 2 MiB that are under way at once, 1 to 16; default 8. */
   readonly parallel?: number | undefined;
+  /** The target is there already and is written as it is: it keeps its size and its format. */
+  readonly existing?: boolean | undefined;
+  /** With `existing`: it reads as zeroes, so that none have to be written. */
+  readonly targetIsZero?: boolean | undefined;
+  /** Told of sectors that cannot be read; they are zeroes then. Without it they end the copy. */
+  readonly onUnreadable?: OnUnreadable | undefined;
   /** Cache mode of the target; default `unsafe`: it is not synced, as with qemu-img. */
   readonly targetCache?: CacheModeName | undefined;
   readonly onProgress?: ((progress: CopyProgress) => void) | undefined;
@@ -42,30 +53,66 @@ const PARALLEL_MAX = 16;
 const DEFAULT_SPARSE_BYTES = 4096;
 
 /**
- * Copies the disk of an image into a new file, which takes its name when it is whole: until then
- * what has the name stays as it is. The image must not be written meanwhile; it is locked.
+ * Copies the disk of an image, or several one behind the other, into a new file, which takes its
+ * name when it is whole: until then what has the name stays as it is. The images must not be
+ * written meanwhile; they are locked.
  */
 export async function convert(
-  path: string,
+  path: string | readonly string[],
   targetPath: string,
   options: ConvertOptions = {},
 ): Promise<void> {
-  const { parallel = DEFAULT_PARALLEL, signal, onProgress } = options;
+  const { parallel = DEFAULT_PARALLEL } = options;
   toWhole(parallel, 'parallel', 1, PARALLEL_MAX);
-  const { noFlush } = resolveCacheMode(options.targetCache ?? 'unsafe').axes;
   await using codecs = new CodecPool(Math.min(parallel, availableParallelism()));
-  const topOnly = options.image?.backing !== undefined;
-  await using whole = await openSource(path, { ...options, topOnly }, codecs);
-  const from = toNumber(options.startOffset ?? 0, 'startOffset');
-  const most = toNumber(options.maxLength ?? Number.MAX_SAFE_INTEGER, 'maxLength');
-  const source = windowOf(whole, from, most);
+  await using source = await openAll(typeof path === 'string' ? [path] : path, options, codecs);
+  if (options.existing === true) return await copyInto(targetPath, source, options);
+  const { noFlush } = resolveCacheMode(options.targetCache ?? 'unsafe').axes;
   const makeTarget = targetOf(source.sizeBytes, options, codecs);
   await using file = await NewFile.create(targetPath);
   const target = makeTarget(new FileWrites(file.handle, targetPath));
-  await copyDisk(source, target, { parallel, signal, onProgress });
+  await copyDisk(source, target, { ...options, parallel });
   await target.finish(file);
-  signal?.throwIfAborted();
+  options.signal?.throwIfAborted();
   await file.finish(!noFlush);
+}
+
+async function openAll(
+  paths: readonly string[],
+  options: ConvertOptions,
+  codecs: CodecPool,
+): Promise<Source> {
+  const topOnly = options.image?.backing !== undefined;
+  if (topOnly && paths.length > 1) throw invalid('a backing file is for the copy of one image');
+  const sources: Source[] = [];
+  try {
+    for (const path of paths) sources.push(await openSource(path, { ...options, topOnly }, codecs));
+    const from = toNumber(options.startOffset ?? 0, 'startOffset');
+    const most = toNumber(options.maxLength ?? Number.MAX_SAFE_INTEGER, 'maxLength');
+    const source = windowOf(joinSources(sources), from, most);
+    return options.onUnreadable === undefined ? source : salvaged(source, options.onUnreadable);
+  } catch (error) {
+    await Promise.all(sources.map((source) => source[Symbol.asyncDispose]()));
+    throw error;
+  }
+}
+
+/** Into an image that is there, which keeps its size. */
+async function copyInto(path: string, source: Source, options: ConvertOptions): Promise<void> {
+  const { targetFormat = 'raw', parallel = DEFAULT_PARALLEL, targetCache = 'unsafe' } = options;
+  if (options.compress === true) throw invalid('an image that exists is not written compressed');
+  const cache = { cache: targetCache, writable: true } as const;
+  const encryption = targetFormat === 'raw' ? undefined : options.encryption;
+  const backing = targetFormat === 'raw' ? undefined : options.backing;
+  await using disk = await openDisk(path, { format: targetFormat, ...cache, encryption, backing });
+  if (disk.size < source.sizeBytes) {
+    const found = `it has ${disk.size} bytes, and the source ${source.sizeBytes}`;
+    throw invalid(`cannot copy into ${JSON.stringify(path)}: ${found}; resize it first`);
+  }
+  const sparseBytes = options.sparseBytes ?? DEFAULT_SPARSE_BYTES;
+  const target = new DiskTarget(disk, { sparseBytes, isZero: options.targetIsZero === true });
+  await copyDisk(source, target, { ...options, parallel });
+  await target.finish();
 }
 
 /** Everything about the target that can be wrong is found before a file is made. */

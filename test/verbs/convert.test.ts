@@ -200,6 +200,61 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'convert', () => {
     expect(readdirSync(folder)).not.toContain('none');
   });
 
+  it('copies the rest of a damaged disk with --salvage, and says what is lost', async () => {
+    const path = join(folder, 'damaged.qcow2');
+    const out = join(folder, 'salvaged');
+    const bytes = readFileSync(paths.get('compressed')!);
+    bytes.fill(0xff, 5 * 65_536);
+    writeFileSync(path, bytes);
+    const run = await sluice(['convert', '--salvage', '-O', 'raw', path, out]);
+    expect(run.code).toBe(0);
+    const lost = [...run.stderr.matchAll(/warning: (\d+) bytes at offset (\d+) of the disk/g)];
+    expect(lost.length).toBeGreaterThan(0);
+    await convert(paths.get('compressed')!, ['-O', 'raw']);
+    const whole = readFileSync(target);
+    for (const [, length, offset] of lost) {
+      whole.fill(0, Number(offset), Number(offset) + Number(length));
+    }
+    expect(readFileSync(out).equals(whole)).toBe(true);
+  });
+
+  it('copies what a snapshot has', async () => {
+    const path = paths.get('snapshots')!;
+    for (const given of ['1', 'first', 'snapshot.name=first', 'snapshot.id=1']) {
+      const theirs = join(folder, 'theirs');
+      qemu(folder, 'qemu-img', ['convert', '-l', given, '-O', 'raw', path, theirs]);
+      await convert(path, ['-l', given, '-O', 'raw']);
+      expect(readFileSync(target).equals(readFileSync(theirs))).toBe(true);
+    }
+    const run = await sluice(['convert', '-l', 'none', path, target]);
+    expect([run.code, run.stderr]).toEqual([1, expect.stringMatching(/no snapshot .*"none"/)]);
+  });
+
+  it('copies several disks one behind the other', async () => {
+    const [one, other] = [paths.get('extended')!, paths.get('default')!];
+    const run = await sluice(['convert', '-O', 'qcow2', '-c', one, other, one, target]);
+    expect(run).toMatchObject({ code: 0, stderr: '' });
+    const theirs = join(folder, 'theirs');
+    qemu(folder, 'qemu-img', ['convert', '-O', 'raw', one, other, one, theirs]);
+    expectSame(theirs, 'qcow2');
+  });
+
+  it.for(['raw', 'qcow2'])('writes into a %s image that is there with -n', async (format) => {
+    const there = join(folder, `there.${format}`);
+    for (const size of ['20M', '25M']) {
+      qemu(folder, 'qemu-img', ['create', '-q', '-f', format, there, size]);
+      qemu(folder, 'qemu-io', ['-f', format, '-c', 'write -q -P 9 0 20M', there]);
+      await convert(paths.get('default')!, ['-n', '-O', format], there);
+      expect(
+        spawnSync('qemu-img', ['compare', '-F', format, paths.get('default')!, there]).status,
+      ).toBe(0);
+    }
+    if (format === 'qcow2') qemu(folder, 'qemu-img', ['check', '-q', there]);
+    qemu(folder, 'qemu-img', ['create', '-q', '-f', format, there, '1M']);
+    const run = await sluice(['convert', '-n', '-O', format, paths.get('default')!, there]);
+    expect([run.code, run.stderr]).toEqual([1, expect.stringMatching(/resize it first/)]);
+  });
+
   it('says how far it is where -p asks for it', async () => {
     const run = await sluice(['convert', '-p', '-O', 'qcow2', paths.get('default')!, target]);
     expect(run).toMatchObject({ code: 0, stderr: '' });

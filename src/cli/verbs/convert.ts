@@ -1,4 +1,5 @@
 /** `sluice convert`. */
+import { dirname } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { CACHE_MODES, type CacheModeName } from '../../cache-mode.ts';
 import { image, type ImageFormat } from '../../node.ts';
@@ -11,7 +12,6 @@ import {
   forceShareOption,
   formatOption,
   lockOf,
-  policyOf,
 } from './common.ts';
 import { keyOption, readKey } from './key.ts';
 import { formatOptions, imageOptionsOf } from './format-options.ts';
@@ -25,7 +25,8 @@ also when the work fails or is ended by Ctrl-C.
 Examples:
   sluice convert -O qcow2 disk.img disk.qcow2
   sluice convert -c -o compression_type=zstd -O qcow2 disk.img small.qcow2
-  sluice convert -O qcow2 -B base.qcow2 -F qcow2 overlay.qcow2 copy.qcow2`;
+  sluice convert -O qcow2 -B base.qcow2 -F qcow2 overlay.qcow2 copy.qcow2
+  sluice convert -n -O qcow2 disk.img scratch.qcow2`;
 
 interface ConvertOptions extends CommonOptions, ChainOptions {
   readonly targetFormat: ImageFormat;
@@ -35,6 +36,10 @@ interface ConvertOptions extends CommonOptions, ChainOptions {
   readonly backingFormat?: 'raw' | 'qcow2';
   readonly compress?: true;
   readonly sparse?: number;
+  readonly snapshot?: string;
+  readonly skipCreate?: true;
+  readonly targetIsZero?: true;
+  readonly salvage?: true;
   readonly coroutines?: number;
   readonly keyFile?: string;
   readonly progress?: true;
@@ -42,72 +47,111 @@ interface ConvertOptions extends CommonOptions, ChainOptions {
 }
 
 export function addConvert(program: Command, terminal: Terminal): void {
-  addVerb(program, {
+  const options = [...sourceOptions(), ...targetOptions(), ...workOptions()];
+  const command = addVerb(program, {
     name: 'convert',
-    usage: '[OPTIONS] IMAGE TARGET',
+    usage: '[OPTIONS] IMAGE... TARGET',
     summary: 'copy a disk into another format',
-    description: 'Copies the disk of an image into a new one.',
+    description: 'Copies the disk of an image, or of several one behind the other, into a new one.',
     notes: NOTES,
-    options: [
-      formatOption('-f, --format <fmt>', 'the image'),
-      new Option('-O, --target-format <fmt>', 'format of the target')
-        .choices(['raw', 'qcow2'])
-        .default('raw'),
-      formatOptions(),
-      new Option('-B, --backing <file>', 'backing file of the target: only the rest is copied'),
-      new Option('-F, --backing-format <fmt>', 'format of the backing file').choices([
-        'raw',
-        'qcow2',
-      ]),
-      new Option('-c, --compress', 'compress the clusters of the target'),
-      new Option(
-        '-S, --sparse <size>',
-        'runs of as many zeroes take no space; 0: all do (4k)',
-      ).argParser(sparseSize),
-      new Option('-m, --coroutines <n>', 'pieces under way at once, 1 to 16 (8)').argParser(pieces),
-      new Option('-t, --cache <mode>', 'cache mode of the target; unsafe: it is not synced')
-        .choices([...Object.keys(CACHE_MODES), 'unspecified'])
-        .default('unsafe'),
-      keyOption(),
-      new Option('-p, --progress', 'say how far it is, also where there is no terminal'),
-      new Option('-q, --quiet', 'say nothing but what cannot be done'),
-      new Option('-W, --out-of-order', 'taken; order costs nothing here'),
-      forceShareOption(),
-      allowOption(),
-    ],
-  })
-    .argument('<image>', 'a regular file or a block device')
-    .argument('<target>', 'a file that is made, or a block device')
-    .action((path: string, target: string, options: ConvertOptions) =>
-      convert(path, target, options, terminal),
-    );
+    options,
+  });
+  command
+    .argument('<paths...>', 'images, and then the file that is made, or a block device')
+    .action((paths: string[], given: ConvertOptions) => {
+      const target = paths.at(-1);
+      if (target === undefined || paths.length < 2) {
+        return command.error('an image and a target are needed');
+      }
+      return convert(paths.slice(0, -1), target, given, terminal);
+    });
+}
+
+function sourceOptions(): Option[] {
+  return [
+    formatOption('-f, --format <fmt>', 'the images'),
+    new Option('-l, --snapshot <name>', 'the disk as an internal snapshot has it').argParser(
+      snapshotName,
+    ),
+    new Option('--salvage', 'what cannot be read is zeroes, and said'),
+    keyOption(),
+    forceShareOption(),
+    allowOption(),
+  ];
+}
+
+function targetOptions(): Option[] {
+  return [
+    new Option('-O, --target-format <fmt>', 'format of the target')
+      .choices(['raw', 'qcow2'])
+      .default('raw'),
+    formatOptions(),
+    new Option('-B, --backing <file>', 'backing file of the target: only the rest is copied'),
+    new Option('-F, --backing-format <fmt>', 'format of the backing file').choices([
+      'raw',
+      'qcow2',
+    ]),
+    new Option('-c, --compress', 'compress the clusters of the target'),
+    new Option(
+      '-S, --sparse <size>',
+      'runs of as many zeroes take no space; 0: all do (4k)',
+    ).argParser(sparseSize),
+    new Option('-n, --skip-create', 'the target is there, and keeps its size').conflicts('options'),
+    new Option('--target-is-zero', 'with -n: it reads as zeroes, none are written'),
+  ];
+}
+
+function workOptions(): Option[] {
+  return [
+    new Option('-m, --coroutines <n>', 'pieces under way at once, 1 to 16 (8)').argParser(pieces),
+    new Option('-t, --cache <mode>', 'cache mode of the target; unsafe: it is not synced')
+      .choices([...Object.keys(CACHE_MODES), 'unspecified'])
+      .default('unsafe'),
+    new Option('-p, --progress', 'say how far it is, also where there is no terminal'),
+    new Option('-q, --quiet', 'say nothing but what cannot be done'),
+    new Option('-W, --out-of-order', 'taken; order costs nothing here'),
+  ];
 }
 
 async function convert(
-  path: string,
+  paths: readonly string[],
   target: string,
   options: ConvertOptions,
   terminal: Terminal,
 ): Promise<void> {
-  const { format, targetFormat, compress, sparse, coroutines, cache, keyFile } = options;
+  const { format, targetFormat, compress, sparse, coroutines, cache } = options;
+  const folders = paths.map((path) => dirname(path));
+  const existing = options.skipCreate ?? false;
+  if (existing) folders.push(dirname(target));
+  const encryption = await readKey(options.keyFile);
+  const onUnreadable = (offset: number, length: number, { message }: Error): void =>
+    terminal.warn(`${length} bytes at offset ${offset} of the disk are zeroes now: ${message}`);
   await withProgress(terminal, options, (onProgress, signal) =>
-    readKey(keyFile).then((encryption) =>
-      image.convert(path, target, {
-        format,
-        lock: lockOf(options),
-        backing: policyOf(path, options),
-        encryption,
-        targetFormat,
-        image: imageOptionsOf(targetFormat, options),
-        compress,
-        sparseBytes: sparse,
-        parallel: coroutines,
-        targetCache: cache,
-        onProgress,
-        signal,
-      }),
-    ),
+    image.convert(paths, target, {
+      format,
+      lock: lockOf(options),
+      backing: { folders: [...folders, ...options.allow] },
+      snapshot: options.snapshot,
+      encryption,
+      targetFormat,
+      image: imageOptionsOf(targetFormat, options),
+      compress,
+      sparseBytes: sparse,
+      existing,
+      targetIsZero: options.targetIsZero,
+      ...(options.salvage === true ? { onUnreadable } : {}),
+      parallel: coroutines,
+      targetCache: cache,
+      onProgress,
+      signal,
+    }),
   );
+}
+
+/** `snapshot.id=ID`, `snapshot.name=NAME`, or one of both alone. */
+function snapshotName(text: string): string {
+  const [, named] = /^snapshot\.(?:id|name)=(.*)$/.exec(text) ?? [];
+  return named ?? text;
 }
 
 function sparseSize(text: string): number {

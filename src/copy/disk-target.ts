@@ -1,0 +1,55 @@
+/** A disk that is there already: all of what is copied is written into it, zeroes too. */
+import type { Disk } from '../disk.ts';
+import type { Piece, Target } from './target.ts';
+
+const PIECE_BYTES = 2 * 1024 * 1024;
+
+/** Options of a disk target. */
+export interface DiskTargetOptions {
+  /** Runs of zeroes of as many bytes are written as zeroes; 0: all is data. */
+  readonly sparseBytes: number;
+  /** The disk reads as zeroes: none have to be written. */
+  readonly isZero: boolean;
+}
+
+/** Writes the pieces where they are on the disk. */
+export class DiskTarget implements Target {
+  readonly pieceBytes = PIECE_BYTES;
+  readonly granuleBytes = PIECE_BYTES;
+  readonly wantsZeroes: boolean;
+  readonly #disk: Disk;
+  readonly #options: DiskTargetOptions;
+
+  constructor(disk: Disk, options: DiskTargetOptions) {
+    this.#disk = disk;
+    this.#options = options;
+    this.wantsZeroes = options.sparseBytes === 0;
+  }
+
+  async put({ start, length, buffer }: Piece): Promise<void> {
+    if (buffer === undefined) return this.#putZeroes(start, length);
+    const { sparseBytes } = this.#options;
+    if (sparseBytes === 0) return this.#disk.write(start, buffer.bytes.subarray(0, length));
+    const granules = buffer.findData(length, sparseBytes).slice();
+    const writing: Promise<void>[] = [];
+    for (let at = 0; at < granules.length;) {
+      const isData = granules[at] === 1;
+      const next = granules.indexOf(isData ? 0 : 1, at);
+      const end = next < 0 ? granules.length : next;
+      const [from, to] = [at * sparseBytes, Math.min(length, end * sparseBytes)];
+      if (isData) writing.push(this.#disk.write(start + from, buffer.bytes.subarray(from, to)));
+      else writing.push(this.#putZeroes(start + from, to - from));
+      at = end;
+    }
+    await Promise.all(writing);
+  }
+
+  finish(): Promise<void> {
+    return this.#disk.flush();
+  }
+
+  async #putZeroes(start: number, length: number): Promise<void> {
+    if (this.#options.isZero) return;
+    await this.#disk.writeZeroes(start, length, { mayUnmap: true });
+  }
+}
