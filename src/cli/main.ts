@@ -15,6 +15,7 @@ import { addCheck } from './verbs/check.ts';
 import { addConvert } from './verbs/convert.ts';
 import { addInfo } from './verbs/info.ts';
 import { addMap } from './verbs/map.ts';
+import { addSnapshot } from './verbs/snapshot.ts';
 import { versionText } from './version.ts';
 
 const EXAMPLES = `
@@ -72,6 +73,7 @@ function makeProgram(terminal: Terminal): Command {
   addCheck(program, terminal);
   addMap(program);
   addConvert(program, terminal);
+  addSnapshot(program, terminal);
   program.action(() => {
     const [unknown] = program.args;
     const { version, output } = program.opts<{ version?: true; output: string }>();

@@ -12,3 +12,11 @@ export {
   type SnapshotInfo,
 } from './info.ts';
 export { map, type MapExtent, type MapOptions } from './map.ts';
+export {
+  applySnapshot,
+  createSnapshot,
+  type CreateSnapshotOptions,
+  deleteSnapshot,
+  type SnapshotOptions,
+  snapshots,
+} from './snapshot.ts';
