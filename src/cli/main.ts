@@ -11,10 +11,12 @@ import { writeResult } from './output.ts';
 import { reportLines } from './report.ts';
 import { addServe } from './serve-command.ts';
 import { Terminal } from './terminal.ts';
+import { addAmend } from './verbs/amend.ts';
 import { addCheck } from './verbs/check.ts';
 import { addConvert } from './verbs/convert.ts';
 import { addInfo } from './verbs/info.ts';
 import { addMap } from './verbs/map.ts';
+import { addResize } from './verbs/resize.ts';
 import { addSnapshot } from './verbs/snapshot.ts';
 import { versionText } from './version.ts';
 
@@ -74,6 +76,8 @@ function makeProgram(terminal: Terminal): Command {
   addMap(program);
   addConvert(program, terminal);
   addSnapshot(program, terminal);
+  addAmend(program, terminal);
+  addResize(program, terminal);
   program.action(() => {
     const [unknown] = program.args;
     const { version, output } = program.opts<{ version?: true; output: string }>();

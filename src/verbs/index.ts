@@ -20,3 +20,5 @@ export {
   type SnapshotOptions,
   snapshots,
 } from './snapshot.ts';
+export { amend, type AmendOptions, type AmendProgress, type ImageAmendment } from './amend.ts';
+export { type NewSize, type Preallocation, resize, type ResizeImageOptions } from './resize.ts';

@@ -1,6 +1,5 @@
 /** Two copies of an image: one for qemu-img, one for us. */
-import { spawnSync } from 'node:child_process';
-import { copyFileSync } from 'node:fs';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { expect } from 'vitest';
 
@@ -41,10 +40,15 @@ function withName(args: readonly string[], name: string): string[] {
 export function twinsOf(path: string): Twins {
   const [theirs, ours] = ['theirs', 'ours'].map((who) => {
     const copy = path.replace(/(\.\w+)$/, `-${who}$1`);
-    copyFileSync(path, copy);
+    copySparse(path, copy);
     return copy;
   });
   return { folder: join(path, '..'), theirs: theirs!, ours: ours! };
+}
+
+/** A copy with the holes of the file. */
+export function copySparse(path: string, copy: string): void {
+  execFileSync('cp', ['--sparse=always', path, copy]);
 }
 
 /** Runs a command on both, in their folder; answers the exit codes, and what we have said. */

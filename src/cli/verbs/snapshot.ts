@@ -39,7 +39,7 @@ interface SnapshotOptions extends CommonOptions {
 export function addSnapshot(program: Command, terminal: Terminal): void {
   const verb = addVerb(program, {
     name: 'snapshot',
-    usage: '[-l | -a NAME | -c NAME | -d NAME] [OPTIONS] IMAGE',
+    usage: '[OPTIONS] IMAGE',
     summary: 'take, apply and delete snapshots inside an image',
     description: 'Lists, takes, applies and deletes snapshots inside an image.',
     notes: NOTES,
