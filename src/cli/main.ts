@@ -16,6 +16,7 @@ import { addCheck } from './verbs/check.ts';
 import { addConvert } from './verbs/convert.ts';
 import { addInfo } from './verbs/info.ts';
 import { addMap } from './verbs/map.ts';
+import { addRebase } from './verbs/rebase.ts';
 import { addResize } from './verbs/resize.ts';
 import { addSnapshot } from './verbs/snapshot.ts';
 import { versionText } from './version.ts';
@@ -77,6 +78,7 @@ function makeProgram(terminal: Terminal): Command {
   addConvert(program, terminal);
   addSnapshot(program, terminal);
   addAmend(program, terminal);
+  addRebase(program, terminal);
   addResize(program, terminal);
   program.action(() => {
     const [unknown] = program.args;

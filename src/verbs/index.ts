@@ -22,3 +22,5 @@ export {
 } from './snapshot.ts';
 export { amend, type AmendOptions, type AmendProgress, type ImageAmendment } from './amend.ts';
 export { type NewSize, type Preallocation, resize, type ResizeImageOptions } from './resize.ts';
+export { type NewBackingFile, rebase, type RebaseOptions } from './rebase.ts';
+export type { RebaseProgress } from './rebase-copy.ts';

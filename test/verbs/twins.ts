@@ -48,7 +48,7 @@ export function twinsOf(path: string): Twins {
 
 /** A copy with the holes of the file. */
 export function copySparse(path: string, copy: string): void {
-  execFileSync('cp', ['--sparse=always', path, copy]);
+  execFileSync('cp', ['--sparse=auto', path, copy]);
 }
 
 /** Runs a command on both, in their folder; answers the exit codes, and what we have said. */
