@@ -12,6 +12,7 @@ import { reportLines } from './report.ts';
 import { addServe } from './serve-command.ts';
 import { Terminal } from './terminal.ts';
 import { addAmend } from './verbs/amend.ts';
+import { addBitmap } from './verbs/bitmap.ts';
 import { addCheck } from './verbs/check.ts';
 import { addConvert } from './verbs/convert.ts';
 import { addInfo } from './verbs/info.ts';
@@ -79,6 +80,7 @@ function makeProgram(terminal: Terminal): Command {
   addSnapshot(program, terminal);
   addAmend(program, terminal);
   addRebase(program, terminal);
+  addBitmap(program);
   addResize(program, terminal);
   program.action(() => {
     const [unknown] = program.args;

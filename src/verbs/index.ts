@@ -24,3 +24,4 @@ export { amend, type AmendOptions, type AmendProgress, type ImageAmendment } fro
 export { type NewSize, type Preallocation, resize, type ResizeImageOptions } from './resize.ts';
 export { type NewBackingFile, rebase, type RebaseOptions } from './rebase.ts';
 export type { RebaseProgress } from './rebase-copy.ts';
+export { bitmap, type BitmapAction } from './bitmap.ts';
