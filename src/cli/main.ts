@@ -14,6 +14,7 @@ import { Terminal } from './terminal.ts';
 import { addAmend } from './verbs/amend.ts';
 import { addBitmap } from './verbs/bitmap.ts';
 import { addCheck } from './verbs/check.ts';
+import { addCommit } from './verbs/commit.ts';
 import { addConvert } from './verbs/convert.ts';
 import { addInfo } from './verbs/info.ts';
 import { addMap } from './verbs/map.ts';
@@ -79,6 +80,7 @@ function makeProgram(terminal: Terminal): Command {
   addConvert(program, terminal);
   addSnapshot(program, terminal);
   addAmend(program, terminal);
+  addCommit(program, terminal);
   addRebase(program, terminal);
   addBitmap(program);
   addResize(program, terminal);

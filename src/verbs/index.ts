@@ -25,3 +25,4 @@ export { type NewSize, type Preallocation, resize, type ResizeImageOptions } fro
 export { type NewBackingFile, rebase, type RebaseOptions } from './rebase.ts';
 export type { RebaseProgress } from './rebase-copy.ts';
 export { bitmap, type BitmapAction } from './bitmap.ts';
+export { commit, type CommitOptions, type CommitProgress } from './commit.ts';

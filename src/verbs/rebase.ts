@@ -83,10 +83,8 @@ async function makeIndependent(
   const target = above && (await sideOf(above, 0));
   if (target?.files.includes(await fileAt(path))) throw loop(path);
   const shared = { lock, signal, encryption };
-  await using disk = await openDisk(path, {
-    ...shared,
-    ...{ format: 'qcow2', backing: allow, cache, writable: true, onNotice },
-  });
+  const writing = { format: 'qcow2', writable: true, cache, onNotice } as const;
+  await using disk = await openDisk(path, { ...shared, ...writing, backing: allow });
   const { encryption: _, ...rawShared } = shared;
   const how = { cache: options.sourceCache };
   const opened =

@@ -61,7 +61,7 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'an image that is amended', () => {
     const { codes, found } = await both(twins, args);
     expect(codes, found.stderr).toEqual([1, 1]);
     expect(found.stderr).toMatch(/^sluice: /);
-    const [, name] = /^(encrypt\.state|data_file|foo)=/.exec(args.at(-1)!) ?? [];
+    const [, name] = /^(encrypt\.state|data_file|foo)=/.exec(args.at(-1) ?? '') ?? [];
     if (name !== undefined) expect(found.stderr).toContain(`'${name}'`);
     expect(told(twins.ours)).toEqual(before);
   });

@@ -96,7 +96,7 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'a disk that gets another size', () =
     expect(mapped(twins.ours)).toEqual(mapped(from));
   });
 
-  it('does not shrink without the word, and is refused for what has no size of its own', async () => {
+  it('does not shrink without the word; bitmaps and old snapshots refuse it', async () => {
     const { ours } = twinsOf(base);
     const small = await sluice(['resize', ours, '10M']);
     expect(small.stderr).toMatch(/--shrink/);

@@ -71,16 +71,16 @@ export function told(path: string): object {
   const text = qemu('.', 'qemu-img', ['info', '-U', '--output=json', path]);
   const { filename: _, 'actual-size': __, ...rest } = JSON.parse(text) as Record<string, unknown>;
   const cut = JSON.stringify(rest, (key, value: unknown) =>
-    /^(date-sec|date-nsec|vm-clock-n?sec|icount)$/.test(key) ? undefined : value,
+    /^(date-n?sec|vm-clock-n?sec|icount|full-backing-filename)$/.test(key) ? undefined : value,
   );
   return JSON.parse(cut) as object;
 }
 
-/** The ranges of the disk that qemu-img tells, without their places. */
+/** The ranges of the disk that qemu-img tells, without their places in files. */
 export function mapped(path: string): object[] {
   const text = qemu('.', 'qemu-img', ['map', '-U', '--output=json', path]);
-  const extents = JSON.parse(text) as { offset?: number }[];
-  return extents.map(({ offset: _, ...extent }) => extent);
+  const isPlace = (key: string): boolean => key === 'offset';
+  return JSON.parse(text, (key, value: unknown) => (isPlace(key) ? undefined : value)) as object[];
 }
 
 /** `qemu-img check` finds nothing; leaks where they may be. */

@@ -44,7 +44,7 @@ interface AmendOptions extends CommonOptions, ChainOptions, ChangeOptions {
 export function addAmend(program: Command, terminal: Terminal): void {
   const verb = addVerb(program, {
     name: 'amend',
-    usage: '-o OPTIONS [OPTIONS] IMAGE',
+    usage: '[OPTIONS] IMAGE',
     summary: 'change what an image is',
     description: 'Changes options of an image; what its disk reads as stays.',
     notes: NOTES,

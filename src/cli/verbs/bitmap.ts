@@ -30,7 +30,7 @@ const SWITCHES = ['add', 'remove', 'clear', 'enable', 'disable'] as const;
 export function addBitmap(program: Command): void {
   const verb = addVerb(program, {
     name: 'bitmap',
-    usage: 'ACTION... [OPTIONS] IMAGE BITMAP',
+    usage: '[OPTIONS] IMAGE BITMAP',
     summary: 'add, remove and change bitmaps of an image',
     description: 'Adds, removes and changes persistent bitmaps of an image.',
     notes: NOTES,

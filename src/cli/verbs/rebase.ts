@@ -19,8 +19,8 @@ const NOTES = `
 The disk reads the same afterwards, and at any moment: what the new backing file
 has otherwise is copied into the image first. With -u only the name is changed,
 and no other file is looked at. A relative name begins in the image's folder.
-Exit codes: 0 done; 1 failed; 130 interrupted. Until it is done the image has the
-backing file that it had, and reads the same.
+Exit codes: 0 done; 1 failed; 130 interrupted. Until it is done the image has
+the backing file that it had, and reads the same.
 
 Examples:
   sluice rebase -b new-base.qcow2 -F qcow2 disk.qcow2

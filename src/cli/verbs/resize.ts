@@ -35,7 +35,7 @@ interface ResizeOptions extends CommonOptions, ChainOptions {
 export function addResize(program: Command, terminal: Terminal): void {
   const verb = addVerb(program, {
     name: 'resize',
-    usage: '[OPTIONS] IMAGE [+|-]SIZE',
+    usage: '[OPTIONS] IMAGE SIZE',
     summary: 'change the size of a disk',
     description: 'Changes the size of the disk in an image.',
     notes: NOTES,
