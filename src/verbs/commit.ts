@@ -61,9 +61,10 @@ export async function commit(path: string, options: CommitOptions = {}): Promise
     toWhole(options.bytesPerSecond, 'bytesPerSecond', 1, Number.MAX_SAFE_INTEGER);
   }
   await using top = await openImageAt(path, options, true);
-  refuse(path, qcow2HeaderOf(top, 'backing file'));
+  const empties = !keep && base === undefined;
+  refuse(path, qcow2HeaderOf(top, 'backing file'), empties);
   await commitLayers(path, options);
-  if (keep || base !== undefined) return;
+  if (!empties) return;
   signal?.throwIfAborted();
   const { isBlockDevice } = top.backend;
   const header = await readHeader(top.file, path);
@@ -71,15 +72,21 @@ export async function commit(path: string, options: CommitOptions = {}): Promise
   await makeHoles(top.backend, await emptyImage(top.file, header, path, how));
 }
 
-function refuse(path: string, { backing, snapshots }: Qcow2Header): void {
+/** Before anything is written. */
+function refuse(path: string, header: Qcow2Header, empties: boolean): void {
+  const { backing, snapshots, dataFile } = header;
   if (backing === undefined) {
     throw invalid(`cannot commit ${JSON.stringify(path)}: it has no backing file`);
   }
-  if (snapshots === 0) return;
-  const what = `cannot commit ${JSON.stringify(path)}`;
-  const found = `its snapshots (${snapshots}) read its backing file too, and would change`;
-  const place = { operation: 'commit', path };
-  throw new SluiceError('ERR_SLUICE_UNSUPPORTED', `${what}: ${found}; delete them first`, place);
+  const found =
+    snapshots > 0
+      ? `its snapshots (${snapshots}) read its backing file too, and would change; delete them`
+      : empties && dataFile !== undefined
+        ? 'it has a data file, which cannot be emptied; pass keep: true (-d) to leave it as it is'
+        : undefined;
+  if (found === undefined) return;
+  const message = `cannot commit ${JSON.stringify(path)}: ${found}`;
+  throw new SluiceError('ERR_SLUICE_UNSUPPORTED', message, { operation: 'commit', path });
 }
 
 /** Afterwards the backing file reads as the disk does, and that is stable. */
@@ -193,6 +200,9 @@ class Pace {
     const due = this.#started + (this.#bytes / this.#bytesPerSecond) * 1000;
     this.#bytes += length;
     const milliseconds = due - performance.now();
-    if (milliseconds > 0) await wait(milliseconds, undefined, signal && { signal });
+    if (milliseconds <= 0) return;
+    await wait(milliseconds, undefined, signal && { signal }).catch((error: unknown) => {
+      throw signal?.aborted === true ? signal.reason : error;
+    });
   }
 }

@@ -117,6 +117,21 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'an image that is committed', () => {
     for (const name of CHAIN) expectSameDisk(at(name), at(name, 'kept'));
   });
 
+  it('with a data file is refused unless it is kept', async () => {
+    makeChain();
+    const inside = join(folder, 'ours');
+    const options = ['-o', `data_file=${inside}/data.raw`, '-b', 'top.qcow2', '-F', 'qcow2'];
+    const path = create(inside, 'external.qcow2', ...options);
+    write(path, 'write -P 6 1M 1M');
+    expect(await sluice(['commit', path])).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/data file, .* pass -d /),
+    });
+    expectSameDisk(at('top.qcow2'), at('top.qcow2', 'kept'));
+    expect((await sluice(['commit', '-d', path])).code).toBe(0);
+    expectSameDisk(at('top.qcow2'), path);
+  });
+
   it('reads the same when it is aborted', async () => {
     makeChain();
     const stop = new AbortController();
@@ -128,6 +143,16 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'an image that is committed', () => {
     await expect(work).rejects.toThrow('enough');
     expectSameDisk(at('top.qcow2'), at('top.qcow2', 'kept'));
     for (const name of ['middle.qcow2', 'top.qcow2']) expectSound(at(name));
+  });
+
+  it('ends with 130 when it is interrupted, and reads the same', async () => {
+    makeChain();
+    const args = [SLUICE, 'commit', '-r', '100k', at('top.qcow2')];
+    await using running = new Running(process.execPath, args);
+    await wait(700);
+    const { code, stderr } = await running.stop('SIGINT');
+    expect([code, stderr]).toEqual([130, expect.stringMatching(/the disk reads as it did/)]);
+    expectSameDisk(at('top.qcow2'), at('top.qcow2', 'kept'));
   });
 
   it('keeps to the rate', async () => {

@@ -11,8 +11,7 @@
  */
 import type { FileBackend } from '../../backend/file.ts';
 import { Disk } from '../../disk.ts';
-import { isFailedSync } from '../image-file.ts';
-import type { BackendFile } from '../image-file.ts';
+import { type ImageFile, isFailedSync } from '../image-file.ts';
 import { refusal, takeBackPromises } from './begin-edit.ts';
 import { type Qcow2Header, readHeader } from './header.ts';
 import { repairImage } from './repair.ts';
@@ -28,7 +27,7 @@ const ENTRY_BYTES = 8;
  * @throws SluiceError ERR_SLUICE_UNSUPPORTED, ERR_SLUICE_CORRUPT, ERR_SLUICE_NO_SPACE
  */
 export async function emptyImage(
-  file: BackendFile,
+  file: ImageFile,
   header: Qcow2Header,
   path: string,
   options: SnapshotEditOptions,
@@ -62,7 +61,7 @@ export async function makeHoles(backend: FileBackend, ranges: readonly FreeRange
 
 /** Another L1 table of zeroes, and nothing of what the old one refers to. */
 async function dropTables(
-  file: BackendFile,
+  file: ImageFile,
   header: Qcow2Header,
   path: string,
   options: SnapshotEditOptions,
