@@ -79,7 +79,6 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'snapshots of an image', () => {
     [['-l', '-l'], []],
     [['-d', 'nope'], []],
     [['-a', 'nope'], []],
-    [['-c', ''], []],
     [['-c', 'x'], ['second.qcow2']],
     [['-U', '-c', 'x'], []],
     [['--bogus'], []],
