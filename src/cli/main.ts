@@ -11,13 +11,19 @@ import { writeResult } from './output.ts';
 import { reportLines } from './report.ts';
 import { addServe } from './serve-command.ts';
 import { Terminal } from './terminal.ts';
+import { addAmend } from './verbs/amend.ts';
+import { addBitmap } from './verbs/bitmap.ts';
 import { addCheck } from './verbs/check.ts';
 import { addBench } from './verbs/bench.ts';
 import { addCompare } from './verbs/compare.ts';
 import { addDd } from './verbs/dd.ts';
+import { addCommit } from './verbs/commit.ts';
 import { addConvert } from './verbs/convert.ts';
 import { addInfo } from './verbs/info.ts';
 import { addMap } from './verbs/map.ts';
+import { addRebase } from './verbs/rebase.ts';
+import { addResize } from './verbs/resize.ts';
+import { addSnapshot } from './verbs/snapshot.ts';
 import { versionText } from './version.ts';
 
 const EXAMPLES = `
@@ -78,6 +84,12 @@ function makeProgram(terminal: Terminal): Command {
   addCompare(program, terminal);
   addDd(program, terminal);
   addBench(program);
+  addSnapshot(program, terminal);
+  addAmend(program, terminal);
+  addCommit(program, terminal);
+  addRebase(program, terminal);
+  addBitmap(program);
+  addResize(program, terminal);
   program.action(() => {
     const [unknown] = program.args;
     const { version, output } = program.opts<{ version?: true; output: string }>();

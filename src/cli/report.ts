@@ -14,6 +14,10 @@ const WORDS: readonly (readonly [library: string, commandLine: string])[] = [
   ['metadataCacheBytes is for qcow2', '--metadata-cache is for qcow2'],
   ['flushIntervalMs is for qcow2', '--flush-interval is for qcow2'],
   ['pass targetFormat: qcow2', 'pass -O qcow2'],
+  ['the name alone with unsafe: true', 'the name alone with -u'],
+  ['pass shrink: true (--force)', 'pass --force'],
+  ['pass keep: true (-d)', 'pass -d'],
+  ['pass shrink: true', 'pass --shrink'],
   ['open it read-only', 'open it read-only (-r)'],
   ['use a page-cache mode (writeback, writethrough)', 'pass --cache writeback'],
 ];

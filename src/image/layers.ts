@@ -59,22 +59,28 @@ export class Layers implements AsyncDisposable {
 
   /**
    * What the first image from `depth` on that says something says; `none` where all are silent.
-   * The range is inside the image there.
+   * The range is inside the image there. Images from `until` on are not asked: what is left to
+   * them is `none` with that depth.
    */
   async *extents(
     from = 0,
     to = this.sizeBytes,
     depth = 0,
+    until = this.images.length,
   ): AsyncGenerator<LayerExtent, void, void> {
     const [image, below] = this.images.slice(depth, depth + 2);
     if (image === undefined) return;
+    if (depth === until) {
+      if (from < to) yield { start: from, length: to - from, kind: 'none', depth };
+      return;
+    }
     for await (const extent of ownExtents(image, from, to)) {
       const end = extent.start + extent.length;
       // What a shorter backing file does not have reads as zeroes, whatever is below it.
       const isSilent = below !== undefined && extent.kind === 'none';
       const border = isSilent ? sizeOf(below) : extent.start;
       if (border > extent.start) {
-        yield* this.extents(extent.start, Math.min(end, border), depth + 1);
+        yield* this.extents(extent.start, Math.min(end, border), depth + 1, until);
       }
       if (border < end) yield { ...behind(extent, Math.max(border, extent.start)), depth };
     }

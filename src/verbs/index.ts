@@ -14,3 +14,17 @@ export {
   type SnapshotInfo,
 } from './info.ts';
 export { map, type MapExtent, type MapOptions } from './map.ts';
+export {
+  applySnapshot,
+  createSnapshot,
+  type CreateSnapshotOptions,
+  deleteSnapshot,
+  type SnapshotOptions,
+  snapshots,
+} from './snapshot.ts';
+export { amend, type AmendOptions, type AmendProgress, type ImageAmendment } from './amend.ts';
+export { type NewSize, type Preallocation, resize, type ResizeImageOptions } from './resize.ts';
+export { type NewBackingFile, rebase, type RebaseOptions } from './rebase.ts';
+export type { RebaseProgress } from './rebase-copy.ts';
+export { bitmap, type BitmapAction } from './bitmap.ts';
+export { commit, type CommitOptions, type CommitProgress } from './commit.ts';

@@ -33,6 +33,7 @@ export function addVerb(program: Command, verb: Verb): Command {
     .description(verb.description)
     .usage(verb.usage)
     .helpOption('-h, --help', 'print this help')
+    .allowExcessArguments(false)
     .showHelpAfterError(`Try 'sluice ${verb.name} --help'.`)
     .addHelpText('after', verb.notes);
   for (const option of verb.options) command.addOption(option);

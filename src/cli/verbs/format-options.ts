@@ -23,12 +23,7 @@ export function formatOptions(): Option {
 type Setter = (text: string, name: string) => NewImageOptions;
 
 const SETTERS: Readonly<Record<string, Setter>> = {
-  compat: (text) => {
-    const versions: Readonly<Record<string, 2 | 3>> = { '0.10': 2, v2: 2, '1.1': 3, v3: 3 };
-    const version = versions[text];
-    if (version === undefined) throw invalid(`compat is 0.10 or 1.1, not '${text}'`);
-    return { version };
-  },
+  compat: (text) => ({ version: versionOf(text) }),
   cluster_size: (text, name) => ({ clusterBits: bitsOf(parseSize(text), name, text) }),
   refcount_bits: (text, name) => ({ refcountOrder: bitsOf(Number(text), name, text) }),
   extended_l2: (text, name) => ({ extendedL2: isOn(text, name) }),
@@ -42,7 +37,7 @@ const SETTERS: Readonly<Record<string, Setter>> = {
 
 /** The options of a qcow2 image; a raw one has none. */
 export function imageOptionsOf(format: 'raw' | 'qcow2', given: GivenOptions): NewImageOptions {
-  const pairs = new Map(given.options.flatMap(split).map((pair) => pairOf(pair)));
+  const pairs = optionPairs(given.options);
   if (given.backing !== undefined) pairs.set('backing_file', given.backing);
   if (given.backingFormat !== undefined) pairs.set('backing_fmt', given.backingFormat);
   const [first] = pairs.keys();
@@ -58,6 +53,11 @@ export function imageOptionsOf(format: 'raw' | 'qcow2', given: GivenOptions): Ne
     throw invalid(`there is no option '${name}': use ${Object.keys(SETTERS).join(', ')}`);
   });
   return Object.assign({}, backing === undefined ? {} : { backing }, ...parts) as NewImageOptions;
+}
+
+/** Names and values; the last one of a name counts. */
+export function optionPairs(lists: readonly string[]): Map<string, string> {
+  return new Map(lists.flatMap(split).map((pair) => pairOf(pair)));
 }
 
 /** A comma that is part of a value is doubled. */
@@ -79,13 +79,22 @@ function backingOf(name: string | undefined, format: string | undefined) {
   throw invalid(`the format of the backing file is missing: pass -F raw or -F qcow2`);
 }
 
+/** The version of qcow2 that `compat` asks for. */
+export function versionOf(text: string): 2 | 3 {
+  const versions: Readonly<Record<string, 2 | 3>> = { '0.10': 2, v2: 2, '1.1': 3, v3: 3 };
+  const version = versions[text];
+  if (version === undefined) throw invalid(`compat is 0.10 or 1.1, not '${text}'`);
+  return version;
+}
+
 function bitsOf(value: number | undefined, name: string, text: string): number {
   const bits = Math.log2(value ?? 0);
   if (Number.isInteger(bits)) return bits;
   throw invalid(`${name} is a power of two, not '${text}'`);
 }
 
-function isOn(text: string, name: string): boolean {
+/** A switch of `-o`. */
+export function isOn(text: string, name: string): boolean {
   if (text === 'on' || text === 'true' || text === 'yes') return true;
   if (text === 'off' || text === 'false' || text === 'no') return false;
   throw invalid(`${name} is on or off, not '${text}'`);

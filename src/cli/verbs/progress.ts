@@ -29,16 +29,17 @@ const FORMAT = '{bar} {percentage}% | {done} of {whole} | {rate}/s | {left} s le
 const EXIT_INTERRUPTED = 130;
 const REDRAWS_A_SECOND = 5;
 
-/** Runs work; Ctrl-C stops it, and a second one gives up. */
+/** Runs work; Ctrl-C stops it, with what there is then, and a second one gives up. */
 export async function withProgress<T>(
   terminal: Terminal,
   options: ProgressOptions,
   work: Work<T>,
+  whatThereIs = 'nothing was made',
 ): Promise<T> {
   const stop = new AbortController();
   void stopRequested(() => terminal.error('gave up')).then(() => {
     process.exitCode = EXIT_INTERRUPTED;
-    stop.abort(new Stopped('nothing was made'));
+    stop.abort(new Stopped(whatThereIs));
   });
   const display = displayFor(terminal, options);
   try {

@@ -256,8 +256,8 @@ async function switchSnapshots(file: ImageFile, count: number, offset: number): 
   await file.sync();
 }
 
-/** S2. From the size of the disk to the offset of its L1 table. */
-async function switchDisk(
+/** S2. From the size of the disk to the offset of its L1 table; stable. */
+export async function switchDisk(
   file: ImageFile,
   { sizeBytes }: Qcow2Header,
   diskBytes: number,

@@ -1,0 +1,96 @@
+/** Persistent bitmaps of an image: made, removed, changed. */
+import { type ImageAt, type ImageOptions, openImageAt, qcow2HeaderOf } from '../image/image-at.ts';
+import type { EditOptions } from '../image/qcow2/begin-edit.ts';
+import {
+  addBitmap,
+  clearBitmap,
+  disableBitmap,
+  enableBitmap,
+  type NewBitmap,
+  removeBitmap,
+} from '../image/qcow2/bitmap-edit.ts';
+import { type MergeSource, mergeBitmap } from '../image/qcow2/bitmap-merge.ts';
+import type { Qcow2Header } from '../image/qcow2/header.ts';
+import type { ImageFormat } from '../image/format.ts';
+
+/** What is done to a bitmap. */
+export type BitmapAction =
+  | ({ readonly do: 'add' } & NewBitmap)
+  | { readonly do: 'remove' | 'clear' | 'enable' | 'disable' }
+  /** Sets in it what is set in another one: of this image, or of the one at `path`. */
+  | {
+      readonly do: 'merge';
+      readonly name: string;
+      readonly path?: string | undefined;
+      readonly format?: ImageFormat | undefined;
+    };
+
+/**
+ * Does something to the bitmap `name`, or several things in their order: each of them is stable
+ * before the next one begins, and what was done stays when a later one fails.
+ * @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT when there is no such bitmap, or there is one
+ *   already; ERR_SLUICE_UNSUPPORTED, ERR_SLUICE_CORRUPT, ERR_SLUICE_LOCKED
+ */
+export async function bitmap(
+  path: string,
+  name: string,
+  actions: BitmapAction | readonly BitmapAction[],
+  options: ImageOptions = {},
+): Promise<void> {
+  const list = Array.isArray(actions) ? (actions as readonly BitmapAction[]) : [actions];
+  await using image = await openImageAt(path, options, true);
+  let header = qcow2HeaderOf(image, 'bitmaps');
+  for (const action of list as readonly BitmapAction[]) {
+    options.signal?.throwIfAborted();
+    header = await act(image, header, name, action, options);
+  }
+}
+
+async function act(
+  image: ImageAt,
+  header: Qcow2Header,
+  name: string,
+  action: BitmapAction,
+  options: ImageOptions,
+): Promise<Qcow2Header> {
+  const { file, path, backend } = image;
+  const { signal } = options;
+  const how: EditOptions = {
+    isBlockDevice: backend.isBlockDevice,
+    ...(signal === undefined ? {} : { signal }),
+  };
+  switch (action.do) {
+    case 'add':
+      return addBitmap(file, header, path, name, { ...action, ...how });
+    case 'remove':
+      return removeBitmap(file, header, path, name, how);
+    case 'clear':
+      return clearBitmap(file, header, path, name, how);
+    case 'enable':
+      return enableBitmap(file, header, path, name);
+    case 'disable':
+      return disableBitmap(file, header, path, name);
+    case 'merge':
+      return merge(image, header, name, action, { ...options, edit: how });
+  }
+}
+
+async function merge(
+  { file, path }: ImageAt,
+  header: Qcow2Header,
+  name: string,
+  action: Extract<BitmapAction, { do: 'merge' }>,
+  options: ImageOptions & { readonly edit: EditOptions },
+): Promise<Qcow2Header> {
+  const { path: sourcePath, format, name: from } = action;
+  const apply = (source: MergeSource): Promise<Qcow2Header> =>
+    mergeBitmap(file, header, path, name, source, options.edit);
+  if (sourcePath === undefined) return apply({ name: from });
+  await using source = await openImageAt(sourcePath, { ...options, format }, false);
+  const sourceHeader = qcow2HeaderOf(source, 'bitmaps');
+  const { file: sourceFile } = source;
+  return await apply({
+    name: from,
+    image: { file: sourceFile, header: sourceHeader, path: sourcePath },
+  });
+}

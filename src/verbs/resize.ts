@@ -1,0 +1,130 @@
+/** Another size for the disk of an image that nobody has open. */
+import { invalid, toNumber } from '../arguments.ts';
+import type { Disk } from '../disk.ts';
+import type { ByteCount } from '../disk-types.ts';
+import { SluiceError } from '../errors.ts';
+import type { NamedFilePolicy } from '../image/chain.ts';
+import type { ImageFormat } from '../image/format.ts';
+import { type ImageOptions, openImageAt } from '../image/image-at.ts';
+import type { EncryptionOptions } from '../image/qcow2/encryption.ts';
+import { openDisk } from '../open-disk.ts';
+
+/** What takes space at once of what is new. */
+export type Preallocation = 'off' | 'metadata' | 'falloc' | 'full';
+
+/** Options of `resize`. */
+export interface ResizeImageOptions extends ImageOptions {
+  /** The disk may become smaller: what lies behind its new end is lost. Default false. */
+  readonly shrink?: boolean | undefined;
+  /**
+   * Of a raw image that grows: `falloc` lets the host set space aside for what is new, `full`
+   * writes zeroes to it; default off, which is all that a qcow2 image has.
+   */
+  readonly preallocation?: Preallocation | undefined;
+  /** Which files the image may name; default none. */
+  readonly backing?: NamedFilePolicy | undefined;
+  /** The key of an encrypted image. */
+  readonly encryption?: EncryptionOptions | undefined;
+}
+
+/** The size of a disk: in bytes, or what is to be added to it; less than 0: taken away. */
+export type NewSize = ByteCount | { readonly by: number };
+
+const PIECE_BYTES = 4 * 1024 * 1024;
+const FALLOCATE_BYTES = 2 ** 30;
+const SECTOR_BYTES = 512;
+
+/**
+ * Changes the size of the disk in an image; answers it, in bytes. What is new reads as zeroes. It
+ * is stable, and a cut leaves one size or the other.
+ * @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT when it would shrink without `shrink`;
+ *   ERR_SLUICE_UNSUPPORTED for bitmaps, snapshots of version 2, and what cannot be preallocated
+ */
+export async function resize(
+  path: string,
+  size: NewSize,
+  options: ResizeImageOptions = {},
+): Promise<number> {
+  const format = await formatOf(path, options);
+  refusePreallocation(path, format, options.preallocation ?? 'off');
+  const wanted = (found: number): number => {
+    const bytes = typeof size === 'object' ? found + size.by : toNumber(size, 'size');
+    const isSize = Number.isSafeInteger(bytes) && bytes > 0;
+    if (!isSize) throw invalid(`a disk has 1 byte at least; ${bytes} were asked for`);
+    return bytes;
+  };
+  return resizeAt(path, format, wanted, options);
+}
+
+/** The size is asked for when the image is open, and locked. */
+export async function resizeAt(
+  path: string,
+  format: ImageFormat,
+  wanted: (foundBytes: number) => number,
+  options: ResizeImageOptions,
+): Promise<number> {
+  const { lock, cache, signal, backing, encryption, shrink, preallocation = 'off' } = options;
+  const qcow2 = format === 'qcow2' ? { backing, encryption, maxSizeBytes: 0 } : {};
+  const shared = { format, lock, cache, signal, writable: true } as const;
+  if (format === 'qcow2') qcow2.maxSizeBytes = await roomFor(path, wanted, options);
+  await using disk = await openDisk(path, { ...shared, ...qcow2 });
+  const found = disk.size;
+  const bytes = wanted(found);
+  if (format === 'qcow2' && bytes % SECTOR_BYTES !== 0) {
+    throw invalid(`${bytes} bytes are no whole sectors of ${SECTOR_BYTES}; round them`);
+  }
+  if (preallocation !== 'off' && bytes < found) {
+    throw invalid(`preallocation '${preallocation}' is for a disk that grows; leave it out`);
+  }
+  signal?.throwIfAborted();
+  await disk.resize(bytes, { shrink });
+  if (preallocation === 'off') return bytes;
+  try {
+    await preallocate(disk, found, preallocation, signal);
+  } catch (error) {
+    await disk.resize(found, { shrink: true });
+    throw error;
+  }
+  return bytes;
+}
+
+async function formatOf(path: string, options: ResizeImageOptions): Promise<ImageFormat> {
+  await using image = await openImageAt(path, options, false);
+  return image.format;
+}
+
+/** The room for tables is that of the size, so it is known before the disk is open. */
+async function roomFor(
+  path: string,
+  wanted: (foundBytes: number) => number,
+  options: ResizeImageOptions,
+): Promise<number> {
+  await using image = await openImageAt(path, options, false);
+  return wanted(image.header?.sizeBytes ?? 0);
+}
+
+function refusePreallocation(path: string, format: ImageFormat, mode: Preallocation): void {
+  const modes: readonly Preallocation[] = format === 'raw' ? ['off', 'falloc', 'full'] : ['off'];
+  if (modes.includes(mode)) return;
+  const what = `cannot resize ${JSON.stringify(path)} with preallocation '${mode}'`;
+  const message = `${what}: a ${format} image takes ${modes.join(', ')} here`;
+  throw new SluiceError('ERR_SLUICE_UNSUPPORTED', message, { operation: 'resize', path });
+}
+
+/** What is behind `from` takes space on the host, and reads as zeroes. */
+async function preallocate(
+  disk: Disk,
+  from: number,
+  mode: Preallocation,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const most = mode === 'full' ? PIECE_BYTES : FALLOCATE_BYTES;
+  const zeroes = new Uint8Array(mode === 'full' ? PIECE_BYTES : 0);
+  for (let at = from; at < disk.size; at += most) {
+    signal?.throwIfAborted();
+    const length = Math.min(most, disk.size - at);
+    if (mode === 'full') await disk.write(at, zeroes.subarray(0, length));
+    else await disk.writeZeroes(at, length);
+  }
+  await disk.flush();
+}
