@@ -16,8 +16,10 @@ import { addBench } from './verbs/bench.ts';
 import { addCompare } from './verbs/compare.ts';
 import { addDd } from './verbs/dd.ts';
 import { addConvert } from './verbs/convert.ts';
+import { addCreate } from './verbs/create.ts';
 import { addInfo } from './verbs/info.ts';
 import { addMap } from './verbs/map.ts';
+import { addMeasure } from './verbs/measure.ts';
 import { versionText } from './version.ts';
 
 const EXAMPLES = `
@@ -71,9 +73,11 @@ function makeProgram(terminal: Terminal): Command {
     .addHelpText('after', EXAMPLES);
   addServe(program, terminal);
   addCrash(program, terminal);
+  addCreate(program, terminal);
   addInfo(program);
   addCheck(program, terminal);
   addMap(program);
+  addMeasure(program);
   addConvert(program, terminal);
   addCompare(program, terminal);
   addDd(program, terminal);

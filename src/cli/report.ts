@@ -14,6 +14,10 @@ const WORDS: readonly (readonly [library: string, commandLine: string])[] = [
   ['metadataCacheBytes is for qcow2', '--metadata-cache is for qcow2'],
   ['flushIntervalMs is for qcow2', '--flush-interval is for qcow2'],
   ['pass targetFormat: qcow2', 'pass -O qcow2'],
+  ['pass sizeBytes', 'pass SIZE'],
+  ['pass extendedL2 with it', 'pass -o extended_l2=on with it'],
+  ['use version 3, or preallocation full', 'use compat=1.1, or preallocation=full'],
+  ['larger clusters (clusterBits)', 'larger clusters (cluster_size)'],
   ['open it read-only', 'open it read-only (-r)'],
   ['use a page-cache mode (writeback, writethrough)', 'pass --cache writeback'],
 ];

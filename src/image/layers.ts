@@ -6,9 +6,10 @@ import {
   type NamedFilePolicy,
   resolveNamed,
 } from './chain.ts';
-import { type ImageAt, type ImageOptions, openImageAt } from './image-at.ts';
+import { type ImageAt, type ImageOptions, openImageAt, qcow2HeaderOf } from './image-at.ts';
 import { type TableExtent, tableExtents } from './qcow2/extents.ts';
 import type { Qcow2Header } from './qcow2/header.ts';
+import { headerAtSnapshot, type SnapshotChoice } from './qcow2/snapshot-header.ts';
 
 /** How an image with backing files is opened. */
 export interface LayersOptions extends ImageOptions {
@@ -16,6 +17,8 @@ export interface LayersOptions extends ImageOptions {
   readonly backing?: NamedFilePolicy | undefined;
   /** The format of the backing file, where the image does not say it. */
   readonly backingFormat?: BackingFormat | undefined;
+  /** A snapshot of the image: the disk is what it was then, and as large as it is now. */
+  readonly snapshot?: SnapshotChoice | undefined;
 }
 
 /**
@@ -83,7 +86,7 @@ export class Layers implements AsyncDisposable {
 }
 
 async function* chainOf(path: string, options: LayersOptions): AsyncGenerator<ImageAt, void, void> {
-  const { backing: policy = 'deny', format: given, backingFormat, ...others } = options;
+  const { backing: policy = 'deny', format: given, backingFormat, snapshot, ...others } = options;
   const chain = new Chain();
   let next = path;
   let format = given;
@@ -91,12 +94,23 @@ async function* chainOf(path: string, options: LayersOptions): AsyncGenerator<Im
     // What is wrong with the first of them is said as it is said of every image.
     if (depth > 0) await chain.add(next);
     const image: ImageAt = await openImageAt(next, { ...others, format }, false);
-    yield image;
+    yield depth === 0 && snapshot !== undefined ? await atSnapshot(image, snapshot) : image;
     if (depth === 0) await chain.add(next);
     const backing: Qcow2Header['backing'] = image.header?.backing;
     if (backing === undefined) return;
     format = backingFormatOf(backing, image.path, depth === 0 ? backingFormat : undefined);
     next = await resolveNamed('backing', backing.name, image.path, policy);
+  }
+}
+
+/** The image with the tables of a snapshot; it is closed where there is none. */
+async function atSnapshot(image: ImageAt, choice: SnapshotChoice): Promise<ImageAt> {
+  try {
+    const header = qcow2HeaderOf(image, 'snapshots');
+    return { ...image, header: await headerAtSnapshot(image.file, header, image.path, choice) };
+  } catch (error) {
+    await image[Symbol.asyncDispose]();
+    throw error;
   }
 }
 
