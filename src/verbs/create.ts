@@ -88,6 +88,8 @@ async function createRaw(path: string, options: CreateImageOptions): Promise<Cre
 async function createQcow2(path: string, options: CreateImageOptions): Promise<CreatedImage> {
   const { image = {}, preallocation = 'off', openBacking = true } = options;
   const { dataFile } = image;
+  // Names and numbers are refused before a file is opened for them.
+  newImageOf({ ...image, preallocation, sizeBytes: 0 });
   const { sizeBytes, ...names } = await sizeOf(path, options, openBacking);
   const made = newImageOf({ ...image, preallocation, sizeBytes });
   layoutOf(made);

@@ -8,6 +8,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 
 import { MemoryBackend } from '../../src/backend/memory.ts';
 import { SluiceError } from '../../src/errors.ts';
+import type { FillFile } from '../../src/image/fill.ts';
 import { BackendFile, type ImageFile, MemoryFile } from '../../src/image/image-file.ts';
 import { createImage, type CreateOptions } from '../../src/image/qcow2/create.ts';
 import { readHeader } from '../../src/image/qcow2/header.ts';
@@ -207,7 +208,8 @@ async function* crashStates(before: Uint8Array, options: CreateOptions) {
   let stable = before.slice();
   let written: (readonly [offset: number, sector: Uint8Array])[] = [];
   const phases: { stable: Uint8Array; written: typeof written }[] = [];
-  const file: ImageFile = {
+  const file: FillFile = {
+    keepsBytes: true,
     sizeBytes: before.length,
     read: () => Promise.reject(new Error('nothing is read')),
     write: (offset, bytes) => {

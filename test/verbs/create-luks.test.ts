@@ -15,10 +15,13 @@ const MIB = 2 ** 20;
 const NAME = 'disk.qcow2';
 const FAST = LUKS.replace('200', '1');
 const KINDS: readonly Asked[] = [
-  { options: 'preallocation=off', size: 4 * MIB },
+  { options: 'compression_type=zstd', size: 4 * MIB },
   { options: 'encrypt.cipher-alg=aes-128', size: 4 * MIB },
   { options: 'encrypt.hash-alg=sha1', size: 4 * MIB },
-  { options: 'encrypt.hash-alg=sha512,encrypt.cipher-mode=xts,encrypt.ivgen-alg=plain64', size: MIB * 4 },
+  {
+    options: 'encrypt.hash-alg=sha512,encrypt.cipher-mode=xts,encrypt.ivgen-alg=plain64',
+    size: MIB * 4,
+  },
   { options: 'preallocation=metadata', size: 4 * MIB },
   { options: 'preallocation=falloc,cluster_size=4k', size: 4 * MIB },
   { options: 'preallocation=full', size: 4 * MIB + 512 },
@@ -57,6 +60,7 @@ function told(info: Info): unknown {
 describeWithPeers(['qemu-img', 'qemu-io'], 'an encrypted image that create makes', () => {
   const pair = new Pair(imageFolder());
   const path = join(pair.ours, NAME);
+  const inFolder = { folders: [pair.ours] };
   const qemuOptions = `driver=qcow2,file.filename=${NAME},encrypt.key-secret=s`;
   const io = (...commands: string[]): string => {
     const given = commands.flatMap((command) => ['-c', command]);
@@ -68,16 +72,18 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'an encrypted image that create makes
 
   it.each(KINDS.map((kind) => [kind.options, kind] as const))('-o %s', async (options, kind) => {
     await make(pair.ours, NAME, { ...kind, options: `${FAST},${options}` });
-    makeByQemu(pair.theirs, NAME, { ...kind, options: `${LUKS},${options}` });
-    const [ours, theirs] = pair.json('info', '--output=json', NAME) as [Info, Info];
-    expect(told(ours)).toEqual(told(theirs));
-    const sizeBytes = ours['virtual-size'] as number;
+    // It takes QEMU long to make one, and preallocation is not told.
+    if (!options.includes('preallocation')) {
+      makeByQemu(pair.theirs, NAME, { ...kind, options: `${LUKS},${options}` });
+      const [ours, theirs] = pair.json('info', '--output=json', NAME) as [Info, Info];
+      expect(told(ours)).toEqual(told(theirs));
+    }
+    const sizeBytes = kind.size ?? 3 * MIB;
     const bytes = pattern(100_001, 3);
     expect(io(`read -P 0 0 ${sizeBytes}`, 'write -P 7 65000 70000')).not.toMatch(/fail|error/i);
     {
-      const backing = { folders: [pair.ours] };
-      const how = { format: 'qcow2', writable: true, backing, encryption: { key: KEY } } as const;
-      await using disk = await openDisk(path, how);
+      const how = { format: 'qcow2', writable: true, encryption: { key: KEY } } as const;
+      await using disk = await openDisk(path, { ...how, backing: inFolder });
       expect((await disk.read(65_000, 70_000)).every((byte) => byte === 7)).toBe(true);
       expect((await disk.read(MIB, MIB)).every((byte) => byte === 0)).toBe(true);
       await disk.write(2 * MIB + 3, bytes);
@@ -87,10 +93,9 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'an encrypted image that create makes
     expect(read).not.toMatch(/fail|error/i);
     const check = ['check', ...SECRET, '--image-opts', qemuOptions];
     expect(qemu(pair.ours, 'qemu-img', check)).toContain('No errors were found');
-    const wrong = openDisk(path, { format: 'qcow2', encryption: { key: 'other' } });
-    if (kind.backing === undefined && !options.includes('data_file')) {
-      await expectRefusal(wrong, 'ERR_SLUICE_KEY', /opens none/);
-    }
+    const key = { key: 'other' };
+    const wrong = openDisk(path, { format: 'qcow2', encryption: key, backing: inFolder });
+    await expectRefusal(wrong, 'ERR_SLUICE_KEY', /opens none/);
   });
 
   it('has another key each time, and as many rounds as the time allows', async () => {
@@ -112,7 +117,11 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'an encrypted image that create makes
 
   it.each([
     ['a secret', ['--object', `secret,id=s,data=${KEY}`], ',encrypt.key-secret=s'],
-    ['a secret in base64', ['--object', 'secret,id=s,file=key64,format=base64'], ',encrypt.key-secret=s'],
+    [
+      'a secret in base64',
+      ['--object', 'secret,id=s,file=key64,format=base64'],
+      ',encrypt.key-secret=s',
+    ],
     ['a secret in a file', ['--object', 'secret,id=s,file=key'], ',encrypt.key-secret=s'],
     ['a key file', ['--key-file', 'key'], ''],
   ])('takes its key from %s', async (_what, args, more) => {

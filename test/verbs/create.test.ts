@@ -28,19 +28,17 @@ const LAYOUTS: readonly Asked[] = [
     { options: `preallocation=${mode},data_file=data.raw`, size: 4 * MIB + 512 },
     { options: `preallocation=${mode},data_file=data.raw,data_file_raw=on`, size: 4 * MIB + 512 },
   ]),
-  ...[1, 2, 4, 8, 16, 32, 64].map(
-    (bits): Asked => ({
-      options: `refcount_bits=${bits},cluster_size=4k,preallocation=metadata`,
-      size: 300 * MIB,
-    }),
-  ),
+  ...[1, 2, 4, 8, 16, 32, 64].map((bits): Asked => ({
+    options: `refcount_bits=${bits},cluster_size=4k,preallocation=metadata`,
+    size: 300 * MIB,
+  })),
   { options: '', size: 0 },
   { options: 'preallocation=metadata', size: 0 },
   { options: 'preallocation=full', size: 1 },
   { options: 'size=20G' },
   { options: 'preallocation=metadata', size: 20 * GIB },
   { options: 'preallocation=metadata,lazy_refcounts=on', size: 700 * MIB },
-  { options: 'compression_type=zstd,lazy_refcounts' , size: MIB },
+  { options: 'compression_type=zstd,lazy_refcounts', size: MIB },
   { options: 'compat=v2', backing: ['base.raw', 'raw'] },
   { options: '', backing: ['base.raw', 'raw'] },
   { options: 'cluster_size=1k', backing: ['base.qcow2', 'qcow2'] },
@@ -81,7 +79,8 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'an image that create makes', () => {
     qemu(pair.ours, 'qemu-img', ['compare', ...compared]);
     const isSetAside = /falloc|full/.test(asked.options);
     if (isSetAside) expect(roomOf(pair.ours, asked)).toBeGreaterThanOrEqual(ours['virtual-size']);
-    if (asked.options.includes('data_file')) expect(dataSize(pair.ours)).toBe(dataSize(pair.theirs));
+    if (asked.options.includes('data_file'))
+      expect(dataSize(pair.ours)).toBe(dataSize(pair.theirs));
     await useIt(ours['virtual-size']);
   });
 
@@ -128,8 +127,7 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'an image that create makes', () => {
     const args = ['create', '-f', 'qcow2', '-b', 'base.raw', '-F', 'raw', 'told.qcow2'];
     expect(await sluice(args, { cwd: pair.ours })).toMatchObject({
       code: 0,
-      stdout:
-        "Made 'told.qcow2': qcow2, 3 MiB (3145728 bytes), backing file 'base.raw' (raw)\n",
+      stdout: "Made 'told.qcow2': qcow2, 3 MiB (3145728 bytes), backing file 'base.raw' (raw)\n",
       stderr: '',
     });
     const quiet = await sluice(['create', '-q', 'quiet.raw', '1.5k'], { cwd: pair.ours });

@@ -16,8 +16,19 @@ const MIB = 2 ** 20;
 const TIB = 2 ** 40;
 
 const SIZES: readonly number[] = [
-  ...[0, 1, 512, 513, 65536, MIB, 10 * MIB + 1, 512 * MIB, 512 * MIB + 512, 2 ** 30 + 7],
-  ...[100 * 2 ** 30, TIB, 16 * TIB],
+  0,
+  1,
+  512,
+  513,
+  65536,
+  MIB,
+  10 * MIB + 1,
+  512 * MIB,
+  512 * MIB + 512,
+  2 ** 30 + 7,
+  100 * 2 ** 30,
+  TIB,
+  16 * TIB,
 ];
 const OPTIONS: readonly string[] = [
   '',
@@ -83,7 +94,12 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'measure', () => {
   });
 
   it('of an encrypted disk is that of qemu-img, or counts its LUKS header too', async () => {
-    for (const more of ['', ',encrypt.cipher-alg=aes-128', ',cluster_size=512', ',cluster_size=2M']) {
+    for (const more of [
+      '',
+      ',encrypt.cipher-alg=aes-128',
+      ',cluster_size=512',
+      ',cluster_size=2M',
+    ]) {
       for (const sizeBytes of [0, 2 ** 30]) {
         const options = LUKS + more;
         const args = ['-O', 'qcow2', '-o', options, '--size', String(sizeBytes)];

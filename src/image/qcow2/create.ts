@@ -2,7 +2,8 @@
  * A new image without a snapshot, where no cluster of the disk is written.
  *
  * C1 What the file held before is void first, then everything but the header is written, then the
- *    header; each is stable before the next. So an image that opens is whole.
+ *    header; each is stable before the next. So an image that opens is whole. The header is void
+ *    where its first sector is, and whole when that is written: a sector is never half there.
  * C2 Every cluster of the metadata is written, zeroes too: a block device keeps what it held.
  * C3 Where every cluster is mapped from the start, none shows what the file held before, and none of
  *    an encrypted image shows noise: it is written, or said to read as zeroes.
@@ -43,15 +44,17 @@ export async function createImage(
   work.signal?.throwIfAborted();
   await file.truncate(0);
   await file.truncate(layout.clusters * clusterBytes);
-  await file.write(0, new Uint8Array(clusterBytes));
+  await file.write(0, new Uint8Array(SECTOR_BYTES));
   await file.sync();
   await writeClusters(file, clusterBytes, metadata(image, layout, luks?.bytes), work);
   await placeData(file, image, layout, luks?.cipher, work);
+  if (clusterBytes > SECTOR_BYTES) await file.write(SECTOR_BYTES, header.subarray(SECTOR_BYTES));
   await file.sync();
-  await file.write(0, header);
+  await file.write(0, header.subarray(0, SECTOR_BYTES));
   await file.sync();
 }
 
+const SECTOR_BYTES = 512;
 const PIECE_BYTES = 1024 * 1024;
 
 /** Writes the clusters behind the first one, one after the other. */
