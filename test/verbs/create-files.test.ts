@@ -224,10 +224,8 @@ describe('work that does not come to its end', () => {
     chmodSync(root, 0o755);
     const { code, stderr } = await run('setpriv', [...as, 'create', join(folder, 'disk'), '1M']);
     if (stderr.includes('setpriv')) return context.skip('setpriv cannot be used here');
-    expect([code, stderr]).toEqual([
-      1,
-      `sluice: cannot create "${join(folder, 'disk')}": the system reported EACCES (ERR_SLUICE_OPEN)\n`,
-    ]);
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/cannot create ".*": the system reported EACCES \(ERR_SLUICE_OPEN\)\n/);
     expect(readdirSync(folder)).toEqual([]);
   });
 });

@@ -81,7 +81,8 @@ export function makeByQemu(
   const args = [
     'create',
     '-q',
-    ...['-f', format],
+    '-f',
+    format,
     ...SECRET,
     ...(options === '' ? [] : ['-o', options]),
     ...(backing === undefined ? [] : ['-b', backing[0], '-F', backing[1]]),

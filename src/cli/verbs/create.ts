@@ -14,7 +14,7 @@ import { readSecrets, secretOption, type SecretOptions } from './secret.ts';
 import { sizeArgument } from './size.ts';
 
 const NOTES = `
-SIZE is the size of the disk: 4096, 64k, 1.5G; without it, that of the backing file.
+SIZE is that of the disk: 4096, 64k, 1.5G; without it, the backing file's.
 The image takes its name when it is whole: until then what has the name stays,
 also when the work fails or is ended by Ctrl-C.
 

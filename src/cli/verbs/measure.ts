@@ -43,7 +43,7 @@ type SnapshotChoice = NonNullable<image.MeasureOptions['snapshot']>;
 export function addMeasure(program: Command): void {
   addVerb(program, {
     name: 'measure',
-    usage: '[OPTIONS] (--size SIZE | IMAGE)',
+    usage: '[OPTIONS] [IMAGE]',
     summary: 'say how large a new image will be',
     description: 'Says how large the file of a new image will be.',
     notes: NOTES,

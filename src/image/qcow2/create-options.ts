@@ -36,8 +36,8 @@ export interface CreateOptions {
    */
   readonly dataFile?: { readonly name: string; readonly raw: boolean };
   /**
-   * `metadata`: every cluster has its place, which may be a hole of the file; `falloc`: the host has
-   * set it aside; `full`: it is written. Default off.
+   * `metadata`: every cluster has its place, which may be a hole of the file; `falloc`: the host
+   * has set it aside; `full`: it is written. Default off.
    */
   readonly preallocation?: Preallocation;
   /** The data is encrypted. Default: it is not. */

@@ -5,8 +5,8 @@
  *    header; each is stable before the next. So an image that opens is whole. The header is void
  *    where its first sector is, and whole when that is written: a sector is never half there.
  * C2 Every cluster of the metadata is written, zeroes too: a block device keeps what it held.
- * C3 Where every cluster is mapped from the start, none shows what the file held before, and none of
- *    an encrypted image shows noise: it is written, or said to read as zeroes.
+ * C3 Where every cluster is mapped from the start, none shows what the file held before, and none
+ *    of an encrypted image shows noise: it is written, or said to read as zeroes.
  *
  * With a raw data file every cluster is allocated: it lies there at the offset that it has on the
  * disk, so that the two never differ.
