@@ -14,6 +14,7 @@ type Row = readonly [args: string, message: string];
 /** The name of the file is FILE; the size, if there is one, comes behind it. */
 const REFUSED: readonly Row[] = [
   ['FILE', 'pass SIZE'],
+  ['-q', 'pass FILE'],
   ['FILE abc', 'It must be a size in bytes'],
   ['FILE 8E', 'It must be a size in bytes'],
   ['FILE 1M more', 'too many arguments'],

@@ -57,22 +57,23 @@ export function addCreate(program: Command, terminal: Terminal): void {
       allowOption(),
     ],
   })
-    .argument('<file>', 'a file that is made, or a block device')
+    .argument('[file]', 'a file that is made, or a block device')
     .argument('[size]', 'of the disk', sizeArgument)
     .allowExcessArguments(false)
-    .action((path: string, size: number | undefined, options: CreateOptions) =>
+    .action((path: string | undefined, size: number | undefined, options: CreateOptions) =>
       create(path, size, options, terminal),
     );
 }
 
 async function create(
-  path: string,
+  path: string | undefined,
   size: number | undefined,
   options: CreateOptions,
   terminal: Terminal,
 ): Promise<void> {
   const { format, keyFile, unsafe, quiet } = options;
   if (asksForHelp(options)) return writeResult(listOptions(format));
+  if (path === undefined) throw invalid('the file that is to be made is missing; pass FILE');
   const key = (await readKey(keyFile))?.key as Uint8Array | undefined;
   const keys = { secrets: await readSecrets(options), key, isNeeded: true };
   const { sizeBytes, preallocation, image: made } = madeOptionsOf(format, options, keys);
