@@ -19,11 +19,13 @@ import { addCompare } from './verbs/compare.ts';
 import { addDd } from './verbs/dd.ts';
 import { addCommit } from './verbs/commit.ts';
 import { addConvert } from './verbs/convert.ts';
+import { addCreate } from './verbs/create.ts';
 import { addInfo } from './verbs/info.ts';
 import { addMap } from './verbs/map.ts';
 import { addRebase } from './verbs/rebase.ts';
 import { addResize } from './verbs/resize.ts';
 import { addSnapshot } from './verbs/snapshot.ts';
+import { addMeasure } from './verbs/measure.ts';
 import { versionText } from './version.ts';
 
 const EXAMPLES = `
@@ -77,9 +79,11 @@ function makeProgram(terminal: Terminal): Command {
     .addHelpText('after', EXAMPLES);
   addServe(program, terminal);
   addCrash(program, terminal);
+  addCreate(program, terminal);
   addInfo(program);
   addCheck(program, terminal);
   addMap(program);
+  addMeasure(program);
   addConvert(program, terminal);
   addCompare(program, terminal);
   addDd(program, terminal);

@@ -18,6 +18,10 @@ const WORDS: readonly (readonly [library: string, commandLine: string])[] = [
   ['pass shrink: true (--force)', 'pass --force'],
   ['pass keep: true (-d)', 'pass -d'],
   ['pass shrink: true', 'pass --shrink'],
+  ['pass sizeBytes', 'pass SIZE'],
+  ['pass extendedL2 with it', 'pass -o extended_l2=on with it'],
+  ['use version 3, or preallocation full', 'use compat=1.1, or preallocation=full'],
+  ['larger clusters (clusterBits)', 'larger clusters (cluster_size)'],
   ['open it read-only', 'open it read-only (-r)'],
   ['use a page-cache mode (writeback, writethrough)', 'pass --cache writeback'],
 ];

@@ -44,12 +44,22 @@ export class FileWrites {
   }
 
   #failure(offset: number, length: number, cause: unknown): SluiceError {
-    const { code = 'unknown error' } = cause as NodeJS.ErrnoException;
-    const isFull = FULL.has(code);
-    const reason = isFull ? `no space is left (${code}); free some and try again` : code;
-    const what = `write of ${length} bytes at offset ${offset} failed: ${reason}`;
-    const place = { operation: 'write', path: this.#path, offset, length, cause };
-    const name = isFull ? 'ERR_SLUICE_NO_SPACE' : 'ERR_SLUICE_IO';
-    return new SluiceError(name, `${JSON.stringify(this.#path)}: ${what}`, place);
+    return notWritten(this.#path, offset, length, cause);
   }
+}
+
+/** The error for bytes that could not be written, or set aside. */
+export function notWritten(
+  path: string,
+  offset: number,
+  length: number,
+  cause: unknown,
+): SluiceError {
+  const { code = 'unknown error' } = cause as NodeJS.ErrnoException;
+  const isFull = FULL.has(code);
+  const reason = isFull ? `no space is left (${code}); free some and try again` : code;
+  const what = `write of ${length} bytes at offset ${offset} failed: ${reason}`;
+  const place = { operation: 'write', path, offset, length, cause };
+  const name = isFull ? 'ERR_SLUICE_NO_SPACE' : 'ERR_SLUICE_IO';
+  return new SluiceError(name, `${JSON.stringify(path)}: ${what}`, place);
 }

@@ -52,6 +52,11 @@ export class NewFile implements AsyncDisposable {
     }
   }
 
+  /** Of a block device. */
+  get deviceBytes(): number | undefined {
+    return this.isBlockDevice ? this.#old?.sizeBytes : undefined;
+  }
+
   /** All of it is there: it is stable, and has its name. */
   async finish(isStable: boolean): Promise<void> {
     if (isStable) await this.handle.sync();

@@ -112,7 +112,7 @@ function identityOf(stats: BigIntStats): string {
 }
 
 /** As QEMU sees it: a colon before the first slash. `./a:b` is a path. */
-function hasProtocol(name: string): boolean {
+export function hasProtocol(name: string): boolean {
   return /^[^/]*:/.test(name);
 }
 

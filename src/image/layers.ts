@@ -9,7 +9,7 @@ import {
 import { type ImageAt, type ImageOptions, openImageAt, qcow2HeaderOf } from './image-at.ts';
 import { type TableExtent, tableExtents } from './qcow2/extents.ts';
 import type { Qcow2Header } from './qcow2/header.ts';
-import { findSnapshot, readSnapshotEntries } from './qcow2/snapshot-entries.ts';
+import { headerAtSnapshot, type SnapshotChoice } from './qcow2/snapshot-header.ts';
 
 /** How an image with backing files is opened. */
 export interface LayersOptions extends ImageOptions {
@@ -17,8 +17,8 @@ export interface LayersOptions extends ImageOptions {
   readonly backing?: NamedFilePolicy | undefined;
   /** The format of the backing file, where the image does not say it. */
   readonly backingFormat?: BackingFormat | undefined;
-  /** The disk as an internal snapshot has it, by its id or name. */
-  readonly snapshot?: string | undefined;
+  /** A snapshot of the image: the disk is what it was then, and as large as it is now. */
+  readonly snapshot?: SnapshotChoice | undefined;
 }
 
 /**
@@ -100,7 +100,7 @@ async function* chainOf(path: string, options: LayersOptions): AsyncGenerator<Im
     // What is wrong with the first of them is said as it is said of every image.
     if (depth > 0) await chain.add(next);
     const image: ImageAt = await openImageAt(next, { ...others, format }, false);
-    yield depth > 0 || snapshot === undefined ? image : await asIn(snapshot, image);
+    yield depth === 0 && snapshot !== undefined ? await atSnapshot(image, snapshot) : image;
     if (depth === 0) await chain.add(next);
     const backing: Qcow2Header['backing'] = image.header?.backing;
     if (backing === undefined) return;
@@ -109,15 +109,11 @@ async function* chainOf(path: string, options: LayersOptions): AsyncGenerator<Im
   }
 }
 
-/** The image with the L1 table and the size of a snapshot. */
-async function asIn(idOrName: string, image: ImageAt): Promise<ImageAt> {
+/** The image with the tables of a snapshot; it is closed where there is none. */
+async function atSnapshot(image: ImageAt, choice: SnapshotChoice): Promise<ImageAt> {
   try {
-    const { file, path } = image;
     const header = qcow2HeaderOf(image, 'snapshots');
-    const entries = await readSnapshotEntries(file, header, path);
-    const { snapshot } = findSnapshot(entries, idOrName, ['id', 'name'], path);
-    const { l1Offset, l1Entries, diskBytes: sizeBytes } = snapshot;
-    return { ...image, header: { ...header, l1Offset, l1Entries, sizeBytes } };
+    return { ...image, header: await headerAtSnapshot(image.file, header, image.path, choice) };
   } catch (error) {
     await image[Symbol.asyncDispose]();
     throw error;

@@ -30,7 +30,7 @@ export interface ConvertOptions extends SourceOptions {
   /** Format of what is made; default raw. */
   readonly targetFormat?: ImageFormat | undefined;
   /** Of a qcow2 image that is made; its size is the source's. */
-  readonly image?: Omit<CreateOptions, 'sizeBytes'> | undefined;
+  readonly image?: Omit<CreateOptions, 'sizeBytes' | 'preallocation' | 'encryption'> | undefined;
   /** Compress its clusters. */
   readonly compress?: boolean | undefined;
   /** Runs of zeroes of as many bytes take no space; 0: all of them do. Default 4096. */
@@ -128,6 +128,9 @@ function targetOf(
     return (writes) => new RawTarget(writes, { sizeBytes, sparseBytes });
   }
   const made = newImageOf({ ...image, sizeBytes });
+  if (made.preallocation !== 'off' || made.encryption !== undefined) {
+    throw invalid('a copy is neither preallocated nor encrypted; leave out what asks for it');
+  }
   const isFull = sparseBytes === 0;
   const used = compress ? codecs : undefined;
   return (writes) => new ImageTarget(writes, { image: made, codecs: used, isFull });

@@ -3,6 +3,12 @@ export { bench, type BenchOptions, type BenchResult } from './bench.ts';
 export { compare, type CompareImagesOptions, type Comparison } from './compare.ts';
 export { convert, type ConvertOptions } from './convert.ts';
 export { check, type CheckImageOptions, type ImageCheck } from './check.ts';
+export {
+  create,
+  type CreatedImage,
+  type CreateImageOptions,
+  type NewQcow2Options,
+} from './create.ts';
 export type { ImageOptions } from '../image/image-at.ts';
 export type { LayersOptions } from '../image/layers.ts';
 export {
@@ -28,3 +34,4 @@ export { type NewBackingFile, rebase, type RebaseOptions } from './rebase.ts';
 export type { RebaseProgress } from './rebase-copy.ts';
 export { bitmap, type BitmapAction } from './bitmap.ts';
 export { commit, type CommitOptions, type CommitProgress } from './commit.ts';
+export { type ImageMeasure, measure, type MeasureOptions } from './measure.ts';

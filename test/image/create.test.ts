@@ -8,6 +8,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 
 import { MemoryBackend } from '../../src/backend/memory.ts';
 import { SluiceError } from '../../src/errors.ts';
+import type { FillFile } from '../../src/image/fill.ts';
 import { BackendFile, type ImageFile, MemoryFile } from '../../src/image/image-file.ts';
 import { createImage, type CreateOptions } from '../../src/image/qcow2/create.ts';
 import { readHeader } from '../../src/image/qcow2/header.ts';
@@ -56,6 +57,12 @@ const KINDS: readonly (readonly [name: string, options: CreateOptions])[] = [
     'with a raw data file and small clusters',
     { sizeBytes: 4 * MIB, clusterBits: 9, dataFile: { name: 'data.raw', raw: true } },
   ],
+  ['where every cluster is mapped', { sizeBytes: 5 * MIB + 512, preallocation: 'metadata' }],
+  ['where every cluster is written', { sizeBytes: 5 * MIB + 512, preallocation: 'full' }],
+  [
+    'where every extended cluster is mapped, over a backing file',
+    { sizeBytes: 5 * MIB, preallocation: 'falloc', extendedL2: true, backing },
+  ],
 ];
 
 describe('a new image', () => {
@@ -92,11 +99,23 @@ describe('a new image', () => {
     expect(Buffer.compare(backend.volatile.subarray(0, expected.length), expected)).toBe(0);
   });
 
+  it('shows nothing of what a block device held, where every cluster is mapped (C3)', async () => {
+    const options = { sizeBytes: MIB, clusterBits: 12, preallocation: 'metadata' } as const;
+    const expected = await bytesOf(options);
+    const backend = new MemoryBackend({ sizeBytes: 4 * MIB });
+    backend.volatile.fill(0xff);
+    const kept = keeping(new BackendFile(backend, 'image'));
+    await createImage({ ...kept, keepsBytes: true }, options);
+    expect(Buffer.compare(backend.volatile.subarray(0, expected.length), expected)).toBe(0);
+  });
+
   it('never opens before it is whole, wherever the power is cut (C1)', async () => {
     for (const options of [
       { sizeBytes: MIB, clusterBits: 9 },
       { sizeBytes: MIB, clusterBits: 9, dataFile: { name: 'd', raw: true } },
-    ]) {
+      { sizeBytes: MIB, clusterBits: 12, preallocation: 'metadata' },
+      { sizeBytes: MIB / 4, clusterBits: 9, preallocation: 'full' },
+    ] as const) {
       const before = await bytesOf({ sizeBytes: 2 * MIB, clusterBits: 9, refcountOrder: 0 });
       const whole = await bytesOf(options);
       let opened = 0;
@@ -139,6 +158,22 @@ describe('a new image', () => {
       { backing, dataFile: { name: 'd', raw: true } },
       /there cannot be a backing file/,
     ],
+    ['a preallocation', { preallocation: 'some' }, /off or metadata or falloc or full, not some/],
+    ['what hides a backing file', { backing, preallocation: 'full' }, /hide the backing file/],
+    ['a key', { encryption: { key: 5 } }, /encryption.key must be a string or a Uint8Array/],
+    ['a cipher', { encryption: { key: 'k', cipher: 'des' } }, /aes-128 or aes-256, not des/],
+    ['a hash', { encryption: { key: 'k', hash: 'md5' } }, /sha1 or sha256 or sha512, not md5/],
+    ['no time', { encryption: { key: 'k', iterTimeMs: 0 } }, /iterTimeMs must be a whole number/],
+    [
+      'noise',
+      { encryption: { key: 'k' }, version: 2, preallocation: 'metadata' },
+      /reads as noise; use version 3/,
+    ],
+    [
+      'an encrypted raw data file',
+      { encryption: { key: 'k' }, dataFile: { name: 'd', raw: true } },
+      /a raw data file is not encrypted/,
+    ],
   ])('is refused before the file is touched: %s', async (_name, options, message) => {
     const file = new MemoryFile(new Uint8Array(1000).fill(7));
     const asked = { sizeBytes: MIB, ...(options as object) };
@@ -173,7 +208,8 @@ async function* crashStates(before: Uint8Array, options: CreateOptions) {
   let stable = before.slice();
   let written: (readonly [offset: number, sector: Uint8Array])[] = [];
   const phases: { stable: Uint8Array; written: typeof written }[] = [];
-  const file: ImageFile = {
+  const file: FillFile = {
+    keepsBytes: true,
     sizeBytes: before.length,
     read: () => Promise.reject(new Error('nothing is read')),
     write: (offset, bytes) => {

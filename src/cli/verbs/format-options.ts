@@ -20,9 +20,11 @@ export function formatOptions(): Option {
     .default([], 'none');
 }
 
-type Setter = (text: string, name: string) => NewImageOptions;
+/** Says what an option of the command line means to the image. */
+export type Setter = (text: string, name: string) => NewImageOptions;
 
-const SETTERS: Readonly<Record<string, Setter>> = {
+/** Options of qcow2 that stand in the header. */
+export const SETTERS: Readonly<Record<string, Setter>> = {
   compat: (text) => ({ version: versionOf(text) }),
   cluster_size: (text, name) => ({ clusterBits: bitsOf(parseSize(text), name, text) }),
   refcount_bits: (text, name) => ({ refcountOrder: bitsOf(Number(text), name, text) }),
@@ -37,9 +39,7 @@ const SETTERS: Readonly<Record<string, Setter>> = {
 
 /** The options of a qcow2 image; a raw one has none. */
 export function imageOptionsOf(format: 'raw' | 'qcow2', given: GivenOptions): NewImageOptions {
-  const pairs = optionPairs(given.options);
-  if (given.backing !== undefined) pairs.set('backing_file', given.backing);
-  if (given.backingFormat !== undefined) pairs.set('backing_fmt', given.backingFormat);
+  const pairs = pairsOf(given);
   const [first] = pairs.keys();
   if (format === 'raw' && first !== undefined) {
     throw invalid(`'${first}' is for qcow2 images: pass -O qcow2`);
@@ -57,20 +57,28 @@ export function imageOptionsOf(format: 'raw' | 'qcow2', given: GivenOptions): Ne
 
 /** Names and values; the last one of a name counts. */
 export function optionPairs(lists: readonly string[]): Map<string, string> {
-  return new Map(lists.flatMap(split).map((pair) => pairOf(pair)));
+  return new Map(lists.flatMap(splitList).map((pair) => pairOf(pair)));
+}
+
+/** Names and values; what has an option of its own counts more. */
+export function pairsOf(given: GivenOptions): Map<string, string> {
+  const pairs = optionPairs(given.options);
+  if (given.backing !== undefined) pairs.set('backing_file', given.backing);
+  if (given.backingFormat !== undefined) pairs.set('backing_fmt', given.backingFormat);
+  return pairs;
 }
 
 /** A comma that is part of a value is doubled. */
-function split(list: string): string[] {
+export function splitList(list: string): string[] {
   return list.split(/(?<!,),(?!,)/).map((part) => part.replaceAll(',,', ','));
 }
 
-function pairOf(pair: string): [name: string, value: string] {
+export function pairOf(pair: string): [name: string, value: string] {
   const at = pair.indexOf('=');
   return at < 0 ? [pair, 'on'] : [pair.slice(0, at), pair.slice(at + 1)];
 }
 
-function backingOf(name: string | undefined, format: string | undefined) {
+export function backingOf(name: string | undefined, format: string | undefined) {
   if (name === undefined) {
     if (format === undefined) return undefined;
     throw invalid('a backing format was given (-F) and no backing file (-b, -B)');

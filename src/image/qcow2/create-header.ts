@@ -5,8 +5,10 @@ import {
   COMPATIBLE_LAZY_REFCOUNTS_BIT,
   COMPRESSION_DEFLATE,
   COMPRESSION_ZSTD,
+  CRYPT_LUKS,
   EXTENSION_BACKING_FORMAT,
   EXTENSION_DATA_FILE,
+  EXTENSION_ENCRYPTION,
   EXTENSION_FEATURE_NAMES,
   HEADER_AUTOCLEAR_FEATURES,
   HEADER_BACKING_FILE_OFFSET,
@@ -15,6 +17,7 @@ import {
   HEADER_CLUSTER_BITS,
   HEADER_COMPATIBLE_FEATURES,
   HEADER_COMPRESSION_TYPE,
+  HEADER_CRYPT_METHOD,
   HEADER_INCOMPATIBLE_FEATURES,
   HEADER_L1_SIZE,
   HEADER_L1_TABLE_OFFSET,
@@ -33,8 +36,9 @@ import {
   QCOW2_MAGIC,
 } from '../../abi/qcow2.ts';
 import { invalid } from '../../arguments.ts';
-import type { NewLayout } from './create-layout.ts';
+import { firstClusters, type NewLayout } from './create-layout.ts';
 import type { NewImage } from './create-options.ts';
+import { luksAreaBytes } from './luks-options.ts';
 
 /** With the compression type, to a multiple of 8. */
 const HEADER_BYTES_V3 = 112;
@@ -48,7 +52,7 @@ export function headerOf(image: NewImage, layout: NewLayout): Uint8Array {
   if (image.version === 3) writeVersion3(view, image);
   const start = image.version === 3 ? HEADER_BYTES_V3 : HEADER_BYTES_V2;
   const name = utf8(image.backing?.name ?? '');
-  const end = writeExtensions(bytes, start, extensionsOf(image), name.length);
+  const end = writeExtensions(bytes, start, extensionsOf(image, layout), name.length);
   if (name.length === 0) return bytes;
   view.setBigUint64(HEADER_BACKING_FILE_OFFSET, BigInt(end));
   view.setUint32(HEADER_BACKING_FILE_SIZE, name.length);
@@ -58,12 +62,13 @@ export function headerOf(image: NewImage, layout: NewLayout): Uint8Array {
 
 function writeFixed(view: DataView, image: NewImage, layout: NewLayout): void {
   const { clusterBytes } = image;
-  const { refcountTableClusters, refcountBlocks, l1Entries } = layout;
-  const l1Offset = (1 + refcountTableClusters + refcountBlocks) * clusterBytes;
+  const { refcountTableClusters, l1Entries } = layout;
+  const l1Offset = firstClusters(layout).l1 * clusterBytes;
   view.setUint32(HEADER_MAGIC, QCOW2_MAGIC);
   view.setUint32(HEADER_VERSION, image.version);
   view.setUint32(HEADER_CLUSTER_BITS, image.clusterBits);
   view.setBigUint64(HEADER_SIZE, BigInt(image.sizeBytes));
+  if (image.encryption !== undefined) view.setUint32(HEADER_CRYPT_METHOD, CRYPT_LUKS);
   view.setUint32(HEADER_L1_SIZE, l1Entries);
   view.setBigUint64(HEADER_L1_TABLE_OFFSET, BigInt(l1Entries === 0 ? 0 : l1Offset));
   view.setBigUint64(HEADER_REFCOUNT_TABLE_OFFSET, BigInt(clusterBytes));
@@ -96,13 +101,20 @@ interface Extension {
   readonly data: Uint8Array;
 }
 
-function extensionsOf({ version, clusterBytes, backing, dataFile }: NewImage): Extension[] {
+function extensionsOf(image: NewImage, layout: NewLayout): Extension[] {
+  const { version, clusterBytes, backing, dataFile, encryption } = image;
   const extensions: Extension[] = [];
   if (backing !== undefined) {
     extensions.push({ type: EXTENSION_BACKING_FORMAT, data: utf8(backing.format) });
   }
   if (dataFile !== undefined) {
     extensions.push({ type: EXTENSION_DATA_FILE, data: utf8(dataFile.name) });
+  }
+  if (encryption !== undefined) {
+    const area = new DataView(new ArrayBuffer(16));
+    area.setBigUint64(0, BigInt(firstClusters(layout).luks * clusterBytes));
+    area.setBigUint64(8, BigInt(luksAreaBytes(encryption)));
+    extensions.push({ type: EXTENSION_ENCRYPTION, data: new Uint8Array(area.buffer) });
   }
   if (version === 3 && clusterBytes > FEATURE_NAMES_ABOVE_BYTES) {
     extensions.push({ type: EXTENSION_FEATURE_NAMES, data: featureNames() });

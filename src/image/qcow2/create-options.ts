@@ -7,6 +7,10 @@ import {
   REFCOUNT_ORDER_MAX,
 } from '../../abi/qcow2.ts';
 import { invalid, toSwitch, toWhole } from '../../arguments.ts';
+import { checkNewLuks, type NewLuks } from './luks-options.ts';
+
+/** What is set aside for data that is not there yet. */
+export type Preallocation = 'off' | 'metadata' | 'falloc' | 'full';
 
 /** Options of createImage; all but the size are optional. */
 export interface CreateOptions {
@@ -31,6 +35,13 @@ export interface CreateOptions {
    * of the disk; it must have as many bytes, to whole clusters. There is no backing file then.
    */
   readonly dataFile?: { readonly name: string; readonly raw: boolean };
+  /**
+   * `metadata`: every cluster has its place, which may be a hole of the file; `falloc`: the host
+   * has set it aside; `full`: it is written. Default off.
+   */
+  readonly preallocation?: Preallocation;
+  /** The data is encrypted. Default: it is not. */
+  readonly encryption?: NewLuks;
 }
 
 /** CreateOptions without gaps. */
@@ -42,6 +53,7 @@ export interface NewImage extends CreateOptions {
   readonly extendedL2: boolean;
   readonly lazyRefcounts: boolean;
   readonly compression: 'deflate' | 'zstd';
+  readonly preallocation: Preallocation;
 }
 
 const SECTOR_BYTES = 512;
@@ -52,6 +64,7 @@ const LARGEST_BYTES = Number.MAX_SAFE_INTEGER - SECTOR_BYTES;
 /** @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT for options that no image can have */
 export function newImageOf(options: CreateOptions): NewImage {
   const { version = 3, compression = 'deflate', backing, dataFile } = options;
+  const { preallocation = 'off', encryption } = options;
   const { clusterBits = DEFAULT_CLUSTER_BITS, refcountOrder = V2_REFCOUNT_ORDER } = options;
   toWhole(version, 'version', 2, 3);
   toWhole(options.sizeBytes, 'sizeBytes', 0, LARGEST_BYTES);
@@ -60,6 +73,8 @@ export function newImageOf(options: CreateOptions): NewImage {
   const lowestBits = extendedL2 ? EXTENDED_L2_CLUSTER_BITS_MIN : CLUSTER_BITS_MIN;
   toWhole(clusterBits, 'clusterBits', lowestBits, CLUSTER_BITS_MAX);
   checkOneOf(compression, 'compression', ['deflate', 'zstd']);
+  checkPreallocation(preallocation, ['off', 'metadata', 'falloc', 'full']);
+  if (encryption !== undefined) checkNewLuks(encryption);
   if (backing !== undefined) {
     checkName(backing.name, 'backing.name');
     checkOneOf(backing.format, 'backing.format', ['raw', 'qcow2']);
@@ -75,8 +90,10 @@ export function newImageOf(options: CreateOptions): NewImage {
     extendedL2,
     lazyRefcounts: toSwitch(options.lazyRefcounts, 'lazyRefcounts'),
     compression,
+    preallocation,
   };
   checkTogether(image);
+  checkMapped(image);
   return image;
 }
 
@@ -91,6 +108,27 @@ function checkTogether(image: NewImage): void {
   if (toSwitch(dataFile.raw, 'dataFile.raw') && image.backing !== undefined) {
     throw invalid('a raw data file holds the whole disk; there cannot be a backing file as well');
   }
+}
+
+/** What cannot be where every cluster has its place from the start. */
+function checkMapped({ preallocation, backing, version, extendedL2, ...image }: NewImage): void {
+  const { dataFile, encryption } = image;
+  if (encryption !== undefined && dataFile?.raw === true) {
+    throw invalid('a raw data file is not encrypted; leave out one of encryption and raw');
+  }
+  if (preallocation === 'off') return;
+  if (backing !== undefined && !extendedL2) {
+    const found = `preallocation ${preallocation} would hide the backing file`;
+    throw invalid(`${found}; pass extendedL2 with it, or leave out one of the two`);
+  }
+  if (encryption === undefined || version === 3 || preallocation === 'full') return;
+  const found = `preallocation ${preallocation} of an encrypted image of version 2 reads as noise`;
+  throw invalid(`${found}; use version 3, or preallocation full`);
+}
+
+/** @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT */
+export function checkPreallocation(value: string, known: readonly Preallocation[]): void {
+  checkOneOf(value, 'preallocation', known);
 }
 
 function checkOneOf(value: string, name: string, known: readonly string[]): void {

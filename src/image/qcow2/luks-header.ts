@@ -54,9 +54,9 @@ const NAME_BYTES = 32;
 const PAYLOAD_SECTOR = 104;
 const KEY_BYTES = 108;
 const DIGEST = 112;
-const DIGEST_BYTES = 20;
+export const DIGEST_BYTES = 20;
 const DIGEST_SALT = 132;
-const SALT_BYTES = 32;
+export const SALT_BYTES = 32;
 const DIGEST_ROUNDS = 164;
 const UUID = 168;
 const UUID_BYTES = 40;
@@ -232,4 +232,40 @@ function unknown(header: Fields, offset: number, found: string, known: string): 
   const advice = 'convert the image with the program that made it';
   const message = `it asks for ${found}, and sluice takes ${known}; ${advice}`;
   return header.refusal(offset, message, 'ERR_SLUICE_UNSUPPORTED');
+}
+
+/** A header with one key slot in use, the first one. */
+export interface NewLuksHeader extends Omit<LuksHeader, 'slots'> {
+  readonly uuid: string;
+  readonly slot: Pick<LuksKeySlot, 'rounds' | 'salt' | 'stripes'>;
+  /** Where the key of each slot begins. */
+  readonly slotOffsets: readonly number[];
+  /** Bytes of the area. */
+  readonly areaBytes: number;
+}
+
+/** The bytes of a new header. */
+export function luksHeaderBytes(header: NewLuksHeader): Uint8Array {
+  const bytes = Buffer.alloc(LUKS_HEADER_BYTES);
+  bytes.write(MAGIC_TEXT, MAGIC, 'latin1');
+  bytes.writeUInt16BE(1, VERSION);
+  bytes.write('aes', CIPHER);
+  bytes.write('xts-plain64', MODE);
+  bytes.write(header.hash, HASH);
+  bytes.writeUInt32BE(header.areaBytes / SECTOR_SIZE, PAYLOAD_SECTOR);
+  bytes.writeUInt32BE(header.keyBytes, KEY_BYTES);
+  bytes.set(header.digest, DIGEST);
+  bytes.set(header.digestSalt, DIGEST_SALT);
+  bytes.writeUInt32BE(header.digestRounds, DIGEST_ROUNDS);
+  bytes.write(header.uuid, UUID);
+  const { rounds, salt, stripes } = header.slot;
+  for (const [index, offset] of header.slotOffsets.entries()) {
+    const at = SLOTS + index * SLOT_BYTES;
+    bytes.writeUInt32BE(index === 0 ? SLOT_ENABLED : SLOT_DISABLED, at + SLOT_STATE);
+    bytes.writeUInt32BE(offset / SECTOR_SIZE, at + SLOT_OFFSET);
+    bytes.writeUInt32BE(stripes, at + SLOT_STRIPES);
+  }
+  bytes.writeUInt32BE(rounds, SLOTS + SLOT_ROUNDS);
+  bytes.set(salt, SLOTS + SLOT_SALT);
+  return bytes;
 }

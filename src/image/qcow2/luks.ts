@@ -108,7 +108,7 @@ function mergeStripes(
 }
 
 /** Each digest-sized block becomes the hash of its number and itself; the last one may be cut. */
-function diffuse(key: Uint8Array, hash: LuksHash): void {
+export function diffuse(key: Uint8Array, hash: LuksHash): void {
   const source = Buffer.from(key);
   const number = Buffer.alloc(4);
   for (let at = 0, block = 0; at < key.length; block++) {

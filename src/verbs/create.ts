@@ -1,0 +1,142 @@
+/** A new, empty image. */
+import { dirname, resolve } from 'node:path';
+
+import { invalid, toNumber } from '../arguments.ts';
+import { NewFile } from '../copy/new-file.ts';
+import { NewImageFile } from '../copy/new-image-file.ts';
+import type { ByteCount } from '../disk-types.ts';
+import { hasProtocol, type NamedFilePolicy } from '../image/chain.ts';
+import { fill, type FillProgress, type FillWork } from '../image/fill.ts';
+import type { ImageFormat } from '../image/format.ts';
+import { createImage, type CreateOptions } from '../image/qcow2/create.ts';
+import { layoutOf } from '../image/qcow2/create-layout.ts';
+import {
+  checkPreallocation,
+  newImageOf,
+  type Preallocation,
+} from '../image/qcow2/create-options.ts';
+import { backingBytes, refuseSameFile } from './create-names.ts';
+
+/** What only a qcow2 image is made with. */
+export type NewQcow2Options = Omit<CreateOptions, 'sizeBytes' | 'preallocation'>;
+
+/** Options of `create`. */
+export interface CreateImageOptions {
+  /** Default raw. */
+  readonly format?: ImageFormat | undefined;
+  /** Of the disk, rounded up to sectors of 512; without it: that of the backing file. */
+  readonly sizeBytes?: ByteCount | undefined;
+  /** Default off. `metadata` is for qcow2. */
+  readonly preallocation?: Preallocation | undefined;
+  /** Of a qcow2 image. Names in it are as they stand in the image: they begin in its folder. */
+  readonly image?: NewQcow2Options | undefined;
+  /** Which backing files may be opened; default none. */
+  readonly backing?: NamedFilePolicy | undefined;
+  /** Opens the backing file, which must be what it is said to be; default true. */
+  readonly openBacking?: boolean | undefined;
+  /** Stops the work; then nothing was made. */
+  readonly signal?: AbortSignal | undefined;
+  /** Told where data is set aside or written. */
+  readonly onProgress?: ((progress: FillProgress) => void) | undefined;
+}
+
+/** What was made. */
+export interface CreatedImage {
+  readonly path: string;
+  readonly format: ImageFormat;
+  /** Of the disk. */
+  readonly sizeBytes: number;
+}
+
+const SECTOR_BYTES = 512;
+
+/**
+ * Makes an image, and its data file if there is to be one. A file takes its name when it is whole
+ * and stable: until then what has the name stays as it is. A block device is written where it is.
+ * @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT for options that no image can have, before
+ *   anything is made; ERR_SLUICE_LOCKED where an image that is in use has the name;
+ *   ERR_SLUICE_FILE_REFUSED for a backing file that may not be opened
+ */
+export async function create(
+  path: string,
+  options: CreateImageOptions = {},
+): Promise<CreatedImage> {
+  const { format = 'raw', signal } = options;
+  signal?.throwIfAborted();
+  if (format === 'raw') return await createRaw(path, options);
+  if (format === 'qcow2') return await createQcow2(path, options);
+  throw invalid(`format is 'raw' or 'qcow2', not ${String(format)}`);
+}
+
+async function createRaw(path: string, options: CreateImageOptions): Promise<CreatedImage> {
+  const { preallocation: how = 'off', image = {} } = options;
+  checkPreallocation(how, ['off', 'falloc', 'full']);
+  const [first] = Object.entries(image).find(([, value]) => value !== undefined) ?? [];
+  if (first !== undefined)
+    throw invalid(`${first} is for qcow2 images: pass format: 'qcow2' (-f qcow2)`);
+  if (options.sizeBytes === undefined) throw noSize();
+  const asked = toNumber(options.sizeBytes, 'sizeBytes');
+  const sizeBytes = Math.ceil(asked / SECTOR_BYTES) * SECTOR_BYTES;
+  await using file = await NewFile.create(path);
+  const bytes = new NewImageFile(file, path);
+  await bytes.truncate(sizeBytes);
+  await fill(bytes, { from: 0, to: sizeBytes, how }, workOf(options));
+  await finish(options, [file]);
+  return { path, format: 'raw', sizeBytes };
+}
+
+async function createQcow2(path: string, options: CreateImageOptions): Promise<CreatedImage> {
+  const { image = {}, preallocation = 'off', openBacking = true } = options;
+  const { dataFile } = image;
+  // Names and numbers are refused before a file is opened for them.
+  newImageOf({ ...image, preallocation, sizeBytes: 0 });
+  const { sizeBytes, ...names } = await sizeOf(path, options, openBacking);
+  const made = newImageOf({ ...image, preallocation, sizeBytes });
+  layoutOf(made);
+  const dataPath = dataFile === undefined ? undefined : pathOfData(path, dataFile.name);
+  await refuseSameFile(path, { ...names, data: dataPath });
+  await using file = await NewFile.create(path);
+  if (dataPath === undefined) {
+    await createImage(new NewImageFile(file, path), made, workOf(options));
+    await finish(options, [file]);
+  } else {
+    await using data = await NewFile.create(dataPath);
+    const dataFile = new NewImageFile(data, dataPath);
+    await createImage(new NewImageFile(file, path), made, { ...workOf(options), dataFile });
+    // The data file has its name first: an image without it would be no disk.
+    await finish(options, [data, file]);
+  }
+  return { path, format: 'qcow2', sizeBytes: made.sizeBytes };
+}
+
+/** Where the image will look for it. */
+function pathOfData(path: string, name: string): string {
+  if (!hasProtocol(name)) return resolve(dirname(path), name);
+  throw invalid(`dataFile.name is a path, and ${JSON.stringify(name)} begins with a protocol`);
+}
+
+async function finish({ signal }: CreateImageOptions, files: readonly NewFile[]): Promise<void> {
+  signal?.throwIfAborted();
+  for (const file of files) await file.finish(true);
+}
+
+function workOf({ signal, onProgress }: CreateImageOptions): FillWork {
+  return { signal, onProgress };
+}
+
+/** The size that was given, or the backing file's; and where that is. */
+async function sizeOf(path: string, options: CreateImageOptions, openBacking: boolean) {
+  const { sizeBytes, image: { backing } = {} } = options;
+  const given = sizeBytes === undefined ? undefined : toNumber(sizeBytes, 'sizeBytes');
+  if (backing === undefined || !openBacking) {
+    if (given === undefined) throw noSize();
+    const name = backing === undefined ? undefined : resolve(dirname(path), backing.name);
+    return { sizeBytes: given, backing: name };
+  }
+  const found = await backingBytes(path, backing, options);
+  return { sizeBytes: given ?? found.sizeBytes, backing: found.path };
+}
+
+function noSize(): Error {
+  return invalid('the size of the disk is missing; pass sizeBytes');
+}
