@@ -2,7 +2,7 @@
  * The command line: which commands there are, and how `sluice` says no.
  *
  * A refusal is one line `sluice: message (CODE)` on stderr, a usage error points at the help; both
- * exit with 1. Answers to --help and --version and the result of `crash` go to stdout.
+ * exit with 1, and where a verb has other codes, its help says so. Results go to stdout.
  */
 import { Command, CommanderError } from 'commander';
 import { addCrash } from './crash-command.ts';
@@ -33,6 +33,7 @@ Examples:
   sluice serve -t disk.img                  NBD on 127.0.0.1:10809
   sluice serve -t -k disk.sock disk.img     NBD on a unix socket
   sluice serve --help                       cache modes and more
+  sluice convert -O qcow2 disk.img new.qcow2
   sluice crash                              cut the power at every step`;
 
 /** Runs the command that `argv` names, and ends the process with its exit code. */
@@ -62,13 +63,15 @@ function exitCode(usual: number): number {
 
 function makeProgram(terminal: Terminal): Command {
   const program = new Command('sluice')
-    .description('A block engine with honest flushes: shares disks over NBD.')
+    .description(
+      'A block engine with honest flushes: shares disk images, and makes and changes them.',
+    )
     .usage('COMMAND [OPTIONS]')
     .option('-V, --version', 'print the version')
     .option('--output <format>', 'human or json, for --version', 'human')
     .helpOption('-h, --help', 'print this help')
     .helpCommand(false)
-    .configureHelp({ subcommandTerm: (command) => `${command.name()} ${command.usage()}` })
+    .configureHelp({ subcommandTerm: (command) => command.name() })
     .exitOverride()
     .configureOutput({
       outputError: (message) => terminal.error(message.trimEnd().replace(/^error: /, '')),

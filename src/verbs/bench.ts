@@ -20,7 +20,7 @@ export interface BenchOptions extends Omit<OpenOptions, 'writable'> {
   readonly pattern?: number | undefined;
   /** A flush after as many writes; 0: none. */
   readonly flushEvery?: number | undefined;
-  /** A flush waits for the writes before it, and those after it wait for the flush. Default true. */
+  /** A flush waits for the writes before it, and those after it for the flush. Default true. */
   readonly drain?: boolean | undefined;
 }
 

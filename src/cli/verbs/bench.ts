@@ -124,7 +124,7 @@ function humanText(result: image.BenchResult, { write, size, depth }: BenchOptio
   const lines = [
     `${result.requests} ${kind} of ${size} bytes, ${depth} at once: ${seconds.toFixed(3)} seconds`,
     `${formatCount(iops)} requests/s, ${formatBytes(bw_bytes)}/s`,
-    `latency: ${['mean ' + micros(clat_ns.mean), ...shares, 'max ' + micros(clat_ns.max)].join(', ')}`,
+    `latency: mean ${micros(clat_ns.mean)}, ${shares.join(', ')}, max ${micros(clat_ns.max)}`,
   ];
   return `${lines.join('\n')}\n`;
 }

@@ -15,8 +15,10 @@ import {
 } from './common.ts';
 import { keyOption, readKey } from './key.ts';
 import { formatOptions, imageOptionsOf } from './format-options.ts';
+import type { SnapshotChoice } from '../../image/qcow2/snapshot-header.ts';
 import { withProgress } from './progress.ts';
 import { parseSize } from './size.ts';
+import { snapshotOption } from './snapshot-choice.ts';
 
 const NOTES = `
 The target takes its name when it is whole: until then what has the name stays,
@@ -36,7 +38,7 @@ interface ConvertOptions extends CommonOptions, ChainOptions {
   readonly backingFormat?: 'raw' | 'qcow2';
   readonly compress?: true;
   readonly sparse?: number;
-  readonly snapshot?: string;
+  readonly snapshot?: SnapshotChoice;
   readonly skipCreate?: true;
   readonly targetIsZero?: true;
   readonly salvage?: true;
@@ -70,9 +72,7 @@ export function addConvert(program: Command, terminal: Terminal): void {
 function sourceOptions(): Option[] {
   return [
     formatOption('-f, --format <fmt>', 'the images'),
-    new Option('-l, --snapshot <name>', 'the disk as an internal snapshot has it').argParser(
-      snapshotName,
-    ),
+    snapshotOption('the disk as a snapshot of the image has it'),
     new Option('--salvage', 'what cannot be read is zeroes, and said'),
     keyOption(),
     forceShareOption(),
@@ -146,12 +146,6 @@ async function convert(
       signal,
     }),
   );
-}
-
-/** `snapshot.id=ID`, `snapshot.name=NAME`, or one of both alone. */
-function snapshotName(text: string): string {
-  const [, named] = /^snapshot\.(?:id|name)=(.*)$/.exec(text) ?? [];
-  return named ?? text;
 }
 
 function sparseSize(text: string): number {

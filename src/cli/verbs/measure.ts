@@ -1,6 +1,7 @@
 /** `sluice measure`. */
 import { type Command, Option } from 'commander';
 import { invalid } from '../../arguments.ts';
+import type { SnapshotChoice } from '../../image/qcow2/snapshot-header.ts';
 import { image, type ImageFormat } from '../../node.ts';
 import { writeResult } from '../output.ts';
 import {
@@ -20,6 +21,7 @@ import { formatOptions } from './format-options.ts';
 import { keyOption, readKey } from './key.ts';
 import { readSecrets, secretOption, type SecretOptions } from './secret.ts';
 import { sizeArgument } from './size.ts';
+import { snapshotOption } from './snapshot-choice.ts';
 
 const NOTES = `
 Says how large the file of a new image will be: at first, or as a copy of IMAGE
@@ -38,8 +40,6 @@ interface MeasureOptions extends CommonOptions, ChainOptions, SecretOptions {
   readonly keyFile?: string;
 }
 
-type SnapshotChoice = NonNullable<image.MeasureOptions['snapshot']>;
-
 export function addMeasure(program: Command): void {
   addVerb(program, {
     name: 'measure',
@@ -54,10 +54,7 @@ export function addMeasure(program: Command): void {
         .default('raw'),
       formatOptions(),
       new Option('--size <size>', 'of the disk, where no image is copied').argParser(sizeArgument),
-      new Option(
-        '-l, --snapshot <snapshot>',
-        'of the image: its id or name; or snapshot.id=ID, snapshot.name=NAME',
-      ).argParser(snapshotChoice),
+      snapshotOption('a snapshot of the image'),
       outputOption(),
       secretOption(),
       keyOption(),
@@ -96,18 +93,6 @@ function sourceOf(path: string | undefined, size: number | undefined) {
   if (path !== undefined && size === undefined) return path;
   if (path === undefined && size !== undefined) return { sizeBytes: size };
   throw invalid('either --size SIZE or one image is measured');
-}
-
-/** As qemu-img takes it: a list of `snapshot.` options, or else an id or a name. */
-function snapshotChoice(text: string): SnapshotChoice {
-  if (!text.startsWith('snapshot.')) return text;
-  const pairs = new Map(
-    text.split(',').map((pair) => [pair.split('=', 1)[0], pair.slice(pair.indexOf('=') + 1)]),
-  );
-  const id = pairs.get('snapshot.id');
-  const name = pairs.get('snapshot.name');
-  if ((id ?? name) === undefined) return text;
-  return { ...(id === undefined ? {} : { id }), ...(name === undefined ? {} : { name }) };
 }
 
 function humanText(found: image.ImageMeasure): string {
