@@ -227,7 +227,7 @@ describe('numbers for people', () => {
     [1023, '1023 B'],
     [1536, '1.5 KiB'],
     [2 ** 30, '1 GiB'],
-    [2 ** 70, '1048576 PiB'],
+    [2 ** 80, '1048576 EiB'],
   ])('%d bytes are %s', (bytes, text) => expect(formatBytes(bytes)).toBe(text));
 
   it.each([
