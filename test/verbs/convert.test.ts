@@ -12,6 +12,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { beforeAll, expect, it } from 'vitest';
 
+import type { image } from '../../src/node.ts';
 import { Running, sluice, SLUICE } from '../cli/sluice.ts';
 import { Random } from '../engine/random.ts';
 import { qemu } from '../image/bad-inputs/bases.ts';
@@ -23,17 +24,25 @@ const MIB = 2 ** 20;
 const SEED = 3;
 const ROUND_TRIPS = 25;
 
-/** Ways to make an image: options of `sluice convert`. */
-const WAYS: readonly (readonly string[])[] = [
-  ['-O', 'raw'],
-  ['-O', 'raw', '-S', '0'],
-  ['-O', 'qcow2'],
-  ['-O', 'qcow2', '-c'],
-  ['-O', 'qcow2', '-c', '-o', 'compression_type=zstd'],
-  ['-O', 'qcow2', '-o', 'cluster_size=512,refcount_bits=64'],
-  ['-O', 'qcow2', '-c', '-o', 'cluster_size=512,refcount_bits=1'],
-  ['-O', 'qcow2', '-o', 'cluster_size=16k,extended_l2=on'],
-  ['-O', 'qcow2', '-o', 'cluster_size=2M,compat=0.10', '-S', '64k'],
+type Options = image.ConvertOptions;
+
+/** The built package: its threads are files. */
+const BUILT = new URL('../../dist/node.js', import.meta.url).href;
+const { image: built } = (await import(BUILT)) as { image: typeof image };
+
+const QCOW2 = { targetFormat: 'qcow2' } as const;
+const ZSTD = { compression: 'zstd' } as const;
+/** Ways to make an image. */
+const WAYS: readonly Options[] = [
+  { targetFormat: 'raw' },
+  { targetFormat: 'raw', sparseBytes: 0 },
+  QCOW2,
+  { ...QCOW2, compress: true },
+  { ...QCOW2, compress: true, image: ZSTD },
+  { ...QCOW2, image: { clusterBits: 9, refcountOrder: 6 } },
+  { ...QCOW2, compress: true, image: { clusterBits: 9, refcountOrder: 0 } },
+  { ...QCOW2, image: { clusterBits: 14, extendedL2: true } },
+  { ...QCOW2, image: { clusterBits: 21, version: 2 }, sparseBytes: 65_536 },
 ];
 
 describeWithPeers(['qemu-img', 'qemu-io'], 'convert', () => {
@@ -43,7 +52,7 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'convert', () => {
     paths = makeImages(folder);
   });
   const target = join(folder, 'target');
-  const formatOf = (way: readonly string[]): string => (way.includes('qcow2') ? 'qcow2' : 'raw');
+  const backing = { folders: [folder] };
 
   async function convert(from: string, way: readonly string[], to = target): Promise<void> {
     const run = await sluice(['convert', ...way, from, to]);
@@ -61,8 +70,8 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'convert', () => {
 
   it.for(KINDS.map(({ name }) => name))('copies the disk of %s', async (name) => {
     for (const way of WAYS) {
-      await convert(paths.get(name)!, way);
-      expectSame(paths.get(name)!, formatOf(way));
+      await built.convert(paths.get(name)!, target, { backing, ...way });
+      expectSame(paths.get(name)!, way.targetFormat!);
     }
   });
 
@@ -90,6 +99,18 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'convert', () => {
     expectSame(from, 'qcow2');
   });
 
+  it('does by its flags what it does by its options', async () => {
+    const from = paths.get('default')!;
+    const flags = ['-c', '-o', 'compression_type=zstd,cluster_size=4k', '-S', '64k', '-m', '3'];
+    await convert(from, ['-O', 'qcow2', ...flags]);
+    expectSame(from, 'qcow2');
+    const made = { compression: 'zstd', clusterBits: 12 } as const;
+    const other = join(folder, 'other');
+    const options = { sparseBytes: 65_536, parallel: 3, image: made, compress: true };
+    await built.convert(from, other, { ...QCOW2, ...options });
+    expect(readFileSync(other).equals(readFileSync(target))).toBe(true);
+  });
+
   it('keeps the content through every order of formats', async () => {
     const random = new Random(SEED);
     const first = join(folder, 'trip-0');
@@ -99,12 +120,12 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'convert', () => {
       if (random.chance(0.6)) bytes.fill(random.pick([0, 1, 7]), at, end);
     }
     writeFileSync(first, bytes);
-    let [from, format] = [first, 'raw'];
+    let [from, format] = [first, 'raw' as 'raw' | 'qcow2'];
     for (let trip = 1; trip <= ROUND_TRIPS; trip++) {
       const to = join(folder, `trip-${trip}`);
       const way = random.pick(WAYS);
-      await convert(from, ['-f', format, ...way], to);
-      [from, format] = [to, formatOf(way)];
+      await built.convert(from, to, { format, ...way });
+      [from, format] = [to, way.targetFormat!];
     }
     const last = join(folder, 'last');
     await convert(from, ['-f', format, '-O', 'raw'], last);
@@ -116,8 +137,8 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'convert', () => {
       const from = join(folder, 'small');
       writeFileSync(from, Buffer.alloc(bytes, 5));
       for (const way of WAYS) {
-        await convert(from, ['-f', 'raw', ...way]);
-        expectSame(from, formatOf(way));
+        await built.convert(from, target, { format: 'raw', ...way });
+        expectSame(from, way.targetFormat!);
       }
     }
   });
