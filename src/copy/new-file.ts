@@ -11,6 +11,7 @@ import { basename, dirname, join } from 'node:path';
 
 import { type FileBackend, openFileBackend } from '../backend/file.ts';
 import { SluiceError } from '../errors.ts';
+import { refuseUri } from '../image/image-at.ts';
 
 /** Open for writing, under a name of its own. */
 export class NewFile implements AsyncDisposable {
@@ -37,6 +38,7 @@ export class NewFile implements AsyncDisposable {
 
   /** Makes the file for a path. */
   static async create(name: string): Promise<NewFile> {
+    refuseUri(name);
     const found = await stat(name).catch(() => undefined);
     const path = found === undefined ? name : await realpath(name);
     const old = found === undefined ? undefined : await lockOld(path);

@@ -55,6 +55,7 @@ export async function openImageAt(
   const { signal, lock } = options;
   const { direct, noFlush } = resolveCacheMode(options.cache).axes;
   signal?.throwIfAborted();
+  refuseUri(path);
   const files = { direct, noFlush, writable, lock, discard: 'unmap', anySize: true } as const;
   const backend = await openFileBackend(path, { ...files, lock: lock ?? 'auto' });
   try {
@@ -80,6 +81,15 @@ export async function openImageAt(
     await backend.close();
     throw error;
   }
+}
+
+/** A file of that name is more likely to be an accident than to be meant. */
+export function refuseUri(path: string): void {
+  const [, scheme] = /^([a-z][a-z+]*):\/\//i.exec(path) ?? [];
+  if (scheme === undefined) return;
+  const found = `${JSON.stringify(path)} is a URI (${scheme}), and images are named by their paths`;
+  const advice = 'copy it with nbdcopy, or write ./ before the name of a file';
+  throw new SluiceError('ERR_SLUICE_UNSUPPORTED', `${found}; ${advice}`, { path });
 }
 
 /** I1. */

@@ -12,11 +12,11 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { beforeAll, expect, it } from 'vitest';
 
-import type { image } from '../../src/node.ts';
+import type { image, openDisk } from '../../src/node.ts';
 import { Running, sluice, SLUICE } from '../cli/sluice.ts';
 import { Random } from '../engine/random.ts';
 import { qemu } from '../image/bad-inputs/bases.ts';
-import { imageFolder } from '../image/scratch.ts';
+import { expectRefusal, imageFolder } from '../image/scratch.ts';
 import { describeWithPeers } from '../support/peers.ts';
 import { KINDS, makeImages } from './images.ts';
 
@@ -28,7 +28,10 @@ type Options = image.ConvertOptions;
 
 /** The built package: its threads are files. */
 const BUILT = new URL('../../dist/node.js', import.meta.url).href;
-const { image: built } = (await import(BUILT)) as { image: typeof image };
+const { image: built, openDisk: openBuilt } = (await import(BUILT)) as {
+  image: typeof image;
+  openDisk: typeof openDisk;
+};
 
 const QCOW2 = { targetFormat: 'qcow2' } as const;
 const ZSTD = { compression: 'zstd' } as const;
@@ -251,6 +254,22 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'convert', () => {
     expect([run.code, run.stderr]).toEqual([1, expect.stringMatching(/no snapshot .*"none"/)]);
   });
 
+  it('copies an encrypted disk, with its key', async () => {
+    const path = join(folder, 'luks.qcow2');
+    const encryption = { key: 'secret' };
+    const luks = { ...encryption, iterTimeMs: 10 };
+    const made = { format: 'qcow2', sizeBytes: 3 * MIB, image: { encryption: luks } } as const;
+    await built.create(path, made);
+    const contents = Buffer.alloc(MIB, 'not to be read without a key');
+    const disk = await openBuilt(path, { format: 'qcow2', writable: true, encryption });
+    await disk.write(MIB, contents);
+    await disk.close();
+    await built.convert(path, target, { encryption });
+    const expected = Buffer.concat([Buffer.alloc(MIB), contents, Buffer.alloc(MIB)]);
+    expect(readFileSync(target).equals(expected)).toBe(true);
+    await expectRefusal(built.convert(path, target), 'ERR_SLUICE_KEY', /pass encryption/);
+  });
+
   it('copies several disks one behind the other', async () => {
     const [one, other] = [paths.get('extended')!, paths.get('default')!];
     const run = await sluice(['convert', '-O', 'qcow2', '-c', one, other, one, target]);
@@ -289,6 +308,7 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'convert', () => {
     ['unknown options', /no option 'colour'/, ['-O', 'qcow2', '-o', 'colour=red']],
     ['a cluster size of 3', /a power of two/, ['-O', 'qcow2', '-o', 'cluster_size=3']],
     ['a backing file without format', /pass -F raw/, ['-O', 'qcow2', '-B', 'x']],
+    ['URIs', /is a URI \(nbd\)/, ['nbd://localhost/']],
     ['--image-opts', /not supported: name the image by its path/, ['--image-opts']],
     ['-S 3', /power of two/, ['-S', '3']],
     ['-m 17', /from 1 to 16/, ['-m', '17']],
