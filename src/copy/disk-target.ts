@@ -1,5 +1,6 @@
 /** A disk that is there already: all of what is copied is written into it, zeroes too. */
 import type { Disk } from '../disk.ts';
+import { dataRuns } from './data-runs.ts';
 import type { Piece, Target } from './target.ts';
 
 const PIECE_BYTES = 2 * 1024 * 1024;
@@ -32,14 +33,10 @@ export class DiskTarget implements Target {
     if (sparseBytes === 0) return this.#disk.write(start, buffer.bytes.subarray(0, length));
     const granules = buffer.findData(length, sparseBytes).slice();
     const writing: Promise<void>[] = [];
-    for (let at = 0; at < granules.length;) {
-      const isData = granules[at] === 1;
-      const next = granules.indexOf(isData ? 0 : 1, at);
-      const end = next < 0 ? granules.length : next;
-      const [from, to] = [at * sparseBytes, Math.min(length, end * sparseBytes)];
-      if (isData) writing.push(this.#disk.write(start + from, buffer.bytes.subarray(from, to)));
+    for (const run of dataRuns(granules)) {
+      const [from, to] = [run.from * sparseBytes, Math.min(length, run.to * sparseBytes)];
+      if (run.isData) writing.push(this.#disk.write(start + from, buffer.bytes.subarray(from, to)));
       else writing.push(this.#putZeroes(start + from, to - from));
-      at = end;
     }
     await Promise.all(writing);
   }

@@ -4,6 +4,7 @@ import { ImageWriter } from '../image/qcow2/image-writer.ts';
 import type { CopyBuffer } from './buffers.ts';
 import type { CodecPool } from './codec-pool.ts';
 import type { CodecResult } from './codec-worker.ts';
+import { dataRuns } from './data-runs.ts';
 import type { FileWrites } from './file-writes.ts';
 import type { NewFile } from './new-file.ts';
 import type { Piece, Target } from './target.ts';
@@ -131,12 +132,12 @@ export class ImageTarget implements Target<CodecResult | undefined> {
     const data = buffer === undefined ? undefined : this.#dataOf(buffer, length);
     const runs: Run[] = [];
     const add = (from: number, to: number): void => {
-      for (let at = from; at < to;) {
-        const isData = data?.[at] === 1;
-        const next = data === undefined ? -1 : data.indexOf(isData ? 0 : 1, at);
-        const end = next < 0 ? to : Math.min(next, to);
-        runs.push({ kind: isData ? 'data' : 'zero', from: at, to: end });
-        at = end;
+      if (data === undefined) {
+        if (from < to) runs.push({ kind: 'zero', from, to });
+        return;
+      }
+      for (const run of dataRuns(data, from, to)) {
+        runs.push({ kind: run.isData ? 'data' : 'zero', from: run.from, to: run.to });
       }
     };
     let at = 0;

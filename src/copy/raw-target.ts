@@ -1,4 +1,5 @@
 /** A raw image that is new: zeroes are holes of the file. */
+import { dataRuns } from './data-runs.ts';
 import type { FileWrites } from './file-writes.ts';
 import type { NewFile } from './new-file.ts';
 import type { Piece, Target } from './target.ts';
@@ -31,14 +32,10 @@ export class RawTarget implements Target {
     const { sparseBytes } = this.#options;
     const bytes = buffer.bytes.subarray(0, length);
     if (sparseBytes === 0) return this.#writes.write(start, bytes);
-    const granules = buffer.findData(length, sparseBytes);
     const writes: Promise<void>[] = [];
-    for (let at = granules.indexOf(1); at >= 0;) {
-      const zero = granules.indexOf(0, at);
-      const end = zero < 0 ? granules.length : zero;
-      const [from, to] = [at * sparseBytes, Math.min(length, end * sparseBytes)];
-      writes.push(this.#writes.write(start + from, bytes.subarray(from, to)));
-      at = granules.indexOf(1, end);
+    for (const run of dataRuns(buffer.findData(length, sparseBytes))) {
+      const [from, to] = [run.from * sparseBytes, Math.min(length, run.to * sparseBytes)];
+      if (run.isData) writes.push(this.#writes.write(start + from, bytes.subarray(from, to)));
     }
     await Promise.all(writes);
   }

@@ -4,14 +4,17 @@ import { image } from '../../node.ts';
 import { invalid } from '../../arguments.ts';
 import { writeResult } from '../output.ts';
 import type { Terminal } from '../terminal.ts';
-import { cacheOption, type ChangeOptions, progressOption, quietOption } from './change-options.ts';
+import { type ChangeOptions } from './change-options.ts';
 import {
   addVerb,
   allowOption,
+  cacheOption,
   type ChainOptions,
   type CommonOptions,
   formatOption,
   policyOf,
+  progressOption,
+  quietOption,
 } from './common.ts';
 import { formatOptions, isOn, optionPairs, versionOf } from './format-options.ts';
 import { keyOption, readKey } from './key.ts';

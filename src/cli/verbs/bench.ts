@@ -1,12 +1,13 @@
 /** `sluice bench`. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { CACHE_MODES, type CacheModeName } from '../../cache-mode.ts';
+import type { CacheModeName } from '../../cache-mode.ts';
 import { image } from '../../node.ts';
 import { formatBytes, formatCount } from '../format.ts';
 import { writeResult } from '../output.ts';
 import {
   addVerb,
   allowOption,
+  cacheOption,
   type ChainOptions,
   type CommonOptions,
   forceShareOption,
@@ -15,6 +16,7 @@ import {
   lockOf,
   outputOption,
   policyOf,
+  quietOption,
 } from './common.ts';
 import { keyOption, readKey } from './key.ts';
 import { sizeArgument } from './size.ts';
@@ -81,11 +83,9 @@ function requestOptions(): Option[] {
 
 function hostOptions(): Option[] {
   return [
-    new Option('-t, --cache <mode>', 'cache mode')
-      .choices([...Object.keys(CACHE_MODES), 'unspecified'])
-      .default('writeback'),
+    cacheOption(),
     new Option('-n, --nocache', 'as -t none'),
-    new Option('-q, --quiet', 'say nothing but what cannot be done'),
+    quietOption(),
     keyOption(),
     forceShareOption(),
     allowOption(),

@@ -11,6 +11,7 @@ import {
   jsonText,
   lockOf,
   outputOption,
+  quietOption,
 } from './common.ts';
 
 const NOTES = `
@@ -47,7 +48,7 @@ export function addCheck(program: Command, terminal: Terminal): void {
         '-r, --repair <what>',
         'leaks: give back what nothing uses; all: also wrong refcounts and flags',
       ).choices(['leaks', 'all']),
-      new Option('-q, --quiet', 'say nothing but what cannot be done'),
+      quietOption(),
       forceShareOption(),
     ],
   })

@@ -3,14 +3,17 @@ import { type Command, Option } from 'commander';
 import { image } from '../../node.ts';
 import { writeResult } from '../output.ts';
 import type { Terminal } from '../terminal.ts';
-import { cacheOption, type ChangeOptions, progressOption, quietOption } from './change-options.ts';
+import { type ChangeOptions } from './change-options.ts';
 import {
   addVerb,
   allowOption,
+  cacheOption,
   type ChainOptions,
   type CommonOptions,
   formatOption,
   policyOf,
+  progressOption,
+  quietOption,
 } from './common.ts';
 import { keyOption, readKey } from './key.ts';
 import { withProgress } from './progress.ts';

@@ -1,6 +1,7 @@
 /** What the verbs of qemu-img have in common: their options, in its letters, and their output. */
 import { dirname } from 'node:path';
 import { type Command, Option } from 'commander';
+import { CACHE_MODES, type CacheModeName } from '../../cache-mode.ts';
 import type { ImageFormat, NamedFilePolicy } from '../../node.ts';
 
 /** Options that every verb has. */
@@ -62,6 +63,30 @@ export function outputOption(): Option {
   return new Option('--output <format>', 'how the result is written')
     .choices(['human', 'json'])
     .default('human');
+}
+
+export function quietOption(): Option {
+  return new Option('-q, --quiet', 'say nothing but what cannot be done');
+}
+
+export function progressOption(): Option {
+  return new Option('-p, --progress', 'say how far it is, also where there is no terminal');
+}
+
+export function cacheOption(
+  flags = '-t, --cache <mode>',
+  whose = 'the image',
+  usual: CacheModeName = 'writeback',
+): Option {
+  return new Option(flags, `cache mode of ${whose}; unsafe: it is not synced`)
+    .choices([...Object.keys(CACHE_MODES), 'unspecified'])
+    .default(usual);
+}
+
+export function targetFormatOption(what: string): Option {
+  return new Option('-O, --target-format <fmt>', `format of ${what}`)
+    .choices(['raw', 'qcow2'])
+    .default('raw');
 }
 
 export function forceShareOption(): Option {

@@ -14,6 +14,8 @@ import {
   lockOf,
   outputOption,
   policyOf,
+  progressOption,
+  quietOption,
 } from './common.ts';
 import { keyOption, readKey } from './key.ts';
 import { type ProgressOptions, withProgress } from './progress.ts';
@@ -51,8 +53,8 @@ export function addCompare(program: Command, terminal: Terminal): void {
       outputOption(),
       new Option('-s, --strict', 'other sizes and other allocations are differences, too'),
       keyOption(),
-      new Option('-p, --progress', 'say how far it is, also where there is no terminal'),
-      new Option('-q, --quiet', 'say nothing but what cannot be done'),
+      progressOption(),
+      quietOption(),
       forceShareOption(),
       allowOption(),
     ],

@@ -1,17 +1,21 @@
 /** `sluice convert`. */
 import { dirname } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { CACHE_MODES, type CacheModeName } from '../../cache-mode.ts';
+import type { CacheModeName } from '../../cache-mode.ts';
 import { image, type ImageFormat } from '../../node.ts';
 import type { Terminal } from '../terminal.ts';
 import {
   addVerb,
   allowOption,
+  cacheOption,
   type ChainOptions,
   type CommonOptions,
   forceShareOption,
   formatOption,
   lockOf,
+  progressOption,
+  quietOption,
+  targetFormatOption,
 } from './common.ts';
 import { keyOption, readKey } from './key.ts';
 import { formatOptions, imageOptionsOf } from './format-options.ts';
@@ -82,9 +86,7 @@ function sourceOptions(): Option[] {
 
 function targetOptions(): Option[] {
   return [
-    new Option('-O, --target-format <fmt>', 'format of the target')
-      .choices(['raw', 'qcow2'])
-      .default('raw'),
+    targetFormatOption('the target'),
     formatOptions(),
     new Option('-B, --backing <file>', 'backing file of the target: only the rest is copied'),
     new Option('-F, --backing-format <fmt>', 'format of the backing file').choices([
@@ -104,11 +106,9 @@ function targetOptions(): Option[] {
 function workOptions(): Option[] {
   return [
     new Option('-m, --coroutines <n>', 'pieces under way at once, 1 to 16 (8)').argParser(pieces),
-    new Option('-t, --cache <mode>', 'cache mode of the target; unsafe: it is not synced')
-      .choices([...Object.keys(CACHE_MODES), 'unspecified'])
-      .default('unsafe'),
-    new Option('-p, --progress', 'say how far it is, also where there is no terminal'),
-    new Option('-q, --quiet', 'say nothing but what cannot be done'),
+    cacheOption('-t, --cache <mode>', 'the target', 'unsafe'),
+    progressOption(),
+    quietOption(),
     new Option('-W, --out-of-order', 'taken; order costs nothing here'),
   ];
 }

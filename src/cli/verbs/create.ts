@@ -5,7 +5,7 @@ import { image, type ImageFormat } from '../../node.ts';
 import { humanSize } from '../format.ts';
 import { writeResult } from '../output.ts';
 import type { Terminal } from '../terminal.ts';
-import { addVerb, allowOption, type ChainOptions, policyOf } from './common.ts';
+import { addVerb, allowOption, type ChainOptions, policyOf, quietOption } from './common.ts';
 import { asksForHelp, listOptions, madeOptionsOf } from './create-options.ts';
 import { formatOptions } from './format-options.ts';
 import { keyOption, readKey } from './key.ts';
@@ -53,7 +53,7 @@ export function addCreate(program: Command, terminal: Terminal): void {
       formatOptions(),
       secretOption(),
       keyOption(),
-      new Option('-q, --quiet', 'say nothing but what cannot be done'),
+      quietOption(),
       allowOption(),
     ],
   })

@@ -1,5 +1,5 @@
 /** `sluice dd`. */
-import { type Command, Option } from 'commander';
+import type { Command } from 'commander';
 import { invalid } from '../../arguments.ts';
 import { image, type ImageFormat } from '../../node.ts';
 import type { Terminal } from '../terminal.ts';
@@ -12,6 +12,7 @@ import {
   formatOption,
   lockOf,
   policyOf,
+  targetFormatOption,
 } from './common.ts';
 import { withProgress } from './progress.ts';
 import { parseSize } from './size.ts';
@@ -41,9 +42,7 @@ export function addDd(program: Command, terminal: Terminal): void {
     notes: NOTES,
     options: [
       formatOption('-f, --format <fmt>', 'the image'),
-      new Option('-O, --target-format <fmt>', 'format of the target')
-        .choices(['raw', 'qcow2'])
-        .default('raw'),
+      targetFormatOption('the target'),
       forceShareOption(),
       allowOption(),
     ],

@@ -15,6 +15,7 @@ import {
   lockOf,
   outputOption,
   policyOf,
+  targetFormatOption,
 } from './common.ts';
 import { asksForHelp, listOptions, madeOptionsOf } from './create-options.ts';
 import { formatOptions } from './format-options.ts';
@@ -49,9 +50,7 @@ export function addMeasure(program: Command): void {
     notes: NOTES,
     options: [
       formatOption(),
-      new Option('-O, --target-format <fmt>', 'format of the new image')
-        .choices(['raw', 'qcow2'])
-        .default('raw'),
+      targetFormatOption('the new image'),
       formatOptions(),
       new Option('--size <size>', 'of the disk, where no image is copied').argParser(sizeArgument),
       snapshotOption('a snapshot of the image'),

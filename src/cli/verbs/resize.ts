@@ -3,7 +3,6 @@ import { type Command, Option } from 'commander';
 import { image } from '../../node.ts';
 import { writeResult } from '../output.ts';
 import type { Terminal } from '../terminal.ts';
-import { quietOption } from './change-options.ts';
 import {
   addVerb,
   allowOption,
@@ -11,6 +10,7 @@ import {
   type CommonOptions,
   formatOption,
   policyOf,
+  quietOption,
 } from './common.ts';
 import { keyOption, readKey } from './key.ts';
 import { parseSize } from './size.ts';

@@ -3,7 +3,7 @@ import { type Command, Option } from 'commander';
 import { image } from '../../node.ts';
 import { writeResult } from '../output.ts';
 import type { Terminal } from '../terminal.ts';
-import { onEach, quietOption } from './change-options.ts';
+import { onEach } from './change-options.ts';
 import {
   addVerb,
   type CommonOptions,
@@ -12,6 +12,7 @@ import {
   jsonText,
   lockOf,
   outputOption,
+  quietOption,
 } from './common.ts';
 import { snapshotLines } from './snapshot-list.ts';
 
