@@ -167,19 +167,24 @@ async function readStreams(
   const { header, path } = layer.image;
   if (header === undefined) throw new Error('a raw image has no streams');
   const { clusterBytes, compression } = header;
-  const bytes = new Uint8Array(to - from);
+  const bytes = codecs.take(to - from);
   await readAt(layer, from, bytes);
   const streams = extents.map(({ stream }) => {
     const { offset, length } = stream as Stream;
     return { offset: offset - from, length };
   });
   const plain = await codecs.decompress(compression, clusterBytes, bytes, streams);
-  for (const [index, extent] of extents.entries()) {
-    // The extent may be a part of the cluster.
-    const skipped = extent.start % clusterBytes;
-    if (plain.lengths[index] !== clusterBytes) throw damaged(path, extent, extent.start - skipped);
-    const cluster = plain.bytes.subarray(index * clusterBytes, (index + 1) * clusterBytes);
-    into.set(cluster.subarray(skipped, skipped + extent.length), extent.start - start);
+  try {
+    for (const [index, extent] of extents.entries()) {
+      // The extent may be a part of the cluster.
+      const skipped = extent.start % clusterBytes;
+      if (plain.lengths[index] !== clusterBytes)
+        throw damaged(path, extent, extent.start - skipped);
+      const at = index * clusterBytes + skipped;
+      into.set(plain.bytes.subarray(at, at + extent.length), extent.start - start);
+    }
+  } finally {
+    plain.release();
   }
 }
 

@@ -6,6 +6,16 @@ import { Worker } from 'node:worker_threads';
 import type { Compression } from '../image/qcow2/codec.ts';
 import type { CodecResult, CodecStream, CodecTask } from './codec-worker.ts';
 
+/** What came of a task. */
+export interface Codings {
+  /** Streams one behind the other, or plain clusters. */
+  readonly bytes: Uint8Array;
+  /** Of each stream; 0: the cluster did not become smaller. Decompressing: 0: it is damaged. */
+  readonly lengths: readonly number[];
+  /** The bytes are not needed any more. */
+  release(): void;
+}
+
 interface Waiting {
   readonly resolve: (result: CodecResult) => void;
   readonly reject: (error: unknown) => void;
@@ -15,47 +25,69 @@ interface Waiting {
 export class CodecPool implements AsyncDisposable {
   readonly #most: number;
   readonly #workers: CodecThread[] = [];
+  /** Buffers that nobody uses, by their size: fresh ones cost a page fault for each page. */
+  readonly #free = new Map<number, ArrayBuffer[]>();
 
   constructor(most = availableParallelism()) {
     this.#most = most;
   }
 
-  /** Compresses clusters; those that do not become smaller have length 0. Takes the bytes over. */
+  /** Room for what is to be compressed or decompressed. */
+  take(length: number): Uint8Array<ArrayBuffer> {
+    const size = Math.max(LEAST_BYTES, 2 ** Math.ceil(Math.log2(length)));
+    return new Uint8Array(this.#free.get(size)?.pop() ?? new ArrayBuffer(size), 0, length);
+  }
+
+  /** Compresses clusters in bytes that were taken, which are handed over. */
   compress(
     compression: Compression,
     clusterBytes: number,
-    bytes: Uint8Array,
-  ): Promise<CodecResult> {
-    return this.#run({ compression, clusterBytes, bytes });
+    bytes: Uint8Array<ArrayBuffer>,
+  ): Promise<Codings> {
+    return this.#run({ compression, clusterBytes, bytes, out: this.take(bytes.length) });
   }
 
-  /** Decompresses streams; damaged ones have length 0. Takes the bytes over. */
+  /** Decompresses streams in bytes that were taken, which are handed over. */
   decompress(
     compression: Compression,
     clusterBytes: number,
-    bytes: Uint8Array,
+    bytes: Uint8Array<ArrayBuffer>,
     streams: readonly CodecStream[],
-  ): Promise<CodecResult> {
-    return this.#run({ compression, clusterBytes, bytes, streams });
+  ): Promise<Codings> {
+    const out = this.take(streams.length * clusterBytes);
+    return this.#run({ compression, clusterBytes, bytes, streams, out });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all(this.#workers.map((worker) => worker.end()));
   }
 
+  async #run(task: Omit<CodecTask, 'id'>): Promise<Codings> {
+    const { bytes, input, lengths } = await this.#thread().run(task);
+    this.#give(input);
+    return { bytes, lengths, release: () => this.#give(bytes) };
+  }
+
+  #give({ buffer }: Uint8Array): void {
+    const size = buffer.byteLength;
+    this.#free.set(size, [...(this.#free.get(size) ?? []), buffer as ArrayBuffer]);
+  }
+
   /** The thread with the least to do. */
-  #run(task: Omit<CodecTask, 'id'>): Promise<CodecResult> {
+  #thread(): CodecThread {
     const idle = this.#workers.find(({ load }) => load === 0);
-    if (idle !== undefined) return idle.run(task);
+    if (idle !== undefined) return idle;
     if (this.#workers.length < this.#most) {
       const worker = new CodecThread();
       this.#workers.push(worker);
-      return worker.run(task);
+      return worker;
     }
     const [first, ...others] = this.#workers as [CodecThread, ...CodecThread[]];
-    return others.reduce((best, other) => (other.load < best.load ? other : best), first).run(task);
+    return others.reduce((best, other) => (other.load < best.load ? other : best), first);
   }
 }
+
+const LEAST_BYTES = 65536;
 
 class CodecThread {
   readonly #worker = new Worker(new URL('./codec-worker.js', import.meta.url));
@@ -83,7 +115,8 @@ class CodecThread {
     this.#worker.ref();
     return new Promise((resolve, reject) => {
       this.#waiting.set(id, { resolve, reject });
-      this.#worker.postMessage({ ...task, id }, [task.bytes.buffer as ArrayBuffer]);
+      const buffers = [task.bytes.buffer, task.out.buffer] as ArrayBuffer[];
+      this.#worker.postMessage({ ...task, id }, buffers);
     });
   }
 

@@ -14,6 +14,8 @@ export interface CodecTask {
   readonly bytes: Uint8Array;
   /** Where the streams are in `bytes`; absent: compress. */
   readonly streams?: readonly CodecStream[];
+  /** Takes what comes of it, and has room for that. */
+  readonly out: Uint8Array;
 }
 
 /** Of a compressed cluster: at most these bytes. */
@@ -25,8 +27,10 @@ export interface CodecStream {
 /** What came of it. */
 export interface CodecResult {
   readonly id: number;
-  /** Streams one behind the other, or plain clusters. */
+  /** The task's `out`: streams one behind the other, or plain clusters. */
   readonly bytes: Uint8Array;
+  /** The task's `bytes`, given back. */
+  readonly input: Uint8Array;
   /** Of each stream; 0: the cluster did not become smaller. Decompressing: 0: it is damaged. */
   readonly lengths: readonly number[];
 }
@@ -51,9 +55,8 @@ function decompressorOf(compression: Compression): Promise<Decompress> {
   return known;
 }
 
-async function compressAll({ id, compression, clusterBytes, bytes }: CodecTask) {
+async function compressAll({ id, compression, clusterBytes, bytes, out }: CodecTask) {
   const compress = await compressorOf(compression);
-  const out = new Uint8Array(bytes.length);
   const lengths: number[] = [];
   let used = 0;
   for (let at = 0; at < bytes.length; at += clusterBytes) {
@@ -64,27 +67,29 @@ async function compressAll({ id, compression, clusterBytes, bytes }: CodecTask) 
     out.set(stream, used);
     used += stream.length;
   }
-  return { id, bytes: out, lengths };
+  return { id, bytes: out, input: bytes, lengths };
 }
 
 async function decompressAll(task: CodecTask, streams: readonly CodecStream[]) {
-  const { id, compression, clusterBytes, bytes } = task;
+  const { id, compression, clusterBytes, bytes, out } = task;
   const decompress = await decompressorOf(compression);
-  const out = new Uint8Array(streams.length * clusterBytes);
   const lengths: number[] = [];
   for (const [index, { offset, length }] of streams.entries()) {
     const cluster = await decompress(bytes.subarray(offset, offset + length), clusterBytes);
     lengths.push(cluster?.length ?? 0);
     if (cluster !== undefined) out.set(cluster, index * clusterBytes);
   }
-  return { id, bytes: out, lengths };
+  return { id, bytes: out, input: bytes, lengths };
 }
 
 parentPort?.on('message', (task: CodecTask) => {
   const { streams } = task;
   const work = streams === undefined ? compressAll(task) : decompressAll(task, streams);
   void work.then((result: CodecResult) =>
-    // The buffer is handed over, not copied.
-    parentPort?.postMessage(result, [result.bytes.buffer as ArrayBuffer]),
+    // The buffers are handed over, not copied.
+    parentPort?.postMessage(result, [
+      result.bytes.buffer as ArrayBuffer,
+      result.input.buffer as ArrayBuffer,
+    ]),
   );
 });

@@ -2,8 +2,7 @@
 import type { NewImage } from '../image/qcow2/create-options.ts';
 import { ImageWriter } from '../image/qcow2/image-writer.ts';
 import type { CopyBuffer } from './buffers.ts';
-import type { CodecPool } from './codec-pool.ts';
-import type { CodecResult } from './codec-worker.ts';
+import type { CodecPool, Codings } from './codec-pool.ts';
 import { dataRuns } from './data-runs.ts';
 import type { FileWrites } from './file-writes.ts';
 import type { NewFile } from './new-file.ts';
@@ -32,7 +31,7 @@ interface Run {
 }
 
 /** Writes the pieces as they come. */
-export class ImageTarget implements Target<CodecResult | undefined> {
+export class ImageTarget implements Target<Codings | undefined> {
   readonly pieceBytes: number;
   readonly granuleBytes: number;
   readonly wantsZeroes: boolean;
@@ -51,7 +50,7 @@ export class ImageTarget implements Target<CodecResult | undefined> {
     this.#writer = new ImageWriter(image, (offset, bytes) => writes.later(offset, bytes));
   }
 
-  async prepare(piece: Piece): Promise<CodecResult | undefined> {
+  async prepare(piece: Piece): Promise<Codings | undefined> {
     const { codecs, image } = this.#options;
     if (codecs === undefined || piece.buffer === undefined) return undefined;
     const { clusterBytes, compression } = image;
@@ -61,10 +60,10 @@ export class ImageTarget implements Target<CodecResult | undefined> {
       bytes.subarray(from * clusterBytes, to * clusterBytes),
     );
     if (parts.length === 0) return undefined;
-    return codecs.compress(compression, clusterBytes, joined(parts));
+    return codecs.compress(compression, clusterBytes, joined(parts, codecs));
   }
 
-  async put(piece: Piece, prepared: CodecResult | undefined): Promise<void> {
+  async put(piece: Piece, prepared: Codings | undefined): Promise<void> {
     const { image } = this.#options;
     const first = piece.start / image.clusterBytes;
     const writing: Promise<void>[] = [];
@@ -75,7 +74,11 @@ export class ImageTarget implements Target<CodecResult | undefined> {
       else if (prepared === undefined) writing.push(...this.#putData(piece, run));
     }
     if (prepared !== undefined) writing.push(...this.#putStreams(piece, prepared));
-    await Promise.all(writing);
+    try {
+      await Promise.all(writing);
+    } finally {
+      prepared?.release();
+    }
   }
 
   async finish(file: NewFile): Promise<void> {
@@ -104,7 +107,7 @@ export class ImageTarget implements Target<CodecResult | undefined> {
   }
 
   /** Streams that follow each other in the file are one write. */
-  #putStreams(piece: Piece, { bytes, lengths }: CodecResult): Promise<void>[] {
+  #putStreams(piece: Piece, { bytes, lengths }: Codings): Promise<void>[] {
     const { clusterBytes } = this.#options.image;
     const first = piece.start / clusterBytes;
     const writing: Promise<void>[] = [];
@@ -187,8 +190,8 @@ class Joined {
   }
 }
 
-function joined(parts: readonly Uint8Array[]): Uint8Array {
-  const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+function joined(parts: readonly Uint8Array[], codecs: CodecPool): Uint8Array<ArrayBuffer> {
+  const bytes = codecs.take(parts.reduce((sum, part) => sum + part.length, 0));
   let at = 0;
   for (const part of parts) {
     bytes.set(part, at);
