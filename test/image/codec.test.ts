@@ -1,8 +1,9 @@
 import { constants, deflateRawSync, inflateRawSync } from 'node:zlib';
 import * as fc from 'fast-check';
-import { beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, beforeEach, describe, expect, it } from 'vitest';
 
 import { type Decompress, loadCodec } from '../../src/image/qcow2/codec.ts';
+import { decoderWith, systemDecoder, wasmDecoder } from '../../src/image/qcow2/codec-zstd.ts';
 import { expectSame, pattern } from '../backend/driver.ts';
 
 const MIB = 1024 * 1024;
@@ -24,11 +25,9 @@ const ZSTD_TEXT = Buffer.from(
 );
 
 let inflate: Decompress;
-let zstd: Decompress;
 
 beforeAll(async () => {
   inflate = await loadCodec('deflate');
-  zstd = await loadCodec('zstd');
 });
 
 /** Bytes that compress to about a half. */
@@ -145,7 +144,17 @@ function unsized(size: number): Uint8Array {
 
 const skippable = Uint8Array.from([0x5a, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3]);
 
-describe('a zstd stream', () => {
+const DECODERS = [
+  ['the system', systemDecoder()],
+  ['WebAssembly', await wasmDecoder()],
+] as const;
+
+describe.each(DECODERS)('a zstd stream, decoded by %s', (_name, decoder) => {
+  const zstd: Decompress = decoderWith(decoder ?? (() => expect.unreachable('skipped')));
+  beforeEach((context) => {
+    if (decoder === undefined) context.skip('libzstd or koffi is not installed');
+  });
+
   const filled = (byte: number, length: number): Uint8Array => new Uint8Array(length).fill(byte);
 
   it('becomes a cluster, whatever follows it', async () => {

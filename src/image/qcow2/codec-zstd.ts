@@ -1,11 +1,11 @@
 /**
  * Zstandard streams (RFC 8878): frames until the cluster is full, and then the end of a frame.
  *
- * The decoder is libzstd in WebAssembly (zstddec). It takes whole frames and a size to stay
- * below, so this finds where a frame ends and what it claims to hold before it is decoded. The
- * frames of the next cluster often follow directly: none is decoded once the cluster is full.
+ * The decoder is libzstd, the system's or in WebAssembly (zstddec). It takes whole frames and a
+ * size to stay below, so this finds where a frame ends and what it claims to hold before it is
+ * decoded. The frames of the next cluster often follow directly: none is decoded once this is full.
  */
-import type { ZSTDDecoder } from 'zstddec';
+import { zstdLibrary } from './zstd-library.ts';
 
 const FRAME_MAGIC = 0xfd2fb528;
 const SKIPPABLE_MAGIC = 0x184d2a50;
@@ -39,18 +39,50 @@ interface Frame {
   readonly contentBytes: number | undefined;
 }
 
-/** Loads the decoder. Answers one cluster, or undefined when the stream is damaged or shorter. */
-export async function loadZstd(): Promise<
-  (stream: Uint8Array, clusterBytes: number) => Uint8Array | undefined
-> {
+/** Decodes a frame into at most `room` bytes; nothing, or an error, for a damaged one. */
+type DecodeFrame = (frame: Uint8Array, room: number) => Uint8Array;
+
+/** One cluster, or undefined when the stream is damaged or shorter. */
+type DecodeCluster = (stream: Uint8Array, clusterBytes: number) => Uint8Array | undefined;
+
+/** Loads the fastest decoder that there is. */
+export async function loadZstd(): Promise<DecodeCluster> {
+  return decoderWith(systemDecoder() ?? (await wasmDecoder()));
+}
+
+/** A decoder of clusters over one of frames. */
+export function decoderWith(decode: DecodeFrame): DecodeCluster {
+  return (stream, clusterBytes) => decodeCluster(decode, stream, clusterBytes);
+}
+
+/** The system's library; undefined where it cannot be had. */
+export function systemDecoder(): DecodeFrame | undefined {
+  const library = zstdLibrary();
+  if (library === undefined) return undefined;
+  const context: unknown = library.func('void *ZSTD_createDCtx()')();
+  const decompress = library.func(
+    'size_t ZSTD_decompressDCtx(void *ctx, void *dst, size_t room, const void *src, size_t n)',
+  ) as (...args: unknown[]) => number | bigint;
+  return (frame, room) => {
+    const out = new Uint8Array(room);
+    // An error is a number past all lengths.
+    const length = Number(decompress(context, out, room, frame, frame.length));
+    return length > room ? NOTHING : out.subarray(0, length);
+  };
+}
+
+/** libzstd in WebAssembly: always there. */
+export async function wasmDecoder(): Promise<DecodeFrame> {
   const { ZSTDDecoder } = await import('zstddec');
   const decoder = new ZSTDDecoder();
   await decoder.init();
-  return (stream, clusterBytes) => decodeCluster(decoder, stream, clusterBytes);
+  return (frame, room) => decoder.decode(frame, room);
 }
 
+const NOTHING = new Uint8Array(0);
+
 function decodeCluster(
-  decoder: ZSTDDecoder,
+  decode: DecodeFrame,
   stream: Uint8Array,
   clusterBytes: number,
 ): Uint8Array | undefined {
@@ -62,7 +94,7 @@ function decodeCluster(
     const end = position + frame.lengthBytes;
     if (frame.contentBytes !== 0) {
       const room = clusterBytes - filled;
-      const plain = decodeFrame(decoder, stream.subarray(position, end), frame, room);
+      const plain = decodeFrame(decode, stream.subarray(position, end), frame, room);
       if (plain === undefined) return undefined;
       cluster.set(plain, filled);
       filled += plain.length;
@@ -74,13 +106,13 @@ function decodeCluster(
 
 /** The decoder answers no bytes for a damaged frame. */
 function decodeFrame(
-  decoder: ZSTDDecoder,
+  decode: DecodeFrame,
   bytes: Uint8Array,
   { contentBytes }: Frame,
   room: number,
 ): Uint8Array | undefined {
   if (contentBytes !== undefined && contentBytes > room) return undefined;
-  const plain = decoder.decode(bytes, room);
+  const plain = decode(bytes, room);
   return plain.length === 0 ? undefined : plain;
 }
 

@@ -2,16 +2,15 @@
  * Compression of clusters with Zstandard, by the fastest there is: node:zlib where it knows zstd
  * (Node 22.15), the system's libzstd through koffi, or libzstd in WebAssembly.
  */
-import { createRequire } from 'node:module';
 import zlib from 'node:zlib';
-import type * as Koffi from 'koffi';
+
+import { zstdLibrary } from './zstd-library.ts';
 
 /** A frame; one that is not smaller than the cluster may be cut. */
 export type ZstdCompress = (cluster: Uint8Array) => Uint8Array;
 
 /** zstd's own default. */
 const LEVEL = 3;
-const LIBRARY = 'libzstd.so.1';
 
 /** What newer Nodes have. */
 interface ZlibWithZstd {
@@ -29,7 +28,7 @@ export async function loadZstdCompress(): Promise<ZstdCompress> {
 
 /** The system's library; undefined where koffi or the library is not installed. */
 export function systemCompress(): ZstdCompress | undefined {
-  const library = loadLibrary();
+  const library = zstdLibrary();
   if (library === undefined) return undefined;
   const context: unknown = library.func('void *ZSTD_createCCtx()')();
   const compress = library.func(
@@ -41,15 +40,6 @@ export function systemCompress(): ZstdCompress | undefined {
     const length = Number(compress(context, out, out.length, cluster, cluster.length, LEVEL));
     return out.subarray(0, Math.min(length, out.length));
   };
-}
-
-function loadLibrary(): ReturnType<typeof Koffi.load> | undefined {
-  try {
-    return (createRequire(import.meta.url)('koffi') as typeof Koffi).load(LIBRARY);
-  } catch {
-    // Both are optional: there is another way.
-    return undefined;
-  }
 }
 
 /** The one that is always there. */
