@@ -1,4 +1,4 @@
-/** The system's libzstd, by koffi. Both are optional: there are other ways where they are missing. */
+/** The system's libzstd, by koffi. Both are optional: where one is missing there are other ways. */
 import { createRequire } from 'node:module';
 import type * as Koffi from 'koffi';
 
