@@ -86,7 +86,8 @@ async function* extentsOf(
   topOnly: boolean,
 ): AsyncGenerator<ChainExtent, void, void> {
   for await (const { start, length, kind, depth, offset, stream } of layers.extents()) {
-    const isLeft = topOnly && (depth > 0 || kind === 'none');
+    // Where the image is silent and nothing is below it, it says zeroes.
+    const isLeft = topOnly && depth > 0;
     const copied = READS_AS_ZEROES.has(kind) ? 'zero' : 'data';
     const layer = opened[depth] as Layer;
     const place = copied === 'zero' ? undefined : offset;

@@ -64,16 +64,15 @@ export class ImageTarget implements Target<Codings | undefined> {
   }
 
   async put(piece: Piece, prepared: Codings | undefined): Promise<void> {
-    const { image } = this.#options;
-    const first = piece.start / image.clusterBytes;
     const writing: Promise<void>[] = [];
+    const streams = prepared && this.#streamsOf(piece, prepared, writing);
+    // In the order of the disk: an L2 table is written when the next one begins.
     for (const run of this.#runs(piece)) {
-      const count = run.to - run.from;
-      if (run.kind === 'left') continue;
-      if (run.kind === 'zero') this.#putZeroes(first + run.from, count);
-      else if (prepared === undefined) writing.push(...this.#putData(piece, run));
+      if (run.kind === 'zero') this.#putZeroes(piece, run);
+      else if (run.kind === 'data' && streams !== undefined) streams.put(run);
+      else if (run.kind === 'data') writing.push(...this.#putData(piece, run));
     }
-    if (prepared !== undefined) writing.push(...this.#putStreams(piece, prepared));
+    streams?.end();
     try {
       await Promise.all(writing);
     } finally {
@@ -88,8 +87,10 @@ export class ImageTarget implements Target<Codings | undefined> {
     await this.#writes.write(0, header);
   }
 
-  #putZeroes(cluster: number, count: number): void {
+  #putZeroes(piece: Piece, { from, to }: Run): void {
     const { image } = this.#options;
+    const cluster = piece.start / image.clusterBytes + from;
+    const count = to - from;
     // Every cluster of a raw data file has its place.
     if (image.dataFile?.raw === true) Array.from(this.#writer.addData(cluster, count));
     else if (image.backing !== undefined) this.#writer.addZeroes(cluster, count);
@@ -107,24 +108,21 @@ export class ImageTarget implements Target<Codings | undefined> {
   }
 
   /** Streams that follow each other in the file are one write. */
-  #putStreams(piece: Piece, { bytes, lengths }: Codings): Promise<void>[] {
-    const { clusterBytes } = this.#options.image;
-    const first = piece.start / clusterBytes;
-    const writing: Promise<void>[] = [];
-    const streams = new Joined((offset, from, to) => {
+  #streamsOf(piece: Piece, { bytes, lengths }: Codings, writing: Promise<void>[]) {
+    const first = piece.start / this.#options.image.clusterBytes;
+    const joined = new Joined((offset, from, to) => {
       writing.push(this.#writes.write(offset, bytes.subarray(from, to)));
     });
     let index = 0;
-    for (const { kind, from, to } of this.#runs(piece)) {
-      if (kind !== 'data') continue;
+    const put = ({ from, to }: Run): void => {
       for (let cluster = from; cluster < to; cluster++) {
         const length = lengths[index++] as number;
-        if (length > 0) streams.add(this.#writer.addStream(first + cluster, length), length);
-        else writing.push(...this.#putData(piece, { kind, from: cluster, to: cluster + 1 }));
+        if (length > 0) joined.add(this.#writer.addStream(first + cluster, length), length);
+        else
+          writing.push(...this.#putData(piece, { kind: 'data', from: cluster, to: cluster + 1 }));
       }
-    }
-    streams.end();
-    return writing;
+    };
+    return { put, end: () => joined.end() };
   }
 
   /** What the clusters of a piece are. */

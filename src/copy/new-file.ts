@@ -7,9 +7,10 @@
  */
 import { randomBytes } from 'node:crypto';
 import { type FileHandle, open, realpath, rename, rm, stat } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { dirname, join } from 'node:path';
 
 import { type FileBackend, openFileBackend } from '../backend/file.ts';
+import { invalid } from '../arguments.ts';
 import { SluiceError } from '../errors.ts';
 import { refuseUri } from '../image/image-at.ts';
 
@@ -38,6 +39,7 @@ export class NewFile implements AsyncDisposable {
 
   /** Makes the file for a path. */
   static async create(name: string): Promise<NewFile> {
+    if (name === '') throw invalid('the target has no name');
     refuseUri(name);
     const found = await stat(name).catch(() => undefined);
     const path = found === undefined ? name : await realpath(name);
@@ -45,7 +47,7 @@ export class NewFile implements AsyncDisposable {
     try {
       if (found?.isBlockDevice() === true)
         return new NewFile(await open(path, 'r+'), path, undefined, old);
-      const temporary = join(dirname(path), `.${basename(path)}.${randomBytes(4).toString('hex')}`);
+      const temporary = join(dirname(path), `.sluice-${randomBytes(8).toString('hex')}`);
       const mode = (found?.mode ?? 0o666) & 0o7777;
       return new NewFile(await open(temporary, 'wx+', mode), path, temporary, old);
     } catch (cause) {

@@ -23,7 +23,7 @@ export async function openSource(
   const source = await openChainSource(path, options, codecs);
   if (source !== undefined) return source;
   if (options.snapshot !== undefined) {
-    const found = `${JSON.stringify(path)} is encrypted or has a data file`;
+    const found = `${JSON.stringify(path)} or a backing file of it is encrypted or has a data file`;
     const message = `cannot read a snapshot: ${found}; apply it to a copy of the image first`;
     throw new SluiceError('ERR_SLUICE_UNSUPPORTED', message, { operation: 'open', path });
   }

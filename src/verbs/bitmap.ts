@@ -1,4 +1,5 @@
 /** Persistent bitmaps of an image: made, removed, changed. */
+import { invalid } from '../arguments.ts';
 import { type ImageAt, type ImageOptions, openImageAt, qcow2HeaderOf } from '../image/image-at.ts';
 import type { EditOptions } from '../image/qcow2/begin-edit.ts';
 import {
@@ -25,6 +26,8 @@ export type BitmapAction =
       readonly format?: ImageFormat | undefined;
     };
 
+const DEEDS: readonly string[] = ['add', 'remove', 'clear', 'enable', 'disable', 'merge'];
+
 /**
  * Does something to the bitmap `name`, or several things in their order: each of them is stable
  * before the next one begins, and what was done stays when a later one fails.
@@ -38,6 +41,10 @@ export async function bitmap(
   options: ImageOptions = {},
 ): Promise<void> {
   const list = Array.isArray(actions) ? (actions as readonly BitmapAction[]) : [actions];
+  for (const action of list as readonly BitmapAction[]) {
+    if (DEEDS.includes(action.do)) continue;
+    throw invalid(`there is nothing to do to a bitmap named ${action.do}: ${DEEDS.join(', ')}`);
+  }
   await using image = await openImageAt(path, options, true);
   let header = qcow2HeaderOf(image, 'bitmaps');
   for (const action of list as readonly BitmapAction[]) {

@@ -1,7 +1,7 @@
 /** A copy of a disk in another format. */
 import { availableParallelism } from 'node:os';
 
-import { invalid, toNumber, toWhole } from '../arguments.ts';
+import { invalid, toNumber, toSwitch, toWhole } from '../arguments.ts';
 import { type CacheModeName, resolveCacheMode } from '../cache-mode.ts';
 import { CodecPool } from '../copy/codec-pool.ts';
 import { copyDisk, type CopyProgress } from '../copy/copy.ts';
@@ -64,6 +64,8 @@ export async function convert(
 ): Promise<void> {
   const { parallel = DEFAULT_PARALLEL } = options;
   toWhole(parallel, 'parallel', 1, PARALLEL_MAX);
+  checkSparse(options.sparseBytes);
+  if (path.length === 0) throw invalid('there is nothing to convert: pass the path of an image');
   await using codecs = new CodecPool(Math.min(parallel, availableParallelism()));
   await using source = await openAll(typeof path === 'string' ? [path] : path, options, codecs);
   if (options.existing === true) return await copyInto(targetPath, source, options);
@@ -75,6 +77,13 @@ export async function convert(
   await target.finish(file);
   options.signal?.throwIfAborted();
   await file.finish(!noFlush);
+}
+
+/** Granules must fit the pieces. */
+function checkSparse(bytes: number | undefined): void {
+  if (bytes === undefined || bytes === 0) return;
+  const isGranule = Number.isInteger(Math.log2(bytes)) && bytes >= 512 && bytes <= 2 ** 21;
+  if (!isGranule) throw invalid('sparseBytes is 0 or a power of two from 512 to 2 MiB');
 }
 
 async function openAll(
@@ -124,7 +133,8 @@ function targetOf(
   const { targetFormat = 'raw', compress = false, image = {} } = options;
   const sparseBytes = options.sparseBytes ?? DEFAULT_SPARSE_BYTES;
   if (targetFormat === 'raw') {
-    if (compress) throw invalid('a raw image cannot be compressed; pass targetFormat: qcow2');
+    if (toSwitch(compress, 'compress'))
+      throw invalid('a raw image cannot be compressed; pass targetFormat: qcow2');
     return (writes) => new RawTarget(writes, { sizeBytes, sparseBytes });
   }
   const made = newImageOf({ ...image, sizeBytes });
@@ -132,6 +142,6 @@ function targetOf(
     throw invalid('a copy is neither preallocated nor encrypted; leave out what asks for it');
   }
   const isFull = sparseBytes === 0;
-  const used = compress ? codecs : undefined;
+  const used = toSwitch(compress, 'compress') ? codecs : undefined;
   return (writes) => new ImageTarget(writes, { image: made, codecs: used, isFull });
 }

@@ -60,7 +60,10 @@ export interface RebaseOptions extends ImageOptions {
  *   ERR_SLUICE_FILE_REFUSED, ERR_SLUICE_LOCKED, ERR_SLUICE_NO_SPACE ...
  */
 export async function rebase(path: string, options: RebaseOptions = {}): Promise<void> {
-  const { backing = 'none', unsafe = false, signal } = options;
+  const { backing, unsafe = false, signal } = options;
+  if (backing === undefined) {
+    throw invalid("backing is missing: pass { name, format }, or 'none' for no backing file");
+  }
   const named = backing === 'none' ? undefined : backing;
   if (!unsafe) await makeIndependent(path, named, options);
   signal?.throwIfAborted();

@@ -114,6 +114,37 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'convert', () => {
     expect(readFileSync(other).equals(readFileSync(target))).toBe(true);
   });
 
+  it.for([9, 12, 16])('writes zeroes where only the backing file has data: %i', async (bits) => {
+    const base = join(folder, 'sevens');
+    const from = join(folder, 'few.qcow2');
+    writeFileSync(base, Buffer.alloc(3 * MIB, 7));
+    qemu(folder, 'qemu-img', ['create', '-q', '-f', 'qcow2', from, '3M']);
+    qemu(folder, 'qemu-io', ['-c', 'write -q 3k 1k', '-c', 'write -q 2M 200k', from]);
+    const made = { backing: { name: base, format: 'raw' }, clusterBits: bits } as const;
+    for (const compress of [false, true]) {
+      await built.convert(from, target, { ...QCOW2, compress, image: made });
+      expectSame(from, 'qcow2');
+    }
+  });
+
+  it('takes no list without an image, no odd granule, no file without a name', async () => {
+    const code = 'ERR_SLUICE_INVALID_ARGUMENT';
+    const path = paths.get('default')!;
+    writeFileSync(target, 'old');
+    await expectRefusal(built.convert([], target), code, /nothing to convert/);
+    await expectRefusal(built.convert(path, target, { sparseBytes: 3 }), code, /power of two/);
+    await expectRefusal(built.convert(path, ''), code, /has no name/);
+    const odd = { ...QCOW2, compress: 'no' } as unknown as Options;
+    await expectRefusal(built.convert(path, target, odd), code, /compress must be true or false/);
+    expect(readFileSync(target, 'utf8')).toBe('old');
+  });
+
+  it('makes files with the longest names', async () => {
+    const long = join(folder, 'n'.repeat(255));
+    await convert(paths.get('default')!, ['-O', 'qcow2'], long);
+    expectSame(paths.get('default')!, 'qcow2', long);
+  });
+
   it('keeps the content through every order of formats', async () => {
     const random = new Random(SEED);
     const first = join(folder, 'trip-0');

@@ -14,6 +14,7 @@ import {
   policyOf,
   targetFormatOption,
 } from './common.ts';
+import { keyOption, readKey } from './key.ts';
 import { withProgress } from './progress.ts';
 import { parseSize } from './size.ts';
 
@@ -31,6 +32,7 @@ const OPERANDS = ['if', 'of', 'bs', 'count', 'skip'] as const;
 
 interface DdOptions extends CommonOptions, ChainOptions {
   readonly targetFormat: ImageFormat;
+  readonly keyFile?: string;
 }
 
 export function addDd(program: Command, terminal: Terminal): void {
@@ -43,6 +45,7 @@ export function addDd(program: Command, terminal: Terminal): void {
     options: [
       formatOption('-f, --format <fmt>', 'the image'),
       targetFormatOption('the target'),
+      keyOption(),
       forceShareOption(),
       allowOption(),
     ],
@@ -59,12 +62,14 @@ async function dd(operands: string[], options: DdOptions, terminal: Terminal): P
   const blockBytes = numberOf(given.get('bs')) ?? DEFAULT_BLOCK_BYTES;
   if (blockBytes === 0) throw invalid('bs must be at least 1');
   const count = numberOf(given.get('count'));
+  const encryption = await readKey(options.keyFile);
   await withProgress(terminal, {}, (onProgress, signal) =>
     image.convert(source, target, {
       format: options.format,
       lock: lockOf(options),
       backing: policyOf(source, options),
       targetFormat: options.targetFormat,
+      encryption,
       startOffset: (numberOf(given.get('skip')) ?? 0) * blockBytes,
       maxLength: count === undefined ? undefined : count * blockBytes,
       onProgress,

@@ -150,6 +150,7 @@ export class ImageWriter {
   #tableOf(cluster: number): DataView {
     const index = Math.floor(cluster / this.#l2Entries);
     if (this.#table !== undefined && index === this.#tableIndex) return this.#table;
+    if (index < this.#tableIndex) throw new Error('clusters are added in the order of the disk');
     this.#finishTable();
     this.#tableIndex = index;
     this.#table = new DataView(new ArrayBuffer(this.#image.clusterBytes));
