@@ -49,7 +49,10 @@ export async function firstDifference(
         const found = await next();
         if (found !== undefined) return found;
       }
-      running.push(differenceIn(sources, pair, buffers));
+      const work = differenceIn(sources, pair, buffers);
+      // It is looked at when its turn comes, which may be after it has failed.
+      work.catch(() => undefined);
+      running.push(work);
       onProgress?.({ doneBytes: pair.start, totalBytes });
     }
     while (running.length > 0) {

@@ -1,11 +1,13 @@
 /** Encrypted images that are amended: their header of LUKS stays where it is. */
+import { join } from 'node:path';
 import { expect, it } from 'vitest';
 
 import { amend } from '../../src/image/qcow2/amend.ts';
 import { addBitmap } from '../../src/image/qcow2/bitmap-edit.ts';
 import { setBacking } from '../../src/image/qcow2/set-backing.ts';
+import { create } from '../../src/verbs/create.ts';
 import { describeWithPeers } from '../support/peers.ts';
-import { type Change, change, expectWhole, IMAGE, makeImage, run } from './edited-image.ts';
+import { type Change, change, expectWhole, IMAGE, run } from './edited-image.ts';
 import { imageFolder } from './scratch.ts';
 
 const KEY = ['--object', 'secret,id=s,data=abc'];
@@ -21,8 +23,9 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'an encrypted image', () => {
   const folder = imageFolder();
 
   it('reads as before when it is changed, and has no errors and no leaks', async () => {
-    const options = 'encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10,cluster_size=4k';
-    makeImage(folder, [...KEY, '-o', options, IMAGE, '256k']);
+    const encryption = { key: 'abc', iterTimeMs: 10 };
+    const made = { image: { encryption, clusterBits: 12 }, sizeBytes: 256 * 1024 } as const;
+    await create(join(folder, IMAGE), { format: 'qcow2', ...made });
     run(folder, 'qemu-img', 'create', '-q', 'a.raw', '256k');
     const io = (command: string): number =>
       run(folder, 'qemu-io', ...KEY, '--image-opts', '-c', command, OPENED);
