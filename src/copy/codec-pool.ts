@@ -70,7 +70,9 @@ export class CodecPool implements AsyncDisposable {
 
   #give({ buffer }: Uint8Array): void {
     const size = buffer.byteLength;
-    this.#free.set(size, [...(this.#free.get(size) ?? []), buffer as ArrayBuffer]);
+    const free = this.#free.get(size);
+    if (free === undefined) this.#free.set(size, [buffer as ArrayBuffer]);
+    else free.push(buffer as ArrayBuffer);
   }
 
   /** The thread with the least to do. */

@@ -1,5 +1,5 @@
 /** Granules of one kind that lie beside each other. */
-export interface DataRun {
+export interface GranuleRun {
   readonly isData: boolean;
   /** Indices of granules; `to` is the first behind them. */
   readonly from: number;
@@ -11,7 +11,7 @@ export function* dataRuns(
   flags: Uint8Array,
   from = 0,
   to = flags.length,
-): Generator<DataRun, void, void> {
+): Generator<GranuleRun, void, void> {
   for (let at = from; at < to;) {
     const isData = flags[at] === 1;
     const next = flags.indexOf(isData ? 0 : 1, at);

@@ -29,7 +29,8 @@ export {
   snapshots,
 } from './snapshot.ts';
 export { amend, type AmendOptions, type AmendProgress, type ImageAmendment } from './amend.ts';
-export { type NewSize, type Preallocation, resize, type ResizeImageOptions } from './resize.ts';
+export type { Preallocation } from '../image/qcow2/create-options.ts';
+export { type NewSize, resize, type ResizeImageOptions } from './resize.ts';
 export { type NewBackingFile, rebase, type RebaseOptions } from './rebase.ts';
 export type { RebaseProgress } from './rebase-copy.ts';
 export { bitmap, type BitmapAction } from './bitmap.ts';

@@ -6,11 +6,9 @@ import { SluiceError } from '../errors.ts';
 import type { NamedFilePolicy } from '../image/chain.ts';
 import type { ImageFormat } from '../image/format.ts';
 import { type ImageOptions, openImageAt } from '../image/image-at.ts';
+import type { Preallocation } from '../image/qcow2/create-options.ts';
 import type { EncryptionOptions } from '../image/qcow2/encryption.ts';
 import { openDisk } from '../open-disk.ts';
-
-/** What takes space at once of what is new. */
-export type Preallocation = 'off' | 'metadata' | 'falloc' | 'full';
 
 /** Options of `resize`. */
 export interface ResizeImageOptions extends ImageOptions {

@@ -12,7 +12,7 @@ export interface MadeOptions {
   readonly image: image.NewQcow2Options;
 }
 
-type Preallocation = NonNullable<image.CreateImageOptions['preallocation']>;
+type Preallocation = image.Preallocation;
 type Encryption = NonNullable<image.NewQcow2Options['encryption']>;
 
 /** Passphrases that the command line has. */

@@ -6,11 +6,7 @@
  * P3 Features that are only kept up to date by those who know them are taken back, and that is
  *    stable, before the first change that they could notice.
  */
-import {
-  AUTOCLEAR_BITMAPS_BIT,
-  AUTOCLEAR_RAW_DATA_FILE_BIT,
-  HEADER_AUTOCLEAR_FEATURES,
-} from '../../abi/qcow2.ts';
+import { HEADER_AUTOCLEAR_FEATURES } from '../../abi/qcow2.ts';
 import { type ErrorCode, SluiceError } from '../../errors.ts';
 import type { ImageFile } from '../image-file.ts';
 import { check, readFrom } from './check.ts';
@@ -18,7 +14,7 @@ import { Scan } from './check-scan.ts';
 import { refuseDamagedLayout } from './header-layout.ts';
 import { type Qcow2Header, readHeader } from './header.ts';
 import { repairDirty } from './repair.ts';
-import { writeU64 } from './write-field.ts';
+import { KNOWN_AUTOCLEAR, writeU64 } from './write-field.ts';
 
 /** How a change may be ended before its time, and where the image lies. */
 export interface EditOptions {
@@ -28,8 +24,6 @@ export interface EditOptions {
   /** Told how much of the work is done. */
   readonly onProgress?: (done: number, total: number) => void;
 }
-
-const KNOWN = (1n << BigInt(AUTOCLEAR_BITMAPS_BIT)) | (1n << BigInt(AUTOCLEAR_RAW_DATA_FILE_BIT));
 
 /** P1, P2: the header as it is then. `operation` is for the errors: `amend`, `bitmap`. */
 export async function beginEdit(
@@ -54,7 +48,7 @@ export async function takeBackPromises(
   header: Qcow2Header,
   path: string,
 ): Promise<Qcow2Header> {
-  const autoclear = header.autoclear & KNOWN;
+  const autoclear = header.autoclear & KNOWN_AUTOCLEAR;
   if (autoclear === header.autoclear) return header;
   await writeU64(file, HEADER_AUTOCLEAR_FEATURES, autoclear);
   return readHeader(file, path);

@@ -1,7 +1,6 @@
 /** What the format wants done before the first write (open.ts, O2). */
 import {
   AUTOCLEAR_BITMAPS_BIT,
-  AUTOCLEAR_RAW_DATA_FILE_BIT,
   HEADER_AUTOCLEAR_FEATURES,
   L2_ENTRY_BYTES,
 } from '../../abi/qcow2.ts';
@@ -11,9 +10,7 @@ import { bitmapsToKeep } from './bitmaps.ts';
 import { entryOffset } from './check-scan.ts';
 import { type Qcow2Header, readHeader } from './header.ts';
 import { repairDirty } from './repair.ts';
-import { writeU64 } from './write-field.ts';
-
-const KNOWN = (1n << BigInt(AUTOCLEAR_BITMAPS_BIT)) | (1n << BigInt(AUTOCLEAR_RAW_DATA_FILE_BIT));
+import { KNOWN_AUTOCLEAR, writeU64 } from './write-field.ts';
 
 /** An image as it is before its first write. */
 export interface WritableImage {
@@ -35,7 +32,10 @@ export async function makeWritable(
 ): Promise<WritableImage> {
   const repaired = header.dirty ? await afterRepair(file, header, path, notice) : header;
   const bitmaps = await bitmapsToKeep(file, repaired, path, notice);
-  const keeps = bitmaps === undefined ? KNOWN & ~(1n << BigInt(AUTOCLEAR_BITMAPS_BIT)) : KNOWN;
+  const keeps =
+    bitmaps === undefined
+      ? KNOWN_AUTOCLEAR & ~(1n << BigInt(AUTOCLEAR_BITMAPS_BIT))
+      : KNOWN_AUTOCLEAR;
   const autoclear = repaired.autoclear & keeps;
   if (autoclear === repaired.autoclear) return { header: repaired, bitmaps: bitmaps ?? [] };
   await writeU64(file, HEADER_AUTOCLEAR_FEATURES, autoclear);

@@ -12,8 +12,6 @@
  */
 
 import {
-  AUTOCLEAR_BITMAPS_BIT,
-  AUTOCLEAR_RAW_DATA_FILE_BIT,
   HEADER_AUTOCLEAR_FEATURES,
   HEADER_INCOMPATIBLE_FEATURES,
   INCOMPATIBLE_CORRUPT_BIT,
@@ -27,7 +25,7 @@ import { Scan } from './check-scan.ts';
 import type { Qcow2Header } from './header.ts';
 import { fixCopied } from './repair-copied.ts';
 import { canSetInPlace, rebuildRefcounts, setRefcounts } from './repair-refcounts.ts';
-import { writeU64 } from './write-field.ts';
+import { KNOWN_AUTOCLEAR, writeU64 } from './write-field.ts';
 
 /** What a repair did. */
 export interface RepairReport {
@@ -150,8 +148,7 @@ async function rebuild(
 
 /** Features that we do not know of may describe clusters that nothing else refers to. */
 async function clearUnknownAutoclear(file: ImageFile, header: Qcow2Header): Promise<Qcow2Header> {
-  const known = (1n << BigInt(AUTOCLEAR_BITMAPS_BIT)) | (1n << BigInt(AUTOCLEAR_RAW_DATA_FILE_BIT));
-  const autoclear = header.autoclear & known;
+  const autoclear = header.autoclear & KNOWN_AUTOCLEAR;
   if (autoclear === header.autoclear) return header;
   await writeU64(file, HEADER_AUTOCLEAR_FEATURES, autoclear);
   return { ...header, autoclear };
