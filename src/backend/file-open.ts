@@ -13,6 +13,7 @@
  * while fdatasync by libuv is F_FULLFSYNC.
  */
 import { close, constants, fstat, open, read, readFile, stat, statfs, type Stats } from 'node:fs';
+import { type FileHandle, open as openHandle } from 'node:fs/promises';
 import process from 'node:process';
 import { promisify } from 'node:util';
 
@@ -78,6 +79,11 @@ export async function openDescriptors(path: string, mode: OpenMode): Promise<Des
     throw error;
   });
   return { plain, stable, isBlockDevice, isInMemory };
+}
+
+/** Another descriptor of a file that is open already, for transfers of many bytes at once. */
+export function openToRead(path: string, direct: boolean): Promise<FileHandle> {
+  return openHandle(path, constants.O_RDONLY | (direct ? (O_DIRECT ?? 0) : 0));
 }
 
 /** Closes every descriptor, then fails with the first error. The lock goes with the plain one. */

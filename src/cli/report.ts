@@ -14,6 +14,7 @@ const WORDS: readonly (readonly [library: string, commandLine: string])[] = [
   ['metadataCacheBytes is for qcow2', '--metadata-cache is for qcow2'],
   ['flushIntervalMs is for qcow2', '--flush-interval is for qcow2'],
   ['pass targetFormat: qcow2', 'pass -O qcow2'],
+  ["pass bitmaps: 'usable'", 'pass --skip-broken-bitmaps'],
   ['the name alone with unsafe: true', 'the name alone with -u'],
   ['pass shrink: true (--force)', 'pass --force'],
   ['pass keep: true (-d)', 'pass -d'],

@@ -2,11 +2,16 @@
  * An image and its backing files to copy from. Nobody writes them meanwhile, so what the tables say
  * is read once, in order, and data from where it lies, in pieces as long as it lies together.
  *
+ * With a direct cache mode data is read past the page cache where it lies on whole blocks, in the
+ * file and in memory; the rest, and streams, through it.
+ *
  * H1 A damaged cluster fails the copy, with its place.
  */
-import { type FileHandle, open } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
 
 import { CRYPT_NONE } from '../abi/qcow2.ts';
+import { openToRead } from '../backend/file-open.ts';
+import { resolveCacheMode } from '../cache-mode.ts';
 import { SluiceError } from '../errors.ts';
 import type { ImageAt } from '../image/image-at.ts';
 import { type LayerExtent, Layers, type LayersOptions } from '../image/layers.ts';
@@ -32,6 +37,8 @@ interface ChainExtent extends SourceExtent {
 interface Layer {
   readonly image: ImageAt;
   readonly handle: FileHandle;
+  /** It reads past the page cache. */
+  readonly direct: FileHandle | undefined;
 }
 
 const READS_AS_ZEROES: ReadonlySet<LayerExtent['kind']> = new Set([
@@ -43,6 +50,8 @@ const READS_AS_ZEROES: ReadonlySet<LayerExtent['kind']> = new Set([
 ]);
 /** Streams are read together when no more than this lies between them. */
 const GAP_BYTES = 65536;
+/** What O_DIRECT asks for is this at most. */
+const DIRECT_BYTES = 4096;
 
 /** Opens a chain. Undefined where images are encrypted or have data files. */
 export async function openChainSource(
@@ -53,7 +62,10 @@ export async function openChainSource(
   const layers = await Layers.open(path, options);
   const opened: Layer[] = [];
   const close = async (): Promise<void> => {
-    await Promise.all(opened.map(({ handle }) => handle.close()));
+    const handles = opened
+      .flatMap(({ direct }) => direct ?? [])
+      .concat(opened.map(({ handle }) => handle));
+    await Promise.all(handles.map((handle) => handle.close()));
     await layers[Symbol.asyncDispose]();
   };
   try {
@@ -61,8 +73,13 @@ export async function openChainSource(
       await close();
       return undefined;
     }
+    const isDirect = resolveCacheMode(options.cache).axes.direct;
     for (const image of layers.images) {
-      opened.push({ image, handle: await open(image.path, 'r') });
+      const handle = await openToRead(image.path, false);
+      const index = opened.push({ image, handle, direct: undefined }) - 1;
+      if (!isDirect) continue;
+      const direct = await openToRead(image.path, true);
+      opened[index] = { image, handle, direct };
     }
   } catch (error) {
     await close();
@@ -115,14 +132,15 @@ async function readAll(
 }
 
 /** The end of a file that ends inside a sector reads as zeroes. */
-async function readAt({ handle, image }: Layer, offset: number, into: Uint8Array): Promise<void> {
+async function readAt(layer: Layer, offset: number, into: Uint8Array): Promise<void> {
+  const { path } = layer.image;
   for (let done = 0; done < into.length;) {
     const at = offset + done;
     const length = into.length - done;
-    const { bytesRead } = await handle.read(into, done, length, at).catch((cause: unknown) => {
+    const bytesRead = await readSome(layer, at, into.subarray(done)).catch((cause: unknown) => {
       const what = `read of ${length} bytes at offset ${at} failed: ${String(cause)}`;
-      const place = { operation: 'read', path: image.path, offset: at, cause };
-      throw new SluiceError('ERR_SLUICE_IO', `${JSON.stringify(image.path)}: ${what}`, place);
+      const place = { operation: 'read', path, offset: at, cause };
+      throw new SluiceError('ERR_SLUICE_IO', `${JSON.stringify(path)}: ${what}`, place);
     });
     if (bytesRead === 0) {
       into.fill(0, done);
@@ -130,6 +148,23 @@ async function readAt({ handle, image }: Layer, offset: number, into: Uint8Array
     }
     done += bytesRead;
   }
+}
+
+async function readSome(
+  { handle, direct }: Layer,
+  offset: number,
+  into: Uint8Array,
+): Promise<number> {
+  const isAligned = (offset | into.byteOffset | into.length) % DIRECT_BYTES === 0;
+  if (direct !== undefined && isAligned) {
+    try {
+      return (await direct.read(into, 0, into.length, offset)).bytesRead;
+    } catch (error) {
+      // The memory may not be aligned where its view is.
+      if ((error as NodeJS.ErrnoException).code !== 'EINVAL') throw error;
+    }
+  }
+  return (await handle.read(into, 0, into.length, offset)).bytesRead;
 }
 
 type Stream = NonNullable<LayerExtent['stream']>;

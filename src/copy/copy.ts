@@ -9,6 +9,7 @@
  * P2 The first failure ends the copy: nothing is begun after it, and what is under way is awaited.
  */
 import { type CopyBuffer, CopyBuffers } from './buffers.ts';
+import { Pace } from './pace.ts';
 import { type CutPiece, piecesOf } from './pieces.ts';
 import type { Source, SourceExtent } from './source.ts';
 import type { Piece, Target } from './target.ts';
@@ -24,6 +25,8 @@ export interface CopyProgress {
 export interface CopyOptions {
   /** Pieces that are under way at once. */
   readonly parallel: number;
+  /** Bytes of pieces that are read in a second, at most; default: as many as can be. */
+  readonly rateBytes?: number | undefined;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: CopyProgress) => void) | undefined;
 }
@@ -37,11 +40,13 @@ export async function copyDisk<E extends SourceExtent, P>(
   const { sizeBytes } = source;
   const { signal, parallel } = options;
   const buffers = new CopyBuffers(parallel, target.pieceBytes);
+  const pace = options.rateBytes === undefined ? undefined : new Pace(options.rateBytes);
   const line = new Line(target, sizeBytes, options.onProgress);
   try {
     for await (const cut of piecesOf(source.extents(), sizeBytes, target)) {
       signal?.throwIfAborted();
       if (line.hasFailed) break;
+      if (cut.parts.length > 0) await pace?.take(cut.length, signal);
       const buffer = cut.parts.length === 0 ? undefined : await buffers.take();
       await line.add(cut, buffer, read(source, cut, buffer));
     }

@@ -2,33 +2,40 @@
 import type { FileHandle } from 'node:fs/promises';
 
 import { SluiceError } from '../errors.ts';
+import type { Output } from './output.ts';
 
 const FULL: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'EFBIG']);
 
+/** What is written: a NewFile. */
+export interface WrittenFile {
+  readonly handle: FileHandle;
+  /** It keeps its size. */
+  readonly isBlockDevice: boolean;
+}
+
 /** Collects writes; the first that fails is told by `settled`. */
-export class FileWrites {
-  readonly #handle: FileHandle;
+export class FileWrites implements Output {
+  readonly #file: WrittenFile;
   readonly #path: string;
   #pending: Promise<void>[] = [];
 
-  constructor(handle: FileHandle, path: string) {
-    this.#handle = handle;
+  constructor(file: WrittenFile, path: string) {
+    this.#file = file;
     this.#path = path;
   }
 
-  /** Writes the bytes; they must stay as they are until it resolves. */
   async write(offset: number, bytes: Uint8Array): Promise<void> {
+    const { handle } = this.#file;
     try {
       for (let done = 0; done < bytes.length;) {
         const rest = bytes.length - done;
-        done += (await this.#handle.write(bytes, done, rest, offset + done)).bytesWritten;
+        done += (await handle.write(bytes, done, rest, offset + done)).bytesWritten;
       }
     } catch (cause) {
       throw this.#failure(offset, bytes.length, cause);
     }
   }
 
-  /** Writes bytes that nobody changes any more. */
   later(offset: number, bytes: Uint8Array): void {
     const written = this.write(offset, bytes);
     // Told by settled(), which may be called after it has failed.
@@ -36,11 +43,18 @@ export class FileWrites {
     this.#pending.push(written);
   }
 
-  /** All of them are there. Rejects with the first failure. */
   async settled(): Promise<void> {
     const pending = this.#pending;
     this.#pending = [];
     await Promise.all(pending);
+  }
+
+  async end(sizeBytes: number): Promise<void> {
+    const { handle, isBlockDevice } = this.#file;
+    if (isBlockDevice) return;
+    await handle.truncate(sizeBytes).catch((cause: unknown) => {
+      throw this.#failure(0, sizeBytes, cause);
+    });
   }
 
   #failure(offset: number, length: number, cause: unknown): SluiceError {

@@ -1,11 +1,17 @@
-/** A new qcow2 image: zeroes take no clusters, data goes where the image ends. */
+/**
+ * A new qcow2 image: data goes where the image ends, and zeroes take no clusters, but where every
+ * cluster is to have its place.
+ */
+import { SECTOR_SIZE } from '../abi/limits.ts';
+import { fill, type FillFile } from '../image/fill.ts';
+import { isMappedWhole } from '../image/qcow2/create-layout.ts';
 import type { NewImage } from '../image/qcow2/create-options.ts';
-import { ImageWriter } from '../image/qcow2/image-writer.ts';
+import { type DataRun, ImageWriter, type PlaceKind } from '../image/qcow2/image-writer.ts';
+import type { NewLuksArea } from '../image/qcow2/luks-create.ts';
 import type { CopyBuffer } from './buffers.ts';
 import type { CodecPool, Codings } from './codec-pool.ts';
 import { dataRuns } from './data-runs.ts';
-import type { FileWrites } from './file-writes.ts';
-import type { NewFile } from './new-file.ts';
+import type { Output } from './output.ts';
 import type { Piece, Target } from './target.ts';
 
 const PIECE_BYTES = 2 * 1024 * 1024;
@@ -18,14 +24,16 @@ export interface ImageTargetOptions {
   /** Zeroes take clusters, too. */
   readonly isFull: boolean;
   /** Where data goes that lies in a file of its own. */
-  readonly dataWrites?: FileWrites | undefined;
+  readonly data?: Output | undefined;
+  /** The file of the data, where room is set aside for clusters that nothing is written to. */
+  readonly room?: FillFile | undefined;
+  /** Of an encrypted image. */
+  readonly luks?: NewLuksArea | undefined;
 }
-
-type ClusterKind = 'data' | 'zero' | 'left';
 
 /** Clusters of one kind that lie beside each other; indices count from the piece. */
 interface Run {
-  readonly kind: ClusterKind;
+  readonly kind: PlaceKind;
   readonly from: number;
   readonly to: number;
 }
@@ -35,19 +43,30 @@ export class ImageTarget implements Target<Codings | undefined> {
   readonly pieceBytes: number;
   readonly granuleBytes: number;
   readonly wantsZeroes: boolean;
-  readonly #writes: FileWrites;
+  readonly #output: Output;
+  readonly #data: Output;
   readonly #options: ImageTargetOptions;
   readonly #writer: ImageWriter;
+  readonly #isMapped: boolean;
 
-  constructor(writes: FileWrites, options: ImageTargetOptions) {
-    const { image, isFull } = options;
-    this.#writes = writes;
+  constructor(output: Output, options: ImageTargetOptions) {
+    const { image, room, luks } = options;
+    this.#output = output;
+    this.#data = options.data ?? output;
     this.#options = options;
+    this.#isMapped = isMappedWhole(image);
+    // A block device shows what it held before where nothing is written.
+    const isWritten = this.#isMapped && room?.keepsBytes === true;
+    const isFull = options.isFull || image.preallocation === 'full' || isWritten;
     this.granuleBytes = image.clusterBytes;
     this.pieceBytes = Math.max(PIECE_BYTES, image.clusterBytes);
     // Version 2 cannot say that a cluster is zero where a backing file says something else.
     this.wantsZeroes = isFull || (image.version === 2 && image.backing !== undefined);
-    this.#writer = new ImageWriter(image, (offset, bytes) => writes.later(offset, bytes));
+    this.#writer = new ImageWriter(
+      image,
+      (offset, bytes) => output.later(offset, bytes),
+      luks?.bytes,
+    );
   }
 
   async prepare(piece: Piece): Promise<Codings | undefined> {
@@ -68,9 +87,10 @@ export class ImageTarget implements Target<Codings | undefined> {
     const streams = prepared && this.#streamsOf(piece, prepared, writing);
     // In the order of the disk: an L2 table is written when the next one begins.
     for (const run of this.#runs(piece)) {
-      if (run.kind === 'zero') this.#putZeroes(piece, run);
-      else if (run.kind === 'data' && streams !== undefined) streams.put(run);
+      if (run.kind === 'data' && streams !== undefined) streams.put(run);
       else if (run.kind === 'data') writing.push(...this.#putData(piece, run));
+      else if (this.#isMapped) writing.push(...this.#putPlaces(piece, run));
+      else if (run.kind === 'zero') this.#putZeroes(piece, run);
     }
     streams?.end();
     try {
@@ -80,38 +100,57 @@ export class ImageTarget implements Target<Codings | undefined> {
     }
   }
 
-  async finish(file: NewFile): Promise<void> {
+  async finish(): Promise<void> {
     const header = this.#writer.finish();
-    await this.#writes.settled();
-    if (!file.isBlockDevice) await file.handle.truncate(this.#writer.endBytes);
-    await this.#writes.write(0, header);
+    const { clusterBytes, sizeBytes } = this.#options.image;
+    await this.#output.settled();
+    if (this.#data !== this.#output) {
+      const wholeBytes = Math.ceil(sizeBytes / clusterBytes) * clusterBytes;
+      await this.#data.end(this.#isMapped ? wholeBytes : sizeBytes);
+    }
+    await this.#output.end(this.#writer.endBytes);
+    await this.#output.write(0, header);
   }
 
   #putZeroes(piece: Piece, { from, to }: Run): void {
     const { image } = this.#options;
-    const cluster = piece.start / image.clusterBytes + from;
-    const count = to - from;
-    // Every cluster of a raw data file has its place.
-    if (image.dataFile?.raw === true) Array.from(this.#writer.addData(cluster, count));
-    else if (image.backing !== undefined) this.#writer.addZeroes(cluster, count);
+    if (image.backing === undefined) return;
+    this.#writer.addZeroes(piece.start / image.clusterBytes + from, to - from);
   }
 
-  #putData(piece: Piece, { from, to }: Run): Promise<void>[] {
-    const { clusterBytes } = this.#options.image;
+  /** Clusters that have their place, and nothing to write there. */
+  #putPlaces(piece: Piece, run: Run): Promise<void>[] {
+    const { image, room } = this.#options;
+    const { clusterBytes, preallocation: how } = image;
+    const places = this.#places(piece, run);
+    if (room === undefined) return [];
+    return places.map(({ offset, count }) =>
+      fill(room, { from: offset, to: offset + count * clusterBytes, how }),
+    );
+  }
+
+  #putData(piece: Piece, run: Run): Promise<void>[] {
+    const { image, luks } = this.#options;
+    const { clusterBytes } = image;
     const first = piece.start / clusterBytes;
-    const bytes = piece.buffer?.bytes as Uint8Array;
-    const writes = this.#options.dataWrites ?? this.#writes;
-    return [...this.#writer.addData(first + from, to - from)].map(({ cluster, count, offset }) => {
+    return this.#places(piece, run).map(({ cluster, count, offset }) => {
       const at = (cluster - first) * clusterBytes;
-      return writes.write(offset, bytes.subarray(at, at + count * clusterBytes));
+      const bytes = piece.buffer?.bytes.subarray(at, at + count * clusterBytes) as Uint8Array;
+      luks?.cipher.encrypt(bytes, offset / SECTOR_SIZE);
+      return this.#data.write(offset, bytes);
     });
+  }
+
+  #places({ start }: Piece, { kind, from, to }: Run): DataRun[] {
+    const first = start / this.#options.image.clusterBytes;
+    return [...this.#writer.addPlaces(first + from, to - from, kind)];
   }
 
   /** Streams that follow each other in the file are one write. */
   #streamsOf(piece: Piece, { bytes, lengths }: Codings, writing: Promise<void>[]) {
     const first = piece.start / this.#options.image.clusterBytes;
     const joined = new Joined((offset, from, to) => {
-      writing.push(this.#writes.write(offset, bytes.subarray(from, to)));
+      writing.push(this.#output.write(offset, bytes.subarray(from, to)));
     });
     let index = 0;
     const put = ({ from, to }: Run): void => {

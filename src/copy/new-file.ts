@@ -56,6 +56,11 @@ export class NewFile implements AsyncDisposable {
     }
   }
 
+  /** Where it is until then. */
+  get workPath(): string {
+    return this.#temporary ?? this.#path;
+  }
+
   /** Of a block device. */
   get deviceBytes(): number | undefined {
     return this.isBlockDevice ? this.#old?.sizeBytes : undefined;
@@ -77,6 +82,12 @@ export class NewFile implements AsyncDisposable {
     if (this.#isDone || this.#temporary === undefined) return;
     await rm(this.#temporary, { force: true });
   }
+}
+
+/** A device, or a link to one. */
+export async function isBlockDevice(path: string): Promise<boolean> {
+  const found = await stat(path).catch(() => undefined);
+  return found?.isBlockDevice() === true;
 }
 
 /** N3: opening it for writing takes the locks of a writer. */

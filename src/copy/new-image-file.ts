@@ -25,7 +25,7 @@ export class NewImageFile implements FillFile {
   constructor(file: NewFile, path: string) {
     this.#file = file;
     this.#path = path;
-    this.#writes = new FileWrites(file.handle, path);
+    this.#writes = new FileWrites(file, path);
     this.keepsBytes = file.isBlockDevice;
     this.#sizeBytes = file.deviceBytes ?? 0;
   }
@@ -48,9 +48,7 @@ export class NewImageFile implements FillFile {
   async truncate(sizeBytes: number): Promise<void> {
     const { deviceBytes } = this.#file;
     if (deviceBytes !== undefined) return refuseSmall(this.#path, deviceBytes, sizeBytes);
-    await this.#file.handle.truncate(sizeBytes).catch((cause: unknown) => {
-      throw notWritten(this.#path, 0, sizeBytes, cause);
-    });
+    await this.#writes.end(sizeBytes);
     this.#sizeBytes = sizeBytes;
   }
 

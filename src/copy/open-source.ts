@@ -28,7 +28,10 @@ export async function openSource(
     throw new SluiceError('ERR_SLUICE_UNSUPPORTED', message, { operation: 'open', path });
   }
   // Raw images are plain, so this one is qcow2.
-  const { lock, backing, backingFormat, encryption, signal, topOnly = false } = options;
+  const { lock, cache, signal, topOnly = false, backing, backingFormat, encryption } = options;
   const chain = { backing, backingFormat, encryption };
-  return diskSource(await openDisk(path, { format: 'qcow2', lock, signal, ...chain }), topOnly);
+  return diskSource(
+    await openDisk(path, { format: 'qcow2', lock, cache, signal, ...chain }),
+    topOnly,
+  );
 }

@@ -1,7 +1,6 @@
 /** A raw image that is new: zeroes are holes of the file. */
 import { dataRuns } from './data-runs.ts';
-import type { FileWrites } from './file-writes.ts';
-import type { NewFile } from './new-file.ts';
+import type { Output } from './output.ts';
 import type { Piece, Target } from './target.ts';
 
 const PIECE_BYTES = 2 * 1024 * 1024;
@@ -18,11 +17,11 @@ export class RawTarget implements Target {
   readonly pieceBytes = PIECE_BYTES;
   readonly granuleBytes = PIECE_BYTES;
   readonly wantsZeroes: boolean;
-  readonly #writes: FileWrites;
+  readonly #output: Output;
   readonly #options: RawTargetOptions;
 
-  constructor(writes: FileWrites, options: RawTargetOptions) {
-    this.#writes = writes;
+  constructor(output: Output, options: RawTargetOptions) {
+    this.#output = output;
     this.#options = options;
     this.wantsZeroes = options.sparseBytes === 0;
   }
@@ -31,16 +30,16 @@ export class RawTarget implements Target {
     if (buffer === undefined) return;
     const { sparseBytes } = this.#options;
     const bytes = buffer.bytes.subarray(0, length);
-    if (sparseBytes === 0) return this.#writes.write(start, bytes);
+    if (sparseBytes === 0) return this.#output.write(start, bytes);
     const writes: Promise<void>[] = [];
     for (const run of dataRuns(buffer.findData(length, sparseBytes))) {
       const [from, to] = [run.from * sparseBytes, Math.min(length, run.to * sparseBytes)];
-      if (run.isData) writes.push(this.#writes.write(start + from, bytes.subarray(from, to)));
+      if (run.isData) writes.push(this.#output.write(start + from, bytes.subarray(from, to)));
     }
     await Promise.all(writes);
   }
 
-  async finish({ handle, isBlockDevice }: NewFile): Promise<void> {
-    if (!isBlockDevice) await handle.truncate(this.#options.sizeBytes);
+  finish(): Promise<void> {
+    return this.#output.end(this.#options.sizeBytes);
   }
 }

@@ -1,6 +1,5 @@
 /** What a copy is made into. */
 import type { CopyBuffer } from './buffers.ts';
-import type { NewFile } from './new-file.ts';
 
 /** Bytes of the disk. */
 export interface Range {
@@ -32,5 +31,5 @@ export interface Target<P = unknown> {
    */
   put(piece: Piece, prepared: P): Promise<void>;
   /** All pieces are there. */
-  finish(file: NewFile): Promise<void>;
+  finish(): Promise<void>;
 }

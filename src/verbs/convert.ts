@@ -1,42 +1,40 @@
 /** A copy of a disk in another format. */
 import { availableParallelism } from 'node:os';
 
-import { invalid, toNumber, toSwitch, toWhole } from '../arguments.ts';
+import { invalid, toNumber, toWhole } from '../arguments.ts';
 import { type CacheModeName, resolveCacheMode } from '../cache-mode.ts';
 import { CodecPool } from '../copy/codec-pool.ts';
-import { copyDisk, type CopyProgress } from '../copy/copy.ts';
-import { FileWrites } from '../copy/file-writes.ts';
-import { ImageTarget } from '../copy/image-target.ts';
-import { NewFile } from '../copy/new-file.ts';
-import { RawTarget } from '../copy/raw-target.ts';
-import { openSource, type SourceOptions } from '../copy/open-source.ts';
+import { copyDisk, type CopyOptions, type CopyProgress } from '../copy/copy.ts';
 import { DiskTarget } from '../copy/disk-target.ts';
 import { joinSources } from '../copy/joined-source.ts';
+import { isBlockDevice } from '../copy/new-file.ts';
+import { openSource, type SourceOptions } from '../copy/open-source.ts';
 import { type OnUnreadable, salvaged } from '../copy/salvage.ts';
 import type { Source } from '../copy/source.ts';
-import type { Target } from '../copy/target.ts';
 import { windowOf } from '../copy/window.ts';
 import type { ByteCount } from '../disk-types.ts';
-import { type CreateOptions, newImageOf } from '../image/qcow2/create-options.ts';
-import type { ImageFormat } from '../image/format.ts';
 import { openDisk } from '../open-disk.ts';
+import {
+  checkRaw,
+  DEFAULT_SPARSE_BYTES,
+  newQcow2Of,
+  newTarget,
+  type TargetOptions,
+} from './convert-target.ts';
+import { type BitmapChoice, checkBitmaps, copyBitmaps } from './copy-bitmaps.ts';
 
 /** Options of `convert`; those of SourceOptions are about the source. */
-export interface ConvertOptions extends SourceOptions {
+export interface ConvertOptions extends SourceOptions, TargetOptions {
   /** Copy from there on, in bytes; default 0. */
   readonly startOffset?: ByteCount | undefined;
   /** Copy so many bytes at most; default: up to the end. */
   readonly maxLength?: ByteCount | undefined;
-  /** Format of what is made; default raw. */
-  readonly targetFormat?: ImageFormat | undefined;
-  /** Of a qcow2 image that is made; its size is the source's. */
-  readonly image?: Omit<CreateOptions, 'sizeBytes' | 'preallocation' | 'encryption'> | undefined;
-  /** Compress its clusters. */
-  readonly compress?: boolean | undefined;
-  /** Runs of zeroes of as many bytes take no space; 0: all of them do. Default 4096. */
-  readonly sparseBytes?: number | undefined;
+  /** Copy the bitmaps of the image, too: `all`, and then none may be unusable, or the `usable`. */
+  readonly bitmaps?: BitmapChoice | undefined;
   /** Pieces of 2 MiB that are under way at once, 1 to 16; default 8. */
   readonly parallel?: number | undefined;
+  /** Bytes that are read in a second, at most; default: as many as can be. */
+  readonly rateBytes?: ByteCount | undefined;
   /** The target is there already and is written as it is: it keeps its size and its format. */
   readonly existing?: boolean | undefined;
   /** With `existing`: it reads as zeroes, so that none have to be written. */
@@ -50,7 +48,6 @@ export interface ConvertOptions extends SourceOptions {
 
 const DEFAULT_PARALLEL = 8;
 const PARALLEL_MAX = 16;
-const DEFAULT_SPARSE_BYTES = 4096;
 
 /**
  * Copies the disk of an image, or several one behind the other, into a new file, which takes its
@@ -62,21 +59,54 @@ export async function convert(
   targetPath: string,
   options: ConvertOptions = {},
 ): Promise<void> {
-  const { parallel = DEFAULT_PARALLEL } = options;
-  toWhole(parallel, 'parallel', 1, PARALLEL_MAX);
-  checkSparse(options.sparseBytes);
-  if (path.length === 0) throw invalid('there is nothing to convert: pass the path of an image');
-  await using codecs = new CodecPool(Math.min(parallel, availableParallelism()));
-  await using source = await openAll(typeof path === 'string' ? [path] : path, options, codecs);
-  if (options.existing === true) return await copyInto(targetPath, source, options);
+  const copying = copyOptionsOf(options);
+  const paths = typeof path === 'string' ? [path] : path;
+  await checkBefore(paths, options);
+  await using codecs = new CodecPool(Math.min(copying.parallel, availableParallelism()));
+  await using source = await openAll(paths, options, codecs);
+  const addBitmaps = async (into: string): Promise<void> => {
+    const { bitmaps } = options;
+    if (bitmaps !== undefined) await copyBitmaps(paths[0] as string, into, bitmaps, options);
+  };
+  if (await isWrittenInPlace(targetPath, options)) {
+    await copyInto(targetPath, source, options, copying);
+    return await addBitmaps(targetPath);
+  }
   const { noFlush } = resolveCacheMode(options.targetCache ?? 'unsafe').axes;
-  const makeTarget = targetOf(source.sizeBytes, options, codecs);
-  await using file = await NewFile.create(targetPath);
-  const target = makeTarget(new FileWrites(file.handle, targetPath));
-  await copyDisk(source, target, { ...options, parallel });
-  await target.finish(file);
+  await using made = await newTarget(targetPath, source.sizeBytes, options, codecs);
+  await copyDisk(source, made.target, copying);
+  await made.target.finish();
+  await addBitmaps(made.file.workPath);
   options.signal?.throwIfAborted();
-  await file.finish(!noFlush);
+  await made.finish(!noFlush);
+}
+
+function copyOptionsOf(options: ConvertOptions): CopyOptions {
+  const { parallel = DEFAULT_PARALLEL, rateBytes, signal, onProgress } = options;
+  toWhole(parallel, 'parallel', 1, PARALLEL_MAX);
+  if (rateBytes === undefined) return { parallel, signal, onProgress };
+  const rate = toNumber(rateBytes, 'rateBytes');
+  if (rate === 0) throw invalid('rateBytes is 1 at least');
+  return { parallel, rateBytes: rate, signal, onProgress };
+}
+
+/** What can be said without the disk. */
+async function checkBefore(paths: readonly string[], options: ConvertOptions): Promise<void> {
+  const { targetFormat = 'raw', existing, bitmaps, startOffset, maxLength, snapshot } = options;
+  checkSparse(options.sparseBytes);
+  const [first, second] = paths;
+  if (first === undefined) throw invalid('there is nothing to convert: pass the path of an image');
+  if (existing === true && options.compress === true)
+    throw invalid('an image that exists is not written compressed');
+  if (targetFormat === 'raw') checkRaw(options);
+  else if (existing !== true) newQcow2Of(0, options);
+  if (options.image?.backing !== undefined && second !== undefined)
+    throw invalid('a backing file is for the copy of one image');
+  if (bitmaps === undefined) return;
+  if (targetFormat === 'raw') throw invalid('a raw image has no bitmaps: pass targetFormat: qcow2');
+  if (second !== undefined || (startOffset ?? maxLength ?? snapshot) !== undefined)
+    throw invalid('bitmaps are for the copy of one image, all of it and as it is');
+  await checkBitmaps(first, bitmaps, options);
 }
 
 /** Granules must fit the pieces. */
@@ -92,7 +122,6 @@ async function openAll(
   codecs: CodecPool,
 ): Promise<Source> {
   const topOnly = options.image?.backing !== undefined;
-  if (topOnly && paths.length > 1) throw invalid('a backing file is for the copy of one image');
   const sources: Source[] = [];
   try {
     for (const path of paths) sources.push(await openSource(path, { ...options, topOnly }, codecs));
@@ -106,10 +135,20 @@ async function openAll(
   }
 }
 
+/** A block device that is to be raw is there already, and shows what it held before. */
+async function isWrittenInPlace(path: string, options: ConvertOptions): Promise<boolean> {
+  if (options.existing === true) return true;
+  return (options.targetFormat ?? 'raw') === 'raw' && (await isBlockDevice(path));
+}
+
 /** Into an image that is there, which keeps its size. */
-async function copyInto(path: string, source: Source, options: ConvertOptions): Promise<void> {
-  const { targetFormat = 'raw', parallel = DEFAULT_PARALLEL, targetCache = 'unsafe' } = options;
-  if (options.compress === true) throw invalid('an image that exists is not written compressed');
+async function copyInto(
+  path: string,
+  source: Source,
+  options: ConvertOptions,
+  copying: CopyOptions,
+): Promise<void> {
+  const { targetFormat = 'raw', targetCache = 'unsafe', preallocation = 'off' } = options;
   const cache = { cache: targetCache, writable: true } as const;
   const encryption = targetFormat === 'raw' ? undefined : options.encryption;
   const backing = targetFormat === 'raw' ? undefined : options.backing;
@@ -118,30 +157,9 @@ async function copyInto(path: string, source: Source, options: ConvertOptions): 
     const found = `it has ${disk.size} bytes, and the source ${source.sizeBytes}`;
     throw invalid(`cannot copy into ${JSON.stringify(path)}: ${found}; resize it first`);
   }
-  const sparseBytes = options.sparseBytes ?? DEFAULT_SPARSE_BYTES;
+  const granule = options.sparseBytes ?? DEFAULT_SPARSE_BYTES;
+  const sparseBytes = preallocation === 'off' ? granule : 0;
   const target = new DiskTarget(disk, { sparseBytes, isZero: options.targetIsZero === true });
-  await copyDisk(source, target, { ...options, parallel });
+  await copyDisk(source, target, copying);
   await target.finish();
-}
-
-/** Everything about the target that can be wrong is found before a file is made. */
-function targetOf(
-  sizeBytes: number,
-  options: ConvertOptions,
-  codecs: CodecPool,
-): (writes: FileWrites) => Target {
-  const { targetFormat = 'raw', compress = false, image = {} } = options;
-  const sparseBytes = options.sparseBytes ?? DEFAULT_SPARSE_BYTES;
-  if (targetFormat === 'raw') {
-    if (toSwitch(compress, 'compress'))
-      throw invalid('a raw image cannot be compressed; pass targetFormat: qcow2');
-    return (writes) => new RawTarget(writes, { sizeBytes, sparseBytes });
-  }
-  const made = newImageOf({ ...image, sizeBytes });
-  if (made.preallocation !== 'off' || made.encryption !== undefined) {
-    throw invalid('a copy is neither preallocated nor encrypted; leave out what asks for it');
-  }
-  const isFull = sparseBytes === 0;
-  const used = toSwitch(compress, 'compress') ? codecs : undefined;
-  return (writes) => new ImageTarget(writes, { image: made, codecs: used, isFull });
 }

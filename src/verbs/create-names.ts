@@ -1,9 +1,9 @@
 /** The other files of a new image: the backing file, and names that must not be one file's. */
 import { realpath } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 
 import { invalid } from '../arguments.ts';
-import { type NamedFilePolicy, resolveNamed } from '../image/chain.ts';
+import { hasProtocol, type NamedFilePolicy, resolveNamed } from '../image/chain.ts';
 import { Layers } from '../image/layers.ts';
 
 const SECTOR_BYTES = 512;
@@ -24,6 +24,12 @@ export async function backingBytes(
   await using layers = await Layers.open(path, { format, backing, signal });
   const sizeBytes = Math.ceil(layers.sizeBytes / SECTOR_BYTES) * SECTOR_BYTES;
   return { sizeBytes, path };
+}
+
+/** Where an image will look for a file that it names. */
+export function pathBeside(imagePath: string, what: 'backing' | 'dataFile', name: string): string {
+  if (!hasProtocol(name)) return resolve(dirname(imagePath), name);
+  throw invalid(`${what}.name is a path, and ${JSON.stringify(name)} begins with a protocol`);
 }
 
 /** Refuses names of one file for two: making one of them would destroy the other. */

@@ -5,20 +5,19 @@ import { invalid, toNumber } from '../arguments.ts';
 import { NewFile } from '../copy/new-file.ts';
 import { NewImageFile } from '../copy/new-image-file.ts';
 import type { ByteCount } from '../disk-types.ts';
-import { hasProtocol, type NamedFilePolicy } from '../image/chain.ts';
+import type { NamedFilePolicy } from '../image/chain.ts';
 import { fill, type FillProgress, type FillWork } from '../image/fill.ts';
 import type { ImageFormat } from '../image/format.ts';
-import { createImage, type CreateOptions } from '../image/qcow2/create.ts';
+import { createImage } from '../image/qcow2/create.ts';
 import { layoutOf } from '../image/qcow2/create-layout.ts';
 import {
   checkPreallocation,
   newImageOf,
+  type NewQcow2Options,
   type Preallocation,
+  refuseQcow2Options,
 } from '../image/qcow2/create-options.ts';
-import { backingBytes, refuseSameFile } from './create-names.ts';
-
-/** What only a qcow2 image is made with. */
-export type NewQcow2Options = Omit<CreateOptions, 'sizeBytes' | 'preallocation'>;
+import { backingBytes, pathBeside, refuseSameFile } from './create-names.ts';
 
 /** Options of `create`. */
 export interface CreateImageOptions {
@@ -69,11 +68,9 @@ export async function create(
 }
 
 async function createRaw(path: string, options: CreateImageOptions): Promise<CreatedImage> {
-  const { preallocation: how = 'off', image = {} } = options;
+  const { preallocation: how = 'off', image } = options;
   checkPreallocation(how, ['off', 'falloc', 'full']);
-  const [first] = Object.entries(image).find(([, value]) => value !== undefined) ?? [];
-  if (first !== undefined)
-    throw invalid(`${first} is for qcow2 images: pass format: 'qcow2' (-f qcow2)`);
+  refuseQcow2Options(image);
   if (options.sizeBytes === undefined) throw noSize();
   const asked = toNumber(options.sizeBytes, 'sizeBytes');
   const sizeBytes = Math.ceil(asked / SECTOR_BYTES) * SECTOR_BYTES;
@@ -93,7 +90,7 @@ async function createQcow2(path: string, options: CreateImageOptions): Promise<C
   const { sizeBytes, ...names } = await sizeOf(path, options, openBacking);
   const made = newImageOf({ ...image, preallocation, sizeBytes });
   layoutOf(made);
-  const dataPath = dataFile === undefined ? undefined : pathOfData(path, dataFile.name);
+  const dataPath = dataFile === undefined ? undefined : pathBeside(path, 'dataFile', dataFile.name);
   await refuseSameFile(path, { ...names, data: dataPath });
   await using file = await NewFile.create(path);
   if (dataPath === undefined) {
@@ -107,12 +104,6 @@ async function createQcow2(path: string, options: CreateImageOptions): Promise<C
     await finish(options, [data, file]);
   }
   return { path, format: 'qcow2', sizeBytes: made.sizeBytes };
-}
-
-/** Where the image will look for it. */
-function pathOfData(path: string, name: string): string {
-  if (!hasProtocol(name)) return resolve(dirname(path), name);
-  throw invalid(`dataFile.name is a path, and ${JSON.stringify(name)} begins with a protocol`);
 }
 
 async function finish({ signal }: CreateImageOptions, files: readonly NewFile[]): Promise<void> {

@@ -2,13 +2,10 @@
 export { bench, type BenchOptions, type BenchResult } from './bench.ts';
 export { compare, type CompareImagesOptions, type Comparison } from './compare.ts';
 export { convert, type ConvertOptions } from './convert.ts';
+export type { TargetOptions } from './convert-target.ts';
+export type { BitmapChoice } from './copy-bitmaps.ts';
 export { check, type CheckImageOptions, type ImageCheck } from './check.ts';
-export {
-  create,
-  type CreatedImage,
-  type CreateImageOptions,
-  type NewQcow2Options,
-} from './create.ts';
+export { create, type CreatedImage, type CreateImageOptions } from './create.ts';
 export type { ImageOptions } from '../image/image-at.ts';
 export type { LayersOptions } from '../image/layers.ts';
 export {
@@ -29,7 +26,7 @@ export {
   snapshots,
 } from './snapshot.ts';
 export { amend, type AmendOptions, type AmendProgress, type ImageAmendment } from './amend.ts';
-export type { Preallocation } from '../image/qcow2/create-options.ts';
+export type { NewQcow2Options, Preallocation } from '../image/qcow2/create-options.ts';
 export { type NewSize, resize, type ResizeImageOptions } from './resize.ts';
 export { type NewBackingFile, rebase, type RebaseOptions } from './rebase.ts';
 export type { RebaseProgress } from './rebase-copy.ts';

@@ -10,9 +10,9 @@ import {
   checkPreallocation,
   type NewImage,
   newImageOf,
+  type NewQcow2Options,
   type Preallocation,
 } from '../image/qcow2/create-options.ts';
-import type { NewQcow2Options } from './create.ts';
 
 /** Bytes of a file. */
 export interface ImageMeasure {

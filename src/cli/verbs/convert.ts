@@ -1,8 +1,10 @@
 /** `sluice convert`. */
 import { dirname } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { invalid } from '../../arguments.ts';
 import type { CacheModeName } from '../../cache-mode.ts';
 import { image, type ImageFormat } from '../../node.ts';
+import { writeResult } from '../output.ts';
 import type { Terminal } from '../terminal.ts';
 import {
   addVerb,
@@ -17,11 +19,13 @@ import {
   quietOption,
   targetFormatOption,
 } from './common.ts';
+import { asksForHelp, listOptions, madeOptionsOf } from './create-options.ts';
+import { formatOptions } from './format-options.ts';
 import { keyOption, readKey } from './key.ts';
-import { formatOptions, imageOptionsOf } from './format-options.ts';
 import type { SnapshotChoice } from '../../image/qcow2/snapshot-header.ts';
 import { withProgress } from './progress.ts';
-import { parseSize } from './size.ts';
+import { readSecrets, secretOption, type SecretOptions } from './secret.ts';
+import { parseSize, sizeArgument } from './size.ts';
 import { snapshotOption } from './snapshot-choice.ts';
 
 const NOTES = `
@@ -34,9 +38,10 @@ Examples:
   sluice convert -O qcow2 -B base.qcow2 -F qcow2 overlay.qcow2 copy.qcow2
   sluice convert -n -O qcow2 disk.img scratch.qcow2`;
 
-interface ConvertOptions extends CommonOptions, ChainOptions {
+interface ConvertOptions extends CommonOptions, ChainOptions, SecretOptions {
   readonly targetFormat: ImageFormat;
   readonly cache: CacheModeName;
+  readonly sourceCache: CacheModeName;
   readonly options: readonly string[];
   readonly backing?: string;
   readonly backingFormat?: 'raw' | 'qcow2';
@@ -46,6 +51,9 @@ interface ConvertOptions extends CommonOptions, ChainOptions {
   readonly skipCreate?: true;
   readonly targetIsZero?: true;
   readonly salvage?: true;
+  readonly bitmaps?: true;
+  readonly skipBrokenBitmaps?: true;
+  readonly rate?: number;
   readonly coroutines?: number;
   readonly keyFile?: string;
   readonly progress?: true;
@@ -65,6 +73,7 @@ export function addConvert(program: Command, terminal: Terminal): void {
   command
     .argument('<paths...>', 'images, and then the file that is made, or a block device')
     .action((paths: string[], given: ConvertOptions) => {
+      if (asksForHelp(given)) return writeResult(listOptions(given.targetFormat));
       const target = paths.at(-1);
       if (target === undefined || paths.length < 2) {
         return command.error('an image and a target are needed');
@@ -78,6 +87,7 @@ function sourceOptions(): Option[] {
     formatOption('-f, --format <fmt>', 'the images'),
     snapshotOption('the disk as a snapshot of the image has it'),
     new Option('--salvage', 'what cannot be read is zeroes, and said'),
+    cacheOption('-T, --source-cache <mode>', 'the images'),
     keyOption(),
     forceShareOption(),
     allowOption(),
@@ -93,6 +103,9 @@ function targetOptions(): Option[] {
       'raw',
       'qcow2',
     ]),
+    new Option('--bitmaps', 'copy the bitmaps of the image, too'),
+    new Option('--skip-broken-bitmaps', 'with --bitmaps: leave out what cannot be used'),
+    secretOption(),
     new Option('-c, --compress', 'compress the clusters of the target'),
     new Option(
       '-S, --sparse <size>',
@@ -109,7 +122,11 @@ function workOptions(): Option[] {
     cacheOption('-t, --cache <mode>', 'the target', 'unsafe'),
     progressOption(),
     quietOption(),
+    new Option('-r, --rate <size>', 'bytes that are copied in a second, at most').argParser(
+      sizeArgument,
+    ),
     new Option('-W, --out-of-order', 'taken; order costs nothing here'),
+    new Option('-C, --copy-range', 'taken; data passes through memory all the same'),
   ];
 }
 
@@ -124,6 +141,9 @@ async function convert(
   const existing = options.skipCreate ?? false;
   if (existing) folders.push(dirname(target));
   const encryption = await readKey(options.keyFile);
+  const keys = { secrets: await readSecrets(options), key: undefined, isNeeded: true };
+  const { sizeBytes, preallocation, image: made } = madeOptionsOf(targetFormat, options, keys);
+  if (sizeBytes !== undefined) throw invalid('a copy is as large as its source; leave out size');
   const onUnreadable = (offset: number, length: number, { message }: Error): void =>
     terminal.warn(`${length} bytes at offset ${offset} of the disk are zeroes now: ${message}`);
   await withProgress(terminal, options, (onProgress, signal) =>
@@ -134,7 +154,11 @@ async function convert(
       snapshot: options.snapshot,
       encryption,
       targetFormat,
-      image: imageOptionsOf(targetFormat, options),
+      image: made,
+      preallocation,
+      bitmaps: bitmapsOf(options),
+      rateBytes: options.rate,
+      cache: options.sourceCache,
       compress,
       sparseBytes: sparse,
       existing,
@@ -146,6 +170,12 @@ async function convert(
       signal,
     }),
   );
+}
+
+function bitmapsOf({ bitmaps, skipBrokenBitmaps }: ConvertOptions) {
+  if (bitmaps === true) return skipBrokenBitmaps === true ? 'usable' : 'all';
+  if (skipBrokenBitmaps === true) throw invalid('--skip-broken-bitmaps is for --bitmaps');
+  return undefined;
 }
 
 function sparseSize(text: string): number {

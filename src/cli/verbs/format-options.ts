@@ -37,24 +37,6 @@ export const SETTERS: Readonly<Record<string, Setter>> = {
   },
 };
 
-/** The options of a qcow2 image; a raw one has none. */
-export function imageOptionsOf(format: 'raw' | 'qcow2', given: GivenOptions): NewImageOptions {
-  const pairs = pairsOf(given);
-  const [first] = pairs.keys();
-  if (format === 'raw' && first !== undefined) {
-    throw invalid(`'${first}' is for qcow2 images: pass -O qcow2`);
-  }
-  const backing = backingOf(pairs.get('backing_file'), pairs.get('backing_fmt'));
-  pairs.delete('backing_file');
-  pairs.delete('backing_fmt');
-  const parts = [...pairs].map(([name, text]): NewImageOptions => {
-    const setter = SETTERS[name];
-    if (setter !== undefined) return setter(text, name);
-    throw invalid(`there is no option '${name}': use ${Object.keys(SETTERS).join(', ')}`);
-  });
-  return Object.assign({}, backing === undefined ? {} : { backing }, ...parts) as NewImageOptions;
-}
-
 /** Names and values; the last one of a name counts. */
 export function optionPairs(lists: readonly string[]): Map<string, string> {
   return new Map(lists.flatMap(splitList).map((pair) => pairOf(pair)));

@@ -36,7 +36,6 @@ import {
   QCOW2_MAGIC,
 } from '../../abi/qcow2.ts';
 import { invalid } from '../../arguments.ts';
-import { firstClusters, type NewLayout } from './create-layout.ts';
 import type { NewImage } from './create-options.ts';
 import { luksAreaBytes } from './luks-options.ts';
 
@@ -44,15 +43,25 @@ import { luksAreaBytes } from './luks-options.ts';
 const HEADER_BYTES_V3 = 112;
 const EXTENSION_HEAD_BYTES = 8;
 
+/** Where the header says that tables and areas begin, in bytes of the file. */
+export interface HeaderPlaces {
+  readonly l1Offset: number;
+  readonly l1Entries: number;
+  readonly refcountTableOffset: number;
+  readonly refcountTableClusters: number;
+  /** Of an encrypted image. */
+  readonly luksOffset: number;
+}
+
 /** The first cluster. @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT when names do not fit */
-export function headerOf(image: NewImage, layout: NewLayout): Uint8Array {
+export function headerOf(image: NewImage, places: HeaderPlaces): Uint8Array {
   const bytes = new Uint8Array(image.clusterBytes);
   const view = new DataView(bytes.buffer);
-  writeFixed(view, image, layout);
+  writeFixed(view, image, places);
   if (image.version === 3) writeVersion3(view, image);
   const start = image.version === 3 ? HEADER_BYTES_V3 : HEADER_BYTES_V2;
   const name = utf8(image.backing?.name ?? '');
-  const end = writeExtensions(bytes, start, extensionsOf(image, layout), name.length);
+  const end = writeExtensions(bytes, start, extensionsOf(image, places), name.length);
   if (name.length === 0) return bytes;
   view.setBigUint64(HEADER_BACKING_FILE_OFFSET, BigInt(end));
   view.setUint32(HEADER_BACKING_FILE_SIZE, name.length);
@@ -60,10 +69,8 @@ export function headerOf(image: NewImage, layout: NewLayout): Uint8Array {
   return bytes;
 }
 
-function writeFixed(view: DataView, image: NewImage, layout: NewLayout): void {
-  const { clusterBytes } = image;
-  const { refcountTableClusters, l1Entries } = layout;
-  const l1Offset = firstClusters(layout).l1 * clusterBytes;
+function writeFixed(view: DataView, image: NewImage, places: HeaderPlaces): void {
+  const { l1Entries, l1Offset, refcountTableOffset, refcountTableClusters } = places;
   view.setUint32(HEADER_MAGIC, QCOW2_MAGIC);
   view.setUint32(HEADER_VERSION, image.version);
   view.setUint32(HEADER_CLUSTER_BITS, image.clusterBits);
@@ -71,7 +78,7 @@ function writeFixed(view: DataView, image: NewImage, layout: NewLayout): void {
   if (image.encryption !== undefined) view.setUint32(HEADER_CRYPT_METHOD, CRYPT_LUKS);
   view.setUint32(HEADER_L1_SIZE, l1Entries);
   view.setBigUint64(HEADER_L1_TABLE_OFFSET, BigInt(l1Entries === 0 ? 0 : l1Offset));
-  view.setBigUint64(HEADER_REFCOUNT_TABLE_OFFSET, BigInt(clusterBytes));
+  view.setBigUint64(HEADER_REFCOUNT_TABLE_OFFSET, BigInt(refcountTableOffset));
   view.setUint32(HEADER_REFCOUNT_TABLE_CLUSTERS, refcountTableClusters);
 }
 
@@ -101,7 +108,7 @@ interface Extension {
   readonly data: Uint8Array;
 }
 
-function extensionsOf(image: NewImage, layout: NewLayout): Extension[] {
+function extensionsOf(image: NewImage, { luksOffset }: HeaderPlaces): Extension[] {
   const { version, clusterBytes, backing, dataFile, encryption } = image;
   const extensions: Extension[] = [];
   if (backing !== undefined) {
@@ -112,7 +119,7 @@ function extensionsOf(image: NewImage, layout: NewLayout): Extension[] {
   }
   if (encryption !== undefined) {
     const area = new DataView(new ArrayBuffer(16));
-    area.setBigUint64(0, BigInt(firstClusters(layout).luks * clusterBytes));
+    area.setBigUint64(0, BigInt(luksOffset));
     area.setBigUint64(8, BigInt(luksAreaBytes(encryption)));
     extensions.push({ type: EXTENSION_ENCRYPTION, data: new Uint8Array(area.buffer) });
   }

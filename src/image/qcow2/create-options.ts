@@ -44,6 +44,9 @@ export interface CreateOptions {
   readonly encryption?: NewLuks;
 }
 
+/** What only a qcow2 image is made with. */
+export type NewQcow2Options = Omit<CreateOptions, 'sizeBytes' | 'preallocation'>;
+
 /** CreateOptions without gaps. */
 export interface NewImage extends CreateOptions {
   readonly version: 2 | 3;
@@ -124,6 +127,12 @@ function checkMapped({ preallocation, backing, version, extendedL2, ...image }: 
   if (encryption === undefined || version === 3 || preallocation === 'full') return;
   const found = `preallocation ${preallocation} of an encrypted image of version 2 reads as noise`;
   throw invalid(`${found}; use version 3, or preallocation full`);
+}
+
+/** For a raw image. @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT */
+export function refuseQcow2Options(options: NewQcow2Options = {}): void {
+  const [first] = Object.entries(options).find(([, value]) => value !== undefined) ?? [];
+  if (first !== undefined) throw invalid(`${first} is for qcow2 images, and a raw one is made`);
 }
 
 /** @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT */

@@ -13,8 +13,8 @@
  */
 import { type FillFile, fill, type FillWork } from '../fill.ts';
 import type { SectorCipher } from './crypt-view.ts';
-import { headerOf } from './create-header.ts';
-import { isMappedWhole, layoutOf, type NewLayout } from './create-layout.ts';
+import { type HeaderPlaces, headerOf } from './create-header.ts';
+import { firstClusters, isMappedWhole, layoutOf, type NewLayout } from './create-layout.ts';
 import { metadata } from './create-metadata.ts';
 import { type CreateOptions, type NewImage, newImageOf } from './create-options.ts';
 import { makeLuksArea } from './luks-create.ts';
@@ -39,7 +39,7 @@ export async function createImage(
   const image = newImageOf(options);
   const { clusterBytes, encryption } = image;
   const layout = layoutOf(image);
-  const header = headerOf(image, layout);
+  const header = headerOf(image, placesOf(image, layout));
   const luks = encryption === undefined ? undefined : await makeLuksArea(encryption);
   work.signal?.throwIfAborted();
   await file.truncate(0);
@@ -52,6 +52,16 @@ export async function createImage(
   await file.sync();
   await file.write(0, header.subarray(0, SECTOR_BYTES));
   await file.sync();
+}
+
+function placesOf({ clusterBytes }: NewImage, layout: NewLayout): HeaderPlaces {
+  const { l1, luks } = firstClusters(layout);
+  return {
+    ...layout,
+    refcountTableOffset: clusterBytes,
+    l1Offset: l1 * clusterBytes,
+    luksOffset: luks * clusterBytes,
+  };
 }
 
 const SECTOR_BYTES = 512;

@@ -2,20 +2,14 @@
  * A new image, written from its first guest byte to its last: data and tables in the order in which
  * they become known, and the header when all is there.
  *
- *     | header | L1 | data, an L2 table behind what it maps, refcount blocks ... | refcount table |
+ *     | header | LUKS area | L1 | data, an L2 table behind what it maps, refcount blocks ... |
+ *     | refcount table |
  *
  * G1 Memory does not grow with the disk but for the L1 table and the refcount table: an L2 table is
  *    written when the next one begins, a refcount block when it is full.
  * G2 The header comes last, so that a file that was not finished is no image.
  */
-import {
-  ENTRY_COMPRESSED_BIT,
-  EXTENDED_L2_ENTRY_BYTES,
-  HEADER_L1_TABLE_OFFSET,
-  HEADER_REFCOUNT_TABLE_CLUSTERS,
-  HEADER_REFCOUNT_TABLE_OFFSET,
-  L2_ENTRY_BYTES,
-} from '../../abi/qcow2.ts';
+import { ENTRY_COMPRESSED_BIT, EXTENDED_L2_ENTRY_BYTES, L2_ENTRY_BYTES } from '../../abi/qcow2.ts';
 import { headerOf } from './create-header.ts';
 import { layoutOf } from './create-layout.ts';
 import type { NewImage } from './create-options.ts';
@@ -37,6 +31,12 @@ export interface DataRun {
   readonly offset: number;
 }
 
+/**
+ * What a cluster that has its place reads as: what is written there, zeroes, or what the backing
+ * file has.
+ */
+export type PlaceKind = 'data' | 'zero' | 'left';
+
 /** Takes clusters of the disk in order, and answers where they go. */
 export class ImageWriter {
   readonly #image: NewImage;
@@ -44,6 +44,7 @@ export class ImageWriter {
   readonly #refcounts: NewRefcounts;
   readonly #l1: DataView;
   readonly #l1Offset: number;
+  readonly #luksOffset: number;
   readonly #entryBytes: number;
   readonly #l2Entries: number;
   /** The L2 table that is being filled. */
@@ -52,16 +53,21 @@ export class ImageWriter {
   /** Free bytes at the end of the last cluster with streams. */
   #room = 0;
 
-  /** `emit` writes what is neither data nor streams; it may do so later. */
-  constructor(image: NewImage, emit: Emit) {
+  /**
+   * `emit` writes what is neither data nor streams; it may do so later. `luks` is the area of an
+   * encrypted image, whose data the caller encrypts.
+   */
+  constructor(image: NewImage, emit: Emit, luks?: Uint8Array) {
     const { clusterBytes, refcountOrder } = image;
     this.#image = image;
     this.#emit = emit;
     this.#refcounts = new NewRefcounts(clusterBytes, 2 ** refcountOrder, emit);
-    const { l1Entries, l1Clusters, l2Entries } = layoutOf(image);
+    const { l1Entries, l1Clusters, l2Entries, luksClusters } = layoutOf(image);
     this.#l2Entries = l2Entries;
     this.#entryBytes = image.extendedL2 ? EXTENDED_L2_ENTRY_BYTES : L2_ENTRY_BYTES;
     this.#refcounts.take(1);
+    this.#luksOffset = this.#refcounts.take(luksClusters);
+    if (luks !== undefined) emit(this.#luksOffset, padded(luks, luksClusters * clusterBytes));
     this.#l1Offset = l1Entries === 0 ? 0 : this.#refcounts.take(l1Clusters);
     this.#l1 = new DataView(new ArrayBuffer(l1Clusters * clusterBytes));
   }
@@ -72,11 +78,12 @@ export class ImageWriter {
   }
 
   /**
-   * Data of `count` clusters from `cluster` on; answers where it goes, in as many runs as it has to
-   * be split into: what an L2 table maps lies together.
+   * Places for `count` clusters from `cluster` on, and what they read as; answers where they are,
+   * in as many runs as they have to be split into: what an L2 table maps lies together.
    */
-  *addData(cluster: number, count: number): Generator<DataRun, void, void> {
+  *addPlaces(cluster: number, count: number, reads: PlaceKind): Generator<DataRun, void, void> {
     const { clusterBytes, dataFile } = this.#image;
+    const flags = this.#placeFlags(reads);
     for (let at = cluster; at < cluster + count;) {
       const tableEnd = (Math.floor(at / this.#l2Entries) + 1) * this.#l2Entries;
       const run = Math.min(cluster + count, tableEnd) - at;
@@ -85,8 +92,10 @@ export class ImageWriter {
       const offset = dataFile === undefined ? this.#refcounts.take(run) : at * clusterBytes;
       for (let index = 0; index < run; index++) {
         const position = this.#positionOf(at + index);
-        setOffset(table, position, offset + index * clusterBytes);
-        if (this.#image.extendedL2) table.setUint32(position + ALLOCATED_AT, ALL_SUBCLUSTERS);
+        setOffset(table, position, offset + index * clusterBytes + flags.zero);
+        if (!this.#image.extendedL2) continue;
+        table.setUint32(position + ZEROES_AT, flags.zeroes);
+        table.setUint32(position + ALLOCATED_AT, flags.allocated);
       }
       yield { cluster: at, count: run, offset };
       at += run;
@@ -134,12 +143,29 @@ export class ImageWriter {
     this.#finishTable();
     if (this.#l1.byteLength > 0) this.#emit(this.#l1Offset, new Uint8Array(this.#l1.buffer));
     const { tableOffset, tableClusters } = this.#refcounts.finish();
-    const header = headerOf(this.#image, layoutOf(this.#image));
-    const view = new DataView(header.buffer);
-    view.setBigUint64(HEADER_L1_TABLE_OFFSET, BigInt(this.#l1Offset));
-    view.setBigUint64(HEADER_REFCOUNT_TABLE_OFFSET, BigInt(tableOffset));
-    view.setUint32(HEADER_REFCOUNT_TABLE_CLUSTERS, tableClusters);
-    return header;
+    return headerOf(this.#image, {
+      l1Offset: this.#l1Offset,
+      l1Entries: layoutOf(this.#image).l1Entries,
+      refcountTableOffset: tableOffset,
+      refcountTableClusters: tableClusters,
+      luksOffset: this.#luksOffset,
+    });
+  }
+
+  /** Places that are zeroes are holes, but for what the cipher would make of them. */
+  #placeFlags(reads: PlaceKind) {
+    const { extendedL2, encryption, dataFile } = this.#image;
+    if (!extendedL2) {
+      const isNoise = reads === 'zero' && encryption !== undefined;
+      return { zero: isNoise ? ZERO_LOW : 0, zeroes: 0, allocated: 0 };
+    }
+    const isData = reads === 'data' || dataFile?.raw === true;
+    const isZero = reads === 'zero' && !isData;
+    return {
+      zero: 0,
+      zeroes: isZero ? ALL_SUBCLUSTERS : 0,
+      allocated: isData ? ALL_SUBCLUSTERS : 0,
+    };
   }
 
   #positionOf(cluster: number): number {
@@ -165,6 +191,12 @@ export class ImageWriter {
     this.#emit(offset, new Uint8Array(this.#table.buffer));
     this.#table = undefined;
   }
+}
+
+function padded(bytes: Uint8Array, length: number): Uint8Array {
+  const whole = new Uint8Array(length);
+  whole.set(bytes);
+  return whole;
 }
 
 /** With COPIED: whatever is used once is used by this. */

@@ -1,0 +1,148 @@
+/** The image that a copy makes. */
+import { invalid, toSwitch } from '../arguments.ts';
+import type { CodecPool } from '../copy/codec-pool.ts';
+import { FileWrites } from '../copy/file-writes.ts';
+import { ImageTarget } from '../copy/image-target.ts';
+import { NewFile } from '../copy/new-file.ts';
+import { NewImageFile } from '../copy/new-image-file.ts';
+import { RawTarget } from '../copy/raw-target.ts';
+import type { Target } from '../copy/target.ts';
+import { fill } from '../image/fill.ts';
+import type { ImageFormat } from '../image/format.ts';
+import { layoutOf } from '../image/qcow2/create-layout.ts';
+import {
+  checkPreallocation,
+  type NewImage,
+  newImageOf,
+  type NewQcow2Options,
+  type Preallocation,
+  refuseQcow2Options,
+} from '../image/qcow2/create-options.ts';
+import { makeLuksArea } from '../image/qcow2/luks-create.ts';
+import { pathBeside, refuseSameFile } from './create-names.ts';
+
+/** What is made of the disk. */
+export interface TargetOptions {
+  /** Format of what is made; default raw. */
+  readonly targetFormat?: ImageFormat | undefined;
+  /** Of a qcow2 image that is made; its size is the source's. */
+  readonly image?: NewQcow2Options | undefined;
+  /** Room for what is zeroes; default off. `metadata` is for qcow2. */
+  readonly preallocation?: Preallocation | undefined;
+  /** Compress the clusters of a qcow2 image. */
+  readonly compress?: boolean | undefined;
+  /** Runs of zeroes of as many bytes take no space; 0: all of them do. Default 4096. */
+  readonly sparseBytes?: number | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Files that are written, and take their names when all is there. */
+export interface NewTarget extends AsyncDisposable {
+  readonly target: Target;
+  /** The one that is to have the name of the image. */
+  readonly file: NewFile;
+  finish(isStable: boolean): Promise<void>;
+}
+
+export const DEFAULT_SPARSE_BYTES = 4096;
+
+/** Everything that can be wrong is found before a file is made. */
+export async function newTarget(
+  path: string,
+  sizeBytes: number,
+  options: TargetOptions,
+  codecs: CodecPool,
+): Promise<NewTarget> {
+  const { targetFormat = 'raw' } = options;
+  if (targetFormat === 'raw') return newRaw(path, sizeBytes, options);
+  return newQcow2(path, newQcow2Of(sizeBytes, options), options, codecs);
+}
+
+/** What is made of a disk of that size. @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT */
+export function newQcow2Of(sizeBytes: number, options: TargetOptions): NewImage {
+  const { image = {}, preallocation = 'off', compress } = options;
+  const made = newImageOf({ ...image, preallocation, sizeBytes });
+  layoutOf(made);
+  if (!toSwitch(compress, 'compress')) return made;
+  const other = [
+    made.encryption !== undefined ? 'encrypted' : undefined,
+    made.dataFile !== undefined ? 'in a data file' : undefined,
+    preallocation !== 'off' ? 'preallocated' : undefined,
+  ].find((name) => name !== undefined);
+  if (other === undefined) return made;
+  throw invalid(`clusters are not both compressed and ${other}; leave out one of the two`);
+}
+
+/** @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT for options that a raw image cannot have */
+export function checkRaw({ image, preallocation, compress }: TargetOptions): void {
+  if (toSwitch(compress, 'compress')) {
+    throw invalid('a raw image cannot be compressed; pass targetFormat: qcow2');
+  }
+  refuseQcow2Options(image);
+  if (preallocation !== undefined) checkPreallocation(preallocation, ['off', 'falloc', 'full']);
+}
+
+async function newRaw(path: string, sizeBytes: number, options: TargetOptions): Promise<NewTarget> {
+  checkRaw(options);
+  const { preallocation: how = 'off', sparseBytes = DEFAULT_SPARSE_BYTES, signal } = options;
+  const file = await NewFile.create(path);
+  try {
+    const range = { from: 0, to: sizeBytes, how } as const;
+    if (how === 'falloc') await fill(new NewImageFile(file, path), range, { signal });
+    const granule = how === 'full' ? 0 : sparseBytes;
+    const target = new RawTarget(new FileWrites(file, path), { sizeBytes, sparseBytes: granule });
+    return targetOf(target, [file]);
+  } catch (error) {
+    await file[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+async function newQcow2(
+  path: string,
+  image: NewImage,
+  { compress, sparseBytes, signal }: TargetOptions,
+  codecs: CodecPool,
+): Promise<NewTarget> {
+  const { backing, dataFile, encryption } = image;
+  const dataPath = dataFile === undefined ? undefined : pathBeside(path, 'dataFile', dataFile.name);
+  const backingPath = backing && pathBeside(path, 'backing', backing.name);
+  await refuseSameFile(path, { backing: backingPath, data: dataPath });
+  const luks = encryption === undefined ? undefined : await makeLuksArea(encryption);
+  signal?.throwIfAborted();
+  const file = await NewFile.create(path);
+  const files = [file];
+  try {
+    // The data file has its name first: an image without it would be no disk.
+    if (dataPath !== undefined) files.unshift(await NewFile.create(dataPath));
+    const [first = file] = files;
+    const options = {
+      image,
+      codecs: compress === true ? codecs : undefined,
+      isFull: sparseBytes === 0,
+      data: dataPath === undefined ? undefined : new FileWrites(first, dataPath),
+      room: new NewImageFile(first, dataPath ?? path),
+      luks,
+    };
+    return targetOf(new ImageTarget(new FileWrites(file, path), options), files);
+  } catch (error) {
+    await disposeAll(files);
+    throw error;
+  }
+}
+
+/** The last of the files is the image. */
+function targetOf(target: Target, files: readonly NewFile[]): NewTarget {
+  return {
+    target,
+    file: files.at(-1) as NewFile,
+    finish: async (isStable) => {
+      for (const file of files) await file.finish(isStable);
+    },
+    [Symbol.asyncDispose]: () => disposeAll(files),
+  };
+}
+
+async function disposeAll(files: readonly NewFile[]): Promise<void> {
+  for (const file of files) await file[Symbol.asyncDispose]();
+}
