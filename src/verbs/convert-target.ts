@@ -82,6 +82,13 @@ export function checkRaw({ image, preallocation, compress }: TargetOptions): voi
   if (preallocation !== undefined) checkPreallocation(preallocation, ['off', 'falloc', 'full']);
 }
 
+/** Granules must fit the pieces. */
+export function checkSparse(bytes: number | undefined): void {
+  if (bytes === undefined || bytes === 0) return;
+  const isGranule = Number.isInteger(Math.log2(bytes)) && bytes >= 512 && bytes <= 2 ** 21;
+  if (!isGranule) throw invalid('sparseBytes is 0 or a power of two from 512 to 2 MiB');
+}
+
 async function newRaw(path: string, sizeBytes: number, options: TargetOptions): Promise<NewTarget> {
   checkRaw(options);
   const { preallocation: how = 'off', sparseBytes = DEFAULT_SPARSE_BYTES, signal } = options;

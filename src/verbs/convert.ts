@@ -1,53 +1,37 @@
 /** A copy of a disk in another format. */
 import { availableParallelism } from 'node:os';
 
-import { invalid, toNumber, toWhole } from '../arguments.ts';
+import { invalid } from '../arguments.ts';
 import { type CacheModeName, resolveCacheMode } from '../cache-mode.ts';
 import { CodecPool } from '../copy/codec-pool.ts';
-import { copyDisk, type CopyOptions, type CopyProgress } from '../copy/copy.ts';
+import { copyDisk, type CopyOptions } from '../copy/copy.ts';
 import { DiskTarget } from '../copy/disk-target.ts';
-import { joinSources } from '../copy/joined-source.ts';
 import { isBlockDevice } from '../copy/new-file.ts';
-import { openSource, type SourceOptions } from '../copy/open-source.ts';
-import { type OnUnreadable, salvaged } from '../copy/salvage.ts';
 import type { Source } from '../copy/source.ts';
-import { windowOf } from '../copy/window.ts';
-import type { ByteCount } from '../disk-types.ts';
 import { openDisk } from '../open-disk.ts';
+import { type CopiedOptions, openCopied } from './convert-source.ts';
 import {
   checkRaw,
+  checkSparse,
   DEFAULT_SPARSE_BYTES,
   newQcow2Of,
   newTarget,
   type TargetOptions,
 } from './convert-target.ts';
+import { type CopyingOptions, copyingOf } from './copying.ts';
 import { type BitmapChoice, checkBitmaps, copyBitmaps } from './copy-bitmaps.ts';
 
-/** Options of `convert`; those of SourceOptions are about the source. */
-export interface ConvertOptions extends SourceOptions, TargetOptions {
-  /** Copy from there on, in bytes; default 0. */
-  readonly startOffset?: ByteCount | undefined;
-  /** Copy so many bytes at most; default: up to the end. */
-  readonly maxLength?: ByteCount | undefined;
+/** Options of `convert`; those of CopiedOptions are about the source. */
+export interface ConvertOptions extends CopiedOptions, TargetOptions, CopyingOptions {
   /** Copy the bitmaps of the image, too: `all`, and then none may be unusable, or the `usable`. */
   readonly bitmaps?: BitmapChoice | undefined;
-  /** Pieces of 2 MiB that are under way at once, 1 to 16; default 8. */
-  readonly parallel?: number | undefined;
-  /** Bytes that are read in a second, at most; default: as many as can be. */
-  readonly rateBytes?: ByteCount | undefined;
   /** The target is there already and is written as it is: it keeps its size and its format. */
   readonly existing?: boolean | undefined;
   /** With `existing`: it reads as zeroes, so that none have to be written. */
   readonly targetIsZero?: boolean | undefined;
-  /** Told of sectors that cannot be read; they are zeroes then. Without it they end the copy. */
-  readonly onUnreadable?: OnUnreadable | undefined;
   /** Cache mode of the target; default `unsafe`: it is not synced, as with qemu-img. */
   readonly targetCache?: CacheModeName | undefined;
-  readonly onProgress?: ((progress: CopyProgress) => void) | undefined;
 }
-
-const DEFAULT_PARALLEL = 8;
-const PARALLEL_MAX = 16;
 
 /**
  * Copies the disk of an image, or several one behind the other, into a new file, which takes its
@@ -59,11 +43,12 @@ export async function convert(
   targetPath: string,
   options: ConvertOptions = {},
 ): Promise<void> {
-  const copying = copyOptionsOf(options);
+  const copying = copyingOf(options);
   const paths = typeof path === 'string' ? [path] : path;
   await checkBefore(paths, options);
   await using codecs = new CodecPool(Math.min(copying.parallel, availableParallelism()));
-  await using source = await openAll(paths, options, codecs);
+  const topOnly = options.image?.backing !== undefined;
+  await using source = await openCopied(paths, { ...options, topOnly }, codecs);
   const addBitmaps = async (into: string): Promise<void> => {
     const { bitmaps } = options;
     if (bitmaps !== undefined) await copyBitmaps(paths[0] as string, into, bitmaps, options);
@@ -81,58 +66,20 @@ export async function convert(
   await made.finish(!noFlush);
 }
 
-function copyOptionsOf(options: ConvertOptions): CopyOptions {
-  const { parallel = DEFAULT_PARALLEL, rateBytes, signal, onProgress } = options;
-  toWhole(parallel, 'parallel', 1, PARALLEL_MAX);
-  if (rateBytes === undefined) return { parallel, signal, onProgress };
-  const rate = toNumber(rateBytes, 'rateBytes');
-  if (rate === 0) throw invalid('rateBytes is 1 at least');
-  return { parallel, rateBytes: rate, signal, onProgress };
-}
-
 /** What can be said without the disk. */
 async function checkBefore(paths: readonly string[], options: ConvertOptions): Promise<void> {
   const { targetFormat = 'raw', existing, bitmaps, startOffset, maxLength, snapshot } = options;
   checkSparse(options.sparseBytes);
   const [first, second] = paths;
-  if (first === undefined) throw invalid('there is nothing to convert: pass the path of an image');
   if (existing === true && options.compress === true)
     throw invalid('an image that exists is not written compressed');
   if (targetFormat === 'raw') checkRaw(options);
   else if (existing !== true) newQcow2Of(0, options);
-  if (options.image?.backing !== undefined && second !== undefined)
-    throw invalid('a backing file is for the copy of one image');
-  if (bitmaps === undefined) return;
+  if (bitmaps === undefined || first === undefined) return;
   if (targetFormat === 'raw') throw invalid('a raw image has no bitmaps: pass targetFormat: qcow2');
   if (second !== undefined || (startOffset ?? maxLength ?? snapshot) !== undefined)
     throw invalid('bitmaps are for the copy of one image, all of it and as it is');
   await checkBitmaps(first, bitmaps, options);
-}
-
-/** Granules must fit the pieces. */
-function checkSparse(bytes: number | undefined): void {
-  if (bytes === undefined || bytes === 0) return;
-  const isGranule = Number.isInteger(Math.log2(bytes)) && bytes >= 512 && bytes <= 2 ** 21;
-  if (!isGranule) throw invalid('sparseBytes is 0 or a power of two from 512 to 2 MiB');
-}
-
-async function openAll(
-  paths: readonly string[],
-  options: ConvertOptions,
-  codecs: CodecPool,
-): Promise<Source> {
-  const topOnly = options.image?.backing !== undefined;
-  const sources: Source[] = [];
-  try {
-    for (const path of paths) sources.push(await openSource(path, { ...options, topOnly }, codecs));
-    const from = toNumber(options.startOffset ?? 0, 'startOffset');
-    const most = toNumber(options.maxLength ?? Number.MAX_SAFE_INTEGER, 'maxLength');
-    const source = windowOf(joinSources(sources), from, most);
-    return options.onUnreadable === undefined ? source : salvaged(source, options.onUnreadable);
-  } catch (error) {
-    await Promise.all(sources.map((source) => source[Symbol.asyncDispose]()));
-    throw error;
-  }
 }
 
 /** A block device that is to be raw is there already, and shows what it held before. */

@@ -16,6 +16,7 @@ export {
   type Qcow2Info,
   type SnapshotInfo,
 } from './info.ts';
+export { stream, type StreamOptions } from './stream.ts';
 export { map, type MapExtent, type MapOptions } from './map.ts';
 export {
   applySnapshot,

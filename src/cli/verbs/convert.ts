@@ -1,10 +1,12 @@
 /** `sluice convert`. */
 import { dirname } from 'node:path';
+import { pipeline } from 'node:stream/promises';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { invalid } from '../../arguments.ts';
 import type { CacheModeName } from '../../cache-mode.ts';
 import { image, type ImageFormat } from '../../node.ts';
 import { writeResult } from '../output.ts';
+import { Refusal } from '../refusal.ts';
 import type { Terminal } from '../terminal.ts';
 import {
   addVerb,
@@ -29,6 +31,7 @@ import { parseSize, sizeArgument } from './size.ts';
 import { snapshotOption } from './snapshot-choice.ts';
 
 const NOTES = `
+A target of - is stdout; the disk is read twice for a qcow2 image there.
 The target takes its name when it is whole: until then what has the name stays,
 also when the work fails or is ended by Ctrl-C.
 
@@ -36,7 +39,8 @@ Examples:
   sluice convert -O qcow2 disk.img disk.qcow2
   sluice convert -c -o compression_type=zstd -O qcow2 disk.img small.qcow2
   sluice convert -O qcow2 -B base.qcow2 -F qcow2 overlay.qcow2 copy.qcow2
-  sluice convert -n -O qcow2 disk.img scratch.qcow2`;
+  sluice convert -n -O qcow2 disk.img scratch.qcow2
+  sluice convert -c -O qcow2 disk.img - | ssh host 'cat > disk.qcow2'`;
 
 interface ConvertOptions extends CommonOptions, ChainOptions, SecretOptions {
   readonly targetFormat: ImageFormat;
@@ -136,41 +140,76 @@ async function convert(
   options: ConvertOptions,
   terminal: Terminal,
 ): Promise<void> {
-  const { format, targetFormat, compress, sparse, coroutines, cache } = options;
-  const folders = paths.map((path) => dirname(path));
+  const copied = await copiedOf(paths, options, terminal);
+  if (target === STDOUT) return await toStdout(paths, copied, options, terminal);
   const existing = options.skipCreate ?? false;
-  if (existing) folders.push(dirname(target));
-  const encryption = await readKey(options.keyFile);
-  const keys = { secrets: await readSecrets(options), key: undefined, isNeeded: true };
-  const { sizeBytes, preallocation, image: made } = madeOptionsOf(targetFormat, options, keys);
-  if (sizeBytes !== undefined) throw invalid('a copy is as large as its source; leave out size');
-  const onUnreadable = (offset: number, length: number, { message }: Error): void =>
-    terminal.warn(`${length} bytes at offset ${offset} of the disk are zeroes now: ${message}`);
+  if (existing) copied.backing.folders.push(dirname(target));
   await withProgress(terminal, options, (onProgress, signal) =>
     image.convert(paths, target, {
-      format,
-      lock: lockOf(options),
-      backing: { folders: [...folders, ...options.allow] },
-      snapshot: options.snapshot,
-      encryption,
-      targetFormat,
-      image: made,
-      preallocation,
+      ...copied,
       bitmaps: bitmapsOf(options),
-      rateBytes: options.rate,
-      cache: options.sourceCache,
-      compress,
-      sparseBytes: sparse,
       existing,
       targetIsZero: options.targetIsZero,
-      ...(options.salvage === true ? { onUnreadable } : {}),
-      parallel: coroutines,
-      targetCache: cache,
+      targetCache: options.cache,
       onProgress,
       signal,
     }),
   );
 }
+
+/** What is copied, and into what. */
+async function copiedOf(paths: readonly string[], options: ConvertOptions, terminal: Terminal) {
+  const { targetFormat } = options;
+  const keys = { secrets: await readSecrets(options), key: undefined, isNeeded: true };
+  const { sizeBytes, preallocation, image: made } = madeOptionsOf(targetFormat, options, keys);
+  if (sizeBytes !== undefined) throw invalid('a copy is as large as its source; leave out size');
+  const onUnreadable = (offset: number, length: number, { message }: Error): void =>
+    terminal.warn(`${length} bytes at offset ${offset} of the disk are zeroes now: ${message}`);
+  return {
+    format: options.format,
+    lock: lockOf(options),
+    backing: { folders: [...paths.map((path) => dirname(path)), ...options.allow] },
+    snapshot: options.snapshot,
+    encryption: await readKey(options.keyFile),
+    cache: options.sourceCache,
+    targetFormat,
+    image: made,
+    preallocation,
+    compress: options.compress,
+    sparseBytes: options.sparse,
+    parallel: options.coroutines,
+    rateBytes: options.rate,
+    ...(options.salvage === true ? { onUnreadable } : {}),
+  };
+}
+
+const STDOUT = '-';
+
+async function toStdout(
+  paths: readonly string[],
+  copied: image.StreamOptions,
+  options: ConvertOptions,
+  terminal: Terminal,
+): Promise<void> {
+  const file = ['skipCreate', 'bitmaps', 'targetIsZero', 'progress'] as const;
+  const other = file.find((name) => options[name] !== undefined);
+  if (other !== undefined) throw invalid(`${FLAGS[other]} is not for a copy to stdout`);
+  if (process.stdout.isTTY) throw invalid('an image is not for a terminal: redirect stdout');
+  await withProgress(terminal, options, async (onProgress, signal) => {
+    const bytes = image.stream(paths, { ...copied, onProgress, signal });
+    await pipeline(bytes, process.stdout, { end: false }).catch((cause: unknown) => {
+      const { syscall } = cause as NodeJS.ErrnoException;
+      throw syscall === 'write' ? new Refusal('write to stdout', cause) : cause;
+    });
+  });
+}
+
+const FLAGS = {
+  skipCreate: '-n',
+  bitmaps: '--bitmaps',
+  targetIsZero: '--target-is-zero',
+  progress: '-p',
+} as const;
 
 function bitmapsOf({ bitmaps, skipBrokenBitmaps }: ConvertOptions) {
   if (bitmaps === true) return skipBrokenBitmaps === true ? 'usable' : 'all';

@@ -1,0 +1,42 @@
+/** The disk that a copy is made of. */
+import { invalid, toNumber } from '../arguments.ts';
+import type { CodecPool } from '../copy/codec-pool.ts';
+import { joinSources } from '../copy/joined-source.ts';
+import { openSource, type SourceOptions } from '../copy/open-source.ts';
+import { type OnUnreadable, salvaged } from '../copy/salvage.ts';
+import type { Source } from '../copy/source.ts';
+import { windowOf } from '../copy/window.ts';
+import type { ByteCount } from '../disk-types.ts';
+
+/** What is copied of images, and how they are opened. */
+export interface CopiedOptions extends SourceOptions {
+  /** Copy from there on, in bytes; default 0. */
+  readonly startOffset?: ByteCount | undefined;
+  /** Copy so many bytes at most; default: up to the end. */
+  readonly maxLength?: ByteCount | undefined;
+  /** Told of sectors that cannot be read; they are zeroes then. Without it they end the copy. */
+  readonly onUnreadable?: OnUnreadable | undefined;
+}
+
+/** One image, or several one behind the other. `topOnly`: not what its backing file says. */
+export async function openCopied(
+  paths: readonly string[],
+  options: CopiedOptions & { readonly topOnly: boolean },
+  codecs: CodecPool,
+): Promise<Source> {
+  const [first, second] = paths;
+  if (first === undefined) throw invalid('there is nothing to convert: pass the path of an image');
+  if (options.topOnly && second !== undefined)
+    throw invalid('a backing file is for the copy of one image');
+  const sources: Source[] = [];
+  try {
+    for (const path of paths) sources.push(await openSource(path, options, codecs));
+    const from = toNumber(options.startOffset ?? 0, 'startOffset');
+    const most = toNumber(options.maxLength ?? Number.MAX_SAFE_INTEGER, 'maxLength');
+    const source = windowOf(joinSources(sources), from, most);
+    return options.onUnreadable === undefined ? source : salvaged(source, options.onUnreadable);
+  } catch (error) {
+    await Promise.all(sources.map((source) => source[Symbol.asyncDispose]()));
+    throw error;
+  }
+}

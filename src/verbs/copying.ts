@@ -1,0 +1,28 @@
+/** How a copy goes on. */
+import { invalid, toNumber, toWhole } from '../arguments.ts';
+import type { CopyOptions, CopyProgress } from '../copy/copy.ts';
+import type { ByteCount } from '../disk-types.ts';
+
+/** How fast a copy is, and who is told of it. */
+export interface CopyingOptions {
+  /** Pieces of 2 MiB that are under way at once, 1 to 16; default 8. */
+  readonly parallel?: number | undefined;
+  /** Bytes that are read in a second, at most; default: as many as can be. */
+  readonly rateBytes?: ByteCount | undefined;
+  /** Stops the work with its reason. */
+  readonly signal?: AbortSignal | undefined;
+  readonly onProgress?: ((progress: CopyProgress) => void) | undefined;
+}
+
+const DEFAULT_PARALLEL = 8;
+const PARALLEL_MAX = 16;
+
+/** @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT */
+export function copyingOf(options: CopyingOptions): CopyOptions {
+  const { parallel = DEFAULT_PARALLEL, rateBytes, signal, onProgress } = options;
+  toWhole(parallel, 'parallel', 1, PARALLEL_MAX);
+  if (rateBytes === undefined) return { parallel, signal, onProgress };
+  const rate = toNumber(rateBytes, 'rateBytes');
+  if (rate === 0) throw invalid('rateBytes is 1 at least');
+  return { parallel, rateBytes: rate, signal, onProgress };
+}
