@@ -20,6 +20,7 @@ import { KINDS, type Made, make, remove } from './check-images.ts';
 import { damage, damageRefcounts } from './damage.ts';
 
 const DAMAGED_IMAGES = Number(process.env['SLUICE_REPAIR_IMAGES'] ?? 150);
+const LONGEST_MS = 120_000 + DAMAGED_IMAGES * 200;
 const CUT_IMAGES = Math.ceil(DAMAGED_IMAGES / 3);
 
 /** Where only refcounts and flags are wrong. */
@@ -46,38 +47,48 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'a repair', () => {
     }
   });
 
-  it('puts refcounts and flags right, and qemu-img agrees', async () => {
-    for (let seed = 0; seed < DAMAGED_IMAGES; seed++) {
-      const made = images[seed % images.length]!;
-      const { bytes, deeds } = damageRefcounts(made.bytes, seed);
-      const what = `seed ${seed} (${made.kind.name}): ${deeds.join('; ')}`;
-      const file = new MemoryFile(bytes);
-      const { after, isConsistent, header } = await repairImage(file, headerOf(bytes), 'all');
-      expect(after.findings, what).toEqual([]);
-      expect(isConsistent, what).toBe(true);
-      expect(headerOf(file.bytes), what).toEqual(header);
-      expect(clustersOf(made, file.bytes), what).toEqual(clustersOf(made, made.bytes));
-      expect(qemuCheck(made, file.bytes), what).toBe(0);
-    }
-  });
+  it(
+    'puts refcounts and flags right, and qemu-img agrees',
+    async () => {
+      for (let seed = 0; seed < DAMAGED_IMAGES; seed++) {
+        const made = images[seed % images.length]!;
+        const { bytes, deeds } = damageRefcounts(made.bytes, seed);
+        const what = `seed ${seed} (${made.kind.name}): ${deeds.join('; ')}`;
+        const file = new MemoryFile(bytes);
+        const { after, isConsistent, header } = await repairImage(file, headerOf(bytes), 'all');
+        expect(after.findings, what).toEqual([]);
+        expect(isConsistent, what).toBe(true);
+        expect(headerOf(file.bytes), what).toEqual(header);
+        expect(clustersOf(made, file.bytes), what).toEqual(clustersOf(made, made.bytes));
+        expect(qemuCheck(made, file.bytes), what).toBe(0);
+      }
+    },
+    LONGEST_MS,
+  );
 
-  it('leaves what a guest can read as it is, whatever is damaged', async () => {
-    for (let seed = 0; seed < DAMAGED_IMAGES; seed++) {
-      const made = images[seed % images.length]!;
-      const { bytes, deeds } = damage(made.bytes, seed);
-      const what = `seed ${seed} (${made.kind.name}): ${deeds.join('; ')}`;
-      const header = tryHeaderOf(bytes);
-      if (header === undefined) continue;
-      const before = clustersOf(made, bytes);
-      const file = new MemoryFile(bytes.slice());
-      const report = await repairImage(file, header, 'all');
-      const isBounded = report.before.counts['past-end'] === undefined;
-      if (isBounded) expect(report.after.counts['refcount-too-low'], what).toBeUndefined();
-      const after = clustersOf(made, file.bytes);
-      const isReadable = (_: unknown, index: number): boolean => before[index] !== undefined;
-      expect(after.filter(isReadable), what).toEqual(before.filter(isReadable));
-    }
-  });
+  it(
+    'leaves what a guest can read as it is, whatever is damaged',
+    async () => {
+      for (let seed = 0; seed < DAMAGED_IMAGES; seed++) {
+        const made = images[seed % images.length]!;
+        const { bytes, deeds } = damage(made.bytes, seed);
+        const what = `seed ${seed} (${made.kind.name}): ${deeds.join('; ')}`;
+        const header = tryHeaderOf(bytes);
+        if (header === undefined) continue;
+        const before = clustersOf(made, bytes);
+        const file = new MemoryFile(bytes.slice());
+        const report = await repairImage(file, header, 'all');
+        // What is used for two purposes by a damaged table cannot be counted right.
+        const { 'past-end': pastEnd, overlap } = report.before.counts;
+        const isBounded = pastEnd === undefined && overlap === undefined;
+        if (isBounded) expect(report.after.counts['refcount-too-low'], what).toBeUndefined();
+        const after = clustersOf(made, file.bytes);
+        const isReadable = (_: unknown, index: number): boolean => before[index] !== undefined;
+        expect(after.filter(isReadable), what).toEqual(before.filter(isReadable));
+      }
+    },
+    LONGEST_MS,
+  );
 
   it('can be cut anywhere and done again', async () => {
     for (let seed = 0; seed < CUT_IMAGES; seed++) {
