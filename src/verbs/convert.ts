@@ -5,12 +5,13 @@ import { invalid, toNumber, toSwitch, toWhole } from '../arguments.ts';
 import { type CacheModeName, resolveCacheMode } from '../cache-mode.ts';
 import { CodecPool } from '../copy/codec-pool.ts';
 import { copyDisk, type CopyProgress } from '../copy/copy.ts';
+import { openNbdTarget } from '../copy/nbd-target.ts';
 import { FileWrites } from '../copy/file-writes.ts';
 import { ImageTarget } from '../copy/image-target.ts';
 import { NewFile } from '../copy/new-file.ts';
 import { RawTarget } from '../copy/raw-target.ts';
 import { openSource, type SourceOptions } from '../copy/open-source.ts';
-import { DiskTarget } from '../copy/disk-target.ts';
+import { DiskTarget, type WrittenDisk } from '../copy/disk-target.ts';
 import { joinSources } from '../copy/joined-source.ts';
 import { type OnUnreadable, salvaged } from '../copy/salvage.ts';
 import type { Source } from '../copy/source.ts';
@@ -19,6 +20,7 @@ import { windowOf } from '../copy/window.ts';
 import type { ByteCount } from '../disk-types.ts';
 import { type CreateOptions, newImageOf } from '../image/qcow2/create-options.ts';
 import type { ImageFormat } from '../image/format.ts';
+import { isNbdUri } from '../nbd/uri.ts';
 import { openDisk } from '../open-disk.ts';
 
 /** Options of `convert`; those of SourceOptions are about the source. */
@@ -37,9 +39,12 @@ export interface ConvertOptions extends SourceOptions {
   readonly sparseBytes?: number | undefined;
   /** Pieces of 2 MiB that are under way at once, 1 to 16; default 8. */
   readonly parallel?: number | undefined;
-  /** The target is there already and is written as it is: it keeps its size and its format. */
+  /**
+   * The target is there already and is written as it is: it keeps its size and its format. So does
+   * an export of an NBD server, always.
+   */
   readonly existing?: boolean | undefined;
-  /** With `existing`: it reads as zeroes, so that none have to be written. */
+  /** Of a target that is there: it reads as zeroes, so that none have to be written. */
   readonly targetIsZero?: boolean | undefined;
   /** Told of sectors that cannot be read; they are zeroes then. Without it they end the copy. */
   readonly onUnreadable?: OnUnreadable | undefined;
@@ -55,7 +60,8 @@ const DEFAULT_SPARSE_BYTES = 4096;
 /**
  * Copies the disk of an image, or several one behind the other, into a new file, which takes its
  * name when it is whole: until then what has the name stays as it is. The images must not be
- * written meanwhile; they are locked.
+ * written meanwhile; they are locked. Both sides may be URIs of exports of NBD servers (`nbd://`,
+ * `nbd+unix://`).
  */
 export async function convert(
   path: string | readonly string[],
@@ -68,7 +74,8 @@ export async function convert(
   if (path.length === 0) throw invalid('there is nothing to convert: pass the path of an image');
   await using codecs = new CodecPool(Math.min(parallel, availableParallelism()));
   await using source = await openAll(typeof path === 'string' ? [path] : path, options, codecs);
-  if (options.existing === true) return await copyInto(targetPath, source, options);
+  if (options.existing === true || isNbdUri(targetPath))
+    return await copyInto(targetPath, source, options);
   const { noFlush } = resolveCacheMode(options.targetCache ?? 'unsafe').axes;
   const makeTarget = targetOf(source.sizeBytes, options, codecs);
   await using file = await NewFile.create(targetPath);
@@ -108,20 +115,28 @@ async function openAll(
 
 /** Into an image that is there, which keeps its size. */
 async function copyInto(path: string, source: Source, options: ConvertOptions): Promise<void> {
-  const { targetFormat = 'raw', parallel = DEFAULT_PARALLEL, targetCache = 'unsafe' } = options;
+  const { parallel = DEFAULT_PARALLEL } = options;
   if (options.compress === true) throw invalid('an image that exists is not written compressed');
-  const cache = { cache: targetCache, writable: true } as const;
-  const encryption = targetFormat === 'raw' ? undefined : options.encryption;
-  const backing = targetFormat === 'raw' ? undefined : options.backing;
-  await using disk = await openDisk(path, { format: targetFormat, ...cache, encryption, backing });
+  await using disk = await openExisting(path, options);
   if (disk.size < source.sizeBytes) {
     const found = `it has ${disk.size} bytes, and the source ${source.sizeBytes}`;
     throw invalid(`cannot copy into ${JSON.stringify(path)}: ${found}; resize it first`);
   }
-  const sparseBytes = options.sparseBytes ?? DEFAULT_SPARSE_BYTES;
+  const wantedBytes = options.sparseBytes ?? DEFAULT_SPARSE_BYTES;
+  // What is written begins at blocks.
+  const sparseBytes = wantedBytes === 0 ? 0 : Math.max(wantedBytes, disk.minimumBlockBytes ?? 1);
   const target = new DiskTarget(disk, { sparseBytes, isZero: options.targetIsZero === true });
   await copyDisk(source, target, { ...options, parallel });
   await target.finish();
+}
+
+function openExisting(path: string, options: ConvertOptions): Promise<WrittenDisk> {
+  const { targetFormat = 'raw', targetCache = 'unsafe', signal } = options;
+  if (isNbdUri(path)) return openNbdTarget(path, { targetFormat, signal });
+  const cache = { cache: targetCache, writable: true } as const;
+  const encryption = targetFormat === 'raw' ? undefined : options.encryption;
+  const backing = targetFormat === 'raw' ? undefined : options.backing;
+  return openDisk(path, { format: targetFormat, ...cache, encryption, backing });
 }
 
 /** Everything about the target that can be wrong is found before a file is made. */

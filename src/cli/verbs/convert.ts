@@ -26,13 +26,17 @@ import { snapshotOption } from './snapshot-choice.ts';
 
 const NOTES = `
 The target takes its name when it is whole: until then what has the name stays,
-also when the work fails or is ended by Ctrl-C.
+also when the work fails or is ended by Ctrl-C. An export of an NBD server
+(nbd://HOST[:PORT]/NAME, nbd+unix:///NAME?socket=PATH) is written where it is,
+as raw; it keeps its size, and is flushed at the end.
 
 Examples:
   sluice convert -O qcow2 disk.img disk.qcow2
   sluice convert -c -o compression_type=zstd -O qcow2 disk.img small.qcow2
   sluice convert -O qcow2 -B base.qcow2 -F qcow2 overlay.qcow2 copy.qcow2
-  sluice convert -n -O qcow2 disk.img scratch.qcow2`;
+  sluice convert -n -O qcow2 disk.img scratch.qcow2
+  sluice convert -O qcow2 'nbd+unix:///?socket=disk.sock' copy.qcow2
+  sluice convert disk.qcow2 nbd://host/export`;
 
 interface ConvertOptions extends CommonOptions, ChainOptions {
   readonly targetFormat: ImageFormat;
@@ -63,7 +67,10 @@ export function addConvert(program: Command, terminal: Terminal): void {
     options,
   });
   command
-    .argument('<paths...>', 'images, and then the file that is made, or a block device')
+    .argument(
+      '<paths...>',
+      'images or NBD URIs, and then what is made: a file, a block device, an NBD URI',
+    )
     .action((paths: string[], given: ConvertOptions) => {
       const target = paths.at(-1);
       if (target === undefined || paths.length < 2) {

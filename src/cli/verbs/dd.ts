@@ -21,7 +21,8 @@ import { parseSize } from './size.ts';
 const NOTES = `
 Operands, as of dd: if=FILE of=FILE [bs=SIZE] [count=N] [skip=N]. Blocks have bs
 bytes, 512 without it; skip blocks of the disk are passed over, then count are
-copied, all without it. The target is a new image of what was copied.
+copied, all without it. The target is a new image of what was copied. FILE may
+be the URI of an export of an NBD server, as with convert.
 
 Examples:
   sluice dd -f qcow2 -O raw if=disk.qcow2 of=mbr.img bs=512 count=1
