@@ -1,6 +1,6 @@
 /**
  * The client's side of the negotiation: structured replies and base:allocation where the server has
- * them, then GO, or EXPORT_NAME with servers that do not know it. NBD proto, "Newstyle negotiation".
+ * them, then GO, or EXPORT_NAME where it does not know that. NBD proto, "Newstyle negotiation".
  *
  * H1 Memory does not depend on announced numbers: an option reply has at most MAX_REPLY_BYTES.
  * H2 An option is answered before the next is sent, by at most MAX_REPLIES replies.
@@ -202,7 +202,8 @@ function refusal(uri: string, reply: OptionReply | undefined): SluiceError {
   const said = text === '' ? `error ${type - ERROR_BIT}` : quoted(text);
   const isMissing = type === REP_ERR_UNKNOWN;
   const found = isMissing ? 'the server has no export of this name' : 'the server refuses it';
-  const message = `cannot open ${JSON.stringify(uri)}: ${found} (${said}); look with nbdinfo --list`;
+  const what = `${found} (${said}); look with nbdinfo --list`;
+  const message = `cannot open ${JSON.stringify(uri)}: ${what}`;
   return new SluiceError('ERR_SLUICE_OPEN', message, place);
 }
 
