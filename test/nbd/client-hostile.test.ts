@@ -8,7 +8,7 @@ import { bytes, hex, type Part } from './client.ts';
 import {
   MIB,
   type Script,
-  ScriptedPeer,
+  type ScriptedPeer,
   type SeenRequest,
   serveScript,
 } from './scripted-server.ts';
@@ -488,8 +488,7 @@ describe('an error of a server', LIMIT, () => {
     });
     await using client = await NbdClient.connect(server.uri);
     const read = client.read(AT, new Uint8Array(BYTES));
-    const said =
-      /read of 4096 bytes at offset 65536 failed: the server reported EIO \("bad\\u001bx{190,200}"\)$/;
+    const said = /of 4096 bytes at offset 65536 failed: .* EIO \("bad\\u001bx{190,200}"\)$/;
     await expectRefusal(read, 'ERR_SLUICE_IO', said);
     const write = (): Promise<void> => client.write(0, new Uint8Array(BYTES));
     await expectRefusal(write(), 'ERR_SLUICE_READ_ONLY', /reported EPERM$/);

@@ -116,6 +116,23 @@ describeWithPeers(['qemu-img', 'qemu-io', 'qemu-nbd', 'nbdkit'], 'a disk of an N
     expect(statSync(at('target.img')).blocks * 512 < 4 * MIB).toBe(isSparse);
   });
 
+  it('takes a part of a disk', async () => {
+    await using server = await writable('part-target.img', 4 * MIB);
+    await succeeds(
+      'dd',
+      '-f',
+      'raw',
+      'if=disk.img',
+      `of=${server.uri}`,
+      'bs=1M',
+      'skip=5',
+      'count=1',
+    );
+    const found = readFileSync(at('part-target.img'));
+    expect(found.subarray(0, MIB).equals(data.subarray(5 * MIB, 6 * MIB))).toBe(true);
+    expect(found.subarray(MIB).every((byte) => byte === 0xa5)).toBe(true);
+  });
+
   it('takes a copy without zeroes where it has them', async () => {
     await using server = await nbdkit('memory', String(SIZE));
     await succeeds('convert', '-n', '--target-is-zero', 'disk.img', server.uri);
@@ -264,7 +281,12 @@ describeWithPeers(['qemu-img', 'qemu-io', 'qemu-nbd', 'nbdkit'], 'a disk of an N
       await using server = await nbdkit('--filter=delay', 'memory', '8M', 'rdelay=60');
       await using running = new Running(process.execPath, [
         SLUICE,
-        ...['convert', '-f', 'raw', ...options, '-S', '0', server.uri, at('never.img')],
+        'convert',
+        '-f',
+        'raw',
+        ...options,
+        server.uri,
+        at('never.img'),
       ]);
       while (readdirSync(folder).length === before.length) await sleep(5);
       await server.program.stop('SIGKILL');

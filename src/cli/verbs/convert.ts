@@ -2,6 +2,7 @@
 import { dirname } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { CacheModeName } from '../../cache-mode.ts';
+import { isNbdUri } from '../../nbd/uri.ts';
 import { image, type ImageFormat } from '../../node.ts';
 import type { Terminal } from '../terminal.ts';
 import {
@@ -133,25 +134,29 @@ async function convert(
   const encryption = await readKey(options.keyFile);
   const onUnreadable = (offset: number, length: number, { message }: Error): void =>
     terminal.warn(`${length} bytes at offset ${offset} of the disk are zeroes now: ${message}`);
-  await withProgress(terminal, options, (onProgress, signal) =>
-    image.convert(paths, target, {
-      format,
-      lock: lockOf(options),
-      backing: { folders: [...folders, ...options.allow] },
-      snapshot: options.snapshot,
-      encryption,
-      targetFormat,
-      image: imageOptionsOf(targetFormat, options),
-      compress,
-      sparseBytes: sparse,
-      existing,
-      targetIsZero: options.targetIsZero,
-      ...(options.salvage === true ? { onUnreadable } : {}),
-      parallel: coroutines,
-      targetCache: cache,
-      onProgress,
-      signal,
-    }),
+  await withProgress(
+    terminal,
+    options,
+    (onProgress, signal) =>
+      image.convert(paths, target, {
+        format,
+        lock: lockOf(options),
+        backing: { folders: [...folders, ...options.allow] },
+        snapshot: options.snapshot,
+        encryption,
+        targetFormat,
+        image: imageOptionsOf(targetFormat, options),
+        compress,
+        sparseBytes: sparse,
+        existing,
+        targetIsZero: options.targetIsZero,
+        ...(options.salvage === true ? { onUnreadable } : {}),
+        parallel: coroutines,
+        targetCache: cache,
+        onProgress,
+        signal,
+      }),
+    existing || isNbdUri(target) ? 'the target is written in part' : undefined,
   );
 }
 

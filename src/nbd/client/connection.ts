@@ -5,7 +5,6 @@
  * L2 The first failure is that of every request that is open, waits, or comes after it.
  * L3 Nobody waits for a server without an end: the negotiation has a time, the rest a signal.
  */
-import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 
 import { SluiceError } from '../../errors.ts';
@@ -132,12 +131,12 @@ export class NbdConnection implements AsyncDisposable {
   /** Says goodbye where nothing is under way, and closes. */
   async [Symbol.asyncDispose](): Promise<void> {
     const socket = this.#socket;
-    const closed = socket.closed ? undefined : once(socket, 'close');
+    const closed = new Promise<void>((resolve) => socket.once('close', () => resolve()));
     const isQuiet = this.#failure === undefined && this.#open.size === 0;
     this.#end(connectionError(this.uri, 'the connection is closed'));
     if (isQuiet) socket.end(headerOf(CMD_DISC, 0, 0, 0), () => socket.destroy());
     else socket.destroy();
-    await closed;
+    if (!socket.closed) await closed;
   }
 
   async #negotiate(): Promise<void> {

@@ -66,12 +66,13 @@ export function refusedError(uri: string, asked: Asked, { error, message }: Refu
   const said = message === '' ? name : `${name} (${quoted(message)})`;
   const text = `${JSON.stringify(uri)}: ${failedText(asked)}: the server reported ${said}`;
   const cause = Object.assign(new Error(said), { code: name });
-  return new SluiceError(codeOf(error), text, { ...placeOf(uri, asked), cause });
+  return new SluiceError(codeOf(error, asked), text, { ...placeOf(uri, asked), cause });
 }
 
-function codeOf(error: number) {
+function codeOf(error: number, { operation }: Asked) {
   if (error === NBD_ENOSPC) return 'ERR_SLUICE_NO_SPACE';
-  return error === NBD_EPERM ? 'ERR_SLUICE_READ_ONLY' : 'ERR_SLUICE_IO';
+  const isRefusedWrite = error === NBD_EPERM && operation.startsWith('write');
+  return isRefusedWrite ? 'ERR_SLUICE_READ_ONLY' : 'ERR_SLUICE_IO';
 }
 
 function failedText({ operation, offset, length }: Asked): string {
