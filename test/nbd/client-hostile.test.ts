@@ -12,6 +12,7 @@ import {
   type SeenRequest,
   serveScript,
 } from './scripted-server.ts';
+import { until } from './serving.ts';
 import * as wire from './wire.ts';
 
 /** More than any of these takes, less than a hang. */
@@ -449,6 +450,49 @@ describe('a reply', LIMIT, () => {
     });
     await using client = await NbdClient.connect(server.uri);
     await expectRefusal(client.flush(), 'ERR_SLUICE_CONNECTION', /begins with 0x668e33ef/);
+  });
+
+  it('is waited for by 64 requests at most', async () => {
+    const seen: SeenRequest[] = [];
+    await using server = await serveScript(async (peer) => {
+      await peer.agree();
+      for (;;) seen.push(await peer.request());
+    });
+    const client = await NbdClient.connect(server.uri);
+    const reads = Array.from({ length: 100 }, (_, at) => client.read(at, new Uint8Array(1)));
+    const ended = Promise.allSettled(reads);
+    await sleep(200);
+    expect(seen).toHaveLength(64);
+    expect(new Set(seen.map(({ cookie }) => cookie)).size).toBe(64);
+    await client[Symbol.asyncDispose]();
+    for (const read of await ended) {
+      expect(read).toMatchObject({ reason: { code: 'ERR_SLUICE_CONNECTION' } });
+    }
+  });
+
+  it('without an end takes no memory', async () => {
+    const message = 'x'.repeat(4096);
+    let sentBytes = 0;
+    await using server = await serveScript(async (peer) => {
+      await peer.agree();
+      const { cookie } = await peer.request();
+      const one = bytes([4, 0x668e33ef], [2, 0], [2, ERROR], [8, cookie], [4, 4102], [4, 5]);
+      const many = Buffer.concat(Array(64).fill(bytes(one, [2, 4096], message)) as Buffer[]);
+      while (!peer.socket.destroyed) {
+        sentBytes += many.length;
+        if (!peer.socket.write(many)) {
+          await new Promise((resolve) => peer.socket.once('drain', resolve));
+        }
+      }
+    });
+    const stop = new AbortController();
+    await using client = await NbdClient.connect(server.uri, { signal: stop.signal });
+    const before = process.memoryUsage().rss;
+    const read = client.read(0, new Uint8Array(1));
+    await Promise.race([read.catch(() => undefined), until(() => sentBytes > 256 * MIB)]);
+    expect(process.memoryUsage().rss - before).toBeLessThan(128 * MIB);
+    stop.abort(new Error('enough'));
+    await expect(read).rejects.toThrow('enough');
   });
 
   it('that never comes is ended by a signal', async () => {

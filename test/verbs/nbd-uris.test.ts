@@ -275,6 +275,36 @@ describeWithPeers(['qemu-img', 'qemu-io', 'qemu-nbd', 'nbdkit'], 'a disk of an N
     }
   });
 
+  it('is copied over a backing file', async () => {
+    await using server = await exported();
+    qemu(folder, 'qemu-img', ['create', '-q', '-f', 'raw', 'base.img', String(SIZE)]);
+    qemu(folder, 'qemu-io', ['-f', 'raw', '-c', 'write -P 9 0 24M', 'base.img']);
+    const backing = ['-B', 'base.img', '-F', 'raw'];
+    await succeeds('convert', '-O', 'qcow2', ...backing, server.uri, 'over.qcow2');
+    expectSame('disk.img', 'over.qcow2');
+  });
+
+  it('that takes no more bytes fails the copy, and is not flushed', async () => {
+    const log = at('full-log');
+    const full = ['error-pwrite=ENOSPC', 'error-pwrite-rate=100%', `logfile=${log}`];
+    const filters = ['--filter=error', '--filter=log'];
+    await using server = await nbdkit(...filters, 'memory', String(SIZE), ...full);
+    const work = built.convert(at('disk.img'), server.uri);
+    await expectRefusal(work, 'ERR_SLUICE_NO_SPACE', /write of \d+ bytes .* reported ENOSPC/);
+    expect(readFileSync(log, 'utf8')).not.toContain(' Flush ');
+  });
+
+  it('into which a copy is ended by Ctrl-C is said to be written in part', async () => {
+    await using server = await nbdkit('--filter=delay', 'memory', String(SIZE), 'wdelay=60');
+    const args = ['convert', '-p', at('disk.img'), server.uri];
+    await using running = new Running(process.execPath, [SLUICE, ...args]);
+    await sleep(1000);
+    expect(running.child.exitCode).toBe(null);
+    const { code, stderr } = await running.stop('SIGINT');
+    expect(code).toBe(130);
+    expect(stderr).toContain('the target is written in part');
+  });
+
   it('whose server dies leaves nothing under the name of the copy', async () => {
     const before = readdirSync(folder);
     for (const options of [[], ['--salvage']]) {
