@@ -134,29 +134,27 @@ async function convert(
   const encryption = await readKey(options.keyFile);
   const onUnreadable = (offset: number, length: number, { message }: Error): void =>
     terminal.warn(`${length} bytes at offset ${offset} of the disk are zeroes now: ${message}`);
-  await withProgress(
-    terminal,
-    options,
-    (onProgress, signal) =>
-      image.convert(paths, target, {
-        format,
-        lock: lockOf(options),
-        backing: { folders: [...folders, ...options.allow] },
-        snapshot: options.snapshot,
-        encryption,
-        targetFormat,
-        image: imageOptionsOf(targetFormat, options),
-        compress,
-        sparseBytes: sparse,
-        existing,
-        targetIsZero: options.targetIsZero,
-        ...(options.salvage === true ? { onUnreadable } : {}),
-        parallel: coroutines,
-        targetCache: cache,
-        onProgress,
-        signal,
-      }),
-    existing || isNbdUri(target) ? 'the target is written in part' : undefined,
+  const isThere = existing || isNbdUri(target);
+  const left = isThere ? { whatThereIs: 'the target is written in part' } : {};
+  await withProgress(terminal, { ...options, ...left }, (onProgress, signal) =>
+    image.convert(paths, target, {
+      format,
+      lock: lockOf(options),
+      backing: { folders: [...folders, ...options.allow] },
+      snapshot: options.snapshot,
+      encryption,
+      targetFormat,
+      image: imageOptionsOf(targetFormat, options),
+      compress,
+      sparseBytes: sparse,
+      existing,
+      targetIsZero: options.targetIsZero,
+      ...(options.salvage === true ? { onUnreadable } : {}),
+      parallel: coroutines,
+      targetCache: cache,
+      onProgress,
+      signal,
+    }),
   );
 }
 

@@ -65,22 +65,20 @@ async function dd(operands: string[], options: DdOptions, terminal: Terminal): P
   if (blockBytes === 0) throw invalid('bs must be at least 1');
   const count = numberOf(given.get('count'));
   const encryption = await readKey(options.keyFile);
-  await withProgress(
-    terminal,
-    {},
-    (onProgress, signal) =>
-      image.convert(source, target, {
-        format: options.format,
-        lock: lockOf(options),
-        backing: policyOf(source, options),
-        targetFormat: options.targetFormat,
-        encryption,
-        startOffset: (numberOf(given.get('skip')) ?? 0) * blockBytes,
-        maxLength: count === undefined ? undefined : count * blockBytes,
-        onProgress,
-        signal,
-      }),
-    isNbdUri(target) ? 'the target is written in part' : undefined,
+  const isThere = isNbdUri(target);
+  const left = isThere ? { whatThereIs: 'the target is written in part' } : {};
+  await withProgress(terminal, left, (onProgress, signal) =>
+    image.convert(source, target, {
+      format: options.format,
+      lock: lockOf(options),
+      backing: policyOf(source, options),
+      targetFormat: options.targetFormat,
+      encryption,
+      startOffset: (numberOf(given.get('skip')) ?? 0) * blockBytes,
+      maxLength: count === undefined ? undefined : count * blockBytes,
+      onProgress,
+      signal,
+    }),
   );
 }
 
