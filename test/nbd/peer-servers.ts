@@ -14,12 +14,17 @@ export interface PeerServer extends AsyncDisposable {
 
 const LONGEST_START_MS = 20_000;
 
-async function start(program: string, args: (socket: string) => string[]): Promise<PeerServer> {
+/** Servers write the file of their id when clients can connect. */
+async function start(
+  program: string,
+  args: (socket: string, pidFile: string) => string[],
+): Promise<PeerServer> {
   const folder = mkdtempSync(join(tmpdir(), 'sluice-peer-'));
   const socket = join(folder, 'socket');
-  const running = new Running(program, args(socket));
+  const pidFile = join(folder, 'pid');
+  const running = new Running(program, args(socket, pidFile));
   const started = Date.now();
-  while (!existsSync(socket)) {
+  while (!existsSync(pidFile)) {
     if (running.child.exitCode !== null || Date.now() - started > LONGEST_START_MS) {
       throw new Error(`${program} did not start: ${JSON.stringify(await running.stop('SIGKILL'))}`);
     }
@@ -37,10 +42,11 @@ async function start(program: string, args: (socket: string) => string[]): Promi
 
 /** `nbdkit ARGS`, in the foreground. */
 export function nbdkit(...args: string[]): Promise<PeerServer> {
-  return start('nbdkit', (socket) => ['-f', '-U', socket, ...args]);
+  return start('nbdkit', (socket, pid) => ['-f', '-U', socket, '-P', pid, ...args]);
 }
 
 /** `qemu-nbd ARGS FILE`, for any number of clients. */
 export function qemuNbd(...args: string[]): Promise<PeerServer> {
-  return start('qemu-nbd', (socket) => ['-t', '-e', '16', '-x', '', '-k', socket, ...args]);
+  const usual = ['-t', '-e', '16', '-x', ''];
+  return start('qemu-nbd', (socket, pid) => [...usual, '-k', socket, '--pid-file', pid, ...args]);
 }
