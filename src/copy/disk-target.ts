@@ -1,5 +1,4 @@
 /** A disk that is there already: all of what is copied is written into it, zeroes too. */
-import type { Disk } from '../disk.ts';
 import { dataRuns } from './data-runs.ts';
 import type { Piece, Target } from './target.ts';
 
@@ -13,15 +12,25 @@ export interface DiskTargetOptions {
   readonly isZero: boolean;
 }
 
+/** What is written into: a disk, or an export of an NBD server. */
+export interface WrittenDisk extends AsyncDisposable {
+  readonly size: number;
+  /** Writes begin at multiples of it; absent: anywhere. */
+  readonly minimumBlockBytes?: number;
+  write(offset: number, bytes: Uint8Array): Promise<void>;
+  writeZeroes(offset: number, length: number, how: { mayUnmap: boolean }): Promise<void>;
+  flush(): Promise<void>;
+}
+
 /** Writes the pieces where they are on the disk. */
 export class DiskTarget implements Target {
   readonly pieceBytes = PIECE_BYTES;
   readonly granuleBytes = PIECE_BYTES;
   readonly wantsZeroes: boolean;
-  readonly #disk: Disk;
+  readonly #disk: WrittenDisk;
   readonly #options: DiskTargetOptions;
 
-  constructor(disk: Disk, options: DiskTargetOptions) {
+  constructor(disk: WrittenDisk, options: DiskTargetOptions) {
     this.#disk = disk;
     this.#options = options;
     this.wantsZeroes = options.sparseBytes === 0;

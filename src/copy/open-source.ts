@@ -2,10 +2,12 @@
 import { SluiceError } from '../errors.ts';
 import type { LayersOptions } from '../image/layers.ts';
 import type { EncryptionOptions } from '../image/qcow2/encryption.ts';
+import { isNbdUri } from '../nbd/uri.ts';
 import { openDisk } from '../open-disk.ts';
 import { openChainSource } from './chain-source.ts';
 import type { CodecPool } from './codec-pool.ts';
 import { diskSource } from './disk-source.ts';
+import { openNbdSource } from './nbd-source.ts';
 import type { Source } from './source.ts';
 
 /** How a source is opened. */
@@ -20,6 +22,7 @@ export async function openSource(
   options: SourceOptions & { readonly topOnly?: boolean },
   codecs: CodecPool,
 ): Promise<Source> {
+  if (isNbdUri(path)) return openNbdSource(path, options);
   const source = await openChainSource(path, options, codecs);
   if (source !== undefined) return source;
   if (options.snapshot !== undefined) {

@@ -88,7 +88,7 @@ export function refuseUri(path: string): void {
   const [, scheme] = /^([a-z][a-z+]*):\/\//i.exec(path) ?? [];
   if (scheme === undefined) return;
   const found = `${JSON.stringify(path)} is a URI (${scheme}), and images are named by their paths`;
-  const advice = 'copy it with nbdcopy, or write ./ before the name of a file';
+  const advice = 'convert, compare, dd, info, map and measure take nbd://; write ./ before a file';
   throw new SluiceError('ERR_SLUICE_UNSUPPORTED', `${found}; ${advice}`, { path });
 }
 

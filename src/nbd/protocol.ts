@@ -9,6 +9,10 @@
 export const INIT_MAGIC_HIGH = 0x4e42444d;
 /** "NBDMAGIC", lower word. NBD proto, "Newstyle negotiation". */
 export const INIT_MAGIC_LOW = 0x41474943;
+/** The second word of an oldstyle greeting, upper word. NBD proto, "Oldstyle negotiation". */
+export const OLDSTYLE_MAGIC_HIGH = 0x00004202;
+/** The same, lower word. */
+export const OLDSTYLE_MAGIC_LOW = 0x81861253;
 /** "IHAVEOPT", upper word: second word of the greeting and start of every option. */
 export const OPTION_MAGIC_HIGH = 0x49484156;
 /** "IHAVEOPT", lower word. NBD proto, "Fixed newstyle negotiation". */
@@ -70,6 +74,8 @@ export const REP_ERR_UNSUP = 0x80000001;
 export const REP_ERR_POLICY = 0x80000002;
 /** The option's data is malformed, or it does not fit what was negotiated. */
 export const REP_ERR_INVALID = 0x80000003;
+/** Only over TLS. */
+export const REP_ERR_TLS_REQD = 0x80000005;
 /** There is no such export. */
 export const REP_ERR_UNKNOWN = 0x80000006;
 /** The option is too large for this server. */
@@ -149,10 +155,17 @@ export const REPLY_FLAG_DONE = 1;
 export const REPLY_TYPE_NONE = 0;
 /** u64 offset, then data. */
 export const REPLY_TYPE_OFFSET_DATA = 1;
+/** u64 offset, u32 length of zeroes. */
+export const REPLY_TYPE_OFFSET_HOLE = 2;
 /** u32 context id, then extents. */
 export const REPLY_TYPE_BLOCK_STATUS = 5;
 /** u32 error, u16 message length, message. */
 export const REPLY_TYPE_ERROR = 0x8001;
+/** Every type with this bit begins like REPLY_TYPE_ERROR. */
+export const REPLY_TYPE_ERROR_BIT = 0x8000;
+
+/** base:allocation: it reads as zeroes. NBD proto, "The base:allocation metadata context". */
+export const STATE_ZERO = 2;
 
 // Errors. NBD proto, "Error values".
 

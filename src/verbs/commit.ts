@@ -19,7 +19,7 @@ import { emptyImage, makeHoles } from '../image/qcow2/empty-image.ts';
 import type { EncryptionOptions } from '../image/qcow2/encryption.ts';
 import { type Qcow2Header, readHeader } from '../image/qcow2/header.ts';
 import { openDisk } from '../open-disk.ts';
-import { Flights } from './flights.ts';
+import { Flights } from '../flights.ts';
 import { fileAt } from './rebase-runs.ts';
 
 /** How far a commit is. */

@@ -2,7 +2,9 @@
 import { CodecPool } from '../copy/codec-pool.ts';
 import { type CompareProgress, firstDifference } from '../copy/compare.ts';
 import { openSource, type SourceOptions } from '../copy/open-source.ts';
+import type { Source } from '../copy/source.ts';
 import { Layers, type LayersOptions } from '../image/layers.ts';
+import { isNbdUri } from '../nbd/uri.ts';
 
 /** Options of `compare`. */
 export interface CompareImagesOptions {
@@ -38,7 +40,11 @@ export async function compare(
   const sizesDiffer = one.sizeBytes !== other.sizeBytes;
   if (strict && sizesDiffer) return { result: 'size', sizesDiffer };
   const content = await firstDifference([one, other], { signal, onProgress });
-  const allocation = strict ? await firstStatus([path, first], [otherPath, second]) : undefined;
+  const sides = [
+    [path, first, one],
+    [otherPath, second, other],
+  ] as const;
+  const allocation = strict ? await firstStatus(...sides) : undefined;
   if (allocation !== undefined && allocation <= (content ?? Infinity)) {
     return { result: 'allocation', offset: allocation, sizesDiffer };
   }
@@ -46,13 +52,13 @@ export async function compare(
   return { result: 'content', offset: content, sizesDiffer };
 }
 
+type Side = readonly [path: string, options: LayersOptions, source: Source];
+
 /** Where one disk has data, compressed data, zeroes or nothing, and the other something else. */
-async function firstStatus(
-  ...images: readonly [readonly [string, LayersOptions], readonly [string, LayersOptions]]
-): Promise<number | undefined> {
-  await using one = await Layers.open(...images[0]);
-  await using other = await Layers.open(...images[1]);
-  const walks = [one.extents(), other.extents()] as const;
+async function firstStatus(...sides: readonly [Side, Side]): Promise<number | undefined> {
+  await using one = await openTables(...sides[0]);
+  await using other = await openTables(...sides[1]);
+  const walks = [one, other].map((tables) => tables.extents()[Symbol.asyncIterator]());
   const heads = await Promise.all(walks.map((walk) => walk.next()));
   for (let at = 0; ;) {
     const [a, b] = heads;
@@ -65,6 +71,20 @@ async function firstStatus(
       if (end === at && walk !== undefined) heads[index] = await walk.next();
     }
   }
+}
+
+interface Tables extends AsyncDisposable {
+  extents(): AsyncIterable<{
+    readonly start: number;
+    readonly length: number;
+    readonly kind: string;
+  }>;
+}
+
+/** What says where the data of an image is; a server is asked over the connection that there is. */
+async function openTables(...[path, options, source]: Side): Promise<Tables> {
+  if (!isNbdUri(path)) return await Layers.open(path, options);
+  return { extents: () => source.extents(), [Symbol.asyncDispose]: () => Promise.resolve() };
 }
 
 function statusOf(kind: string): string {

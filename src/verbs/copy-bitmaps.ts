@@ -8,23 +8,27 @@ import { mergeBitmap } from '../image/qcow2/bitmap-merge.ts';
 /** Which bitmaps are copied: all, and then none may be unusable, or those that can be used. */
 export type BitmapChoice = 'all' | 'usable';
 
+/** Where they are, and which of them are meant. */
+export interface CopiedBitmaps {
+  readonly path: string;
+  readonly choice: BitmapChoice;
+  readonly options: ImageOptions;
+}
+
 /**
  * Adds the bitmaps of one image to another one, which has none of their names and a disk of the
  * same size.
  */
 export async function copyBitmaps(
-  fromPath: string,
+  { path: fromPath, choice, options: { signal, lock } }: CopiedBitmaps,
   intoPath: string,
-  choice: BitmapChoice,
-  options: ImageOptions,
+  how: ImageOptions,
 ): Promise<void> {
-  const { signal, lock } = options;
   await using source = await openImageAt(fromPath, { signal, lock }, false);
   const from = { file: source.file, header: qcow2HeaderOf(source, 'bitmaps'), path: fromPath };
   const bitmaps = await bitmapsOf(from, choice);
   if (bitmaps.length === 0) return;
-  // Whoever made the file keeps others away from it, and syncs it.
-  await using target = await openImageAt(intoPath, { lock: 'none', cache: 'unsafe' }, true);
+  await using target = await openImageAt(intoPath, how, true);
   const { file } = target;
   const { isBlockDevice } = target.backend;
   let header = qcow2HeaderOf(target, 'bitmaps');

@@ -9,6 +9,8 @@ import type { LuksInfo } from '../image/qcow2/luks-header.ts';
 import { readSnapshotTable, type Snapshot } from '../image/qcow2/snapshot-table.ts';
 import { type ImageAt, type ImageOptions, openImageAt } from '../image/image-at.ts';
 import { Layers, type LayersOptions } from '../image/layers.ts';
+import { openNbdSource } from '../copy/nbd-source.ts';
+import { isNbdUri } from '../nbd/uri.ts';
 
 /** An internal snapshot. */
 export interface SnapshotInfo {
@@ -49,8 +51,8 @@ export interface ImageInfo {
   readonly filename: string;
   readonly format: string;
   readonly 'virtual-size': number;
-  readonly 'actual-size': number;
-  readonly 'dirty-flag': boolean;
+  readonly 'actual-size'?: number;
+  readonly 'dirty-flag'?: boolean;
   readonly encrypted?: true;
   readonly 'cluster-size'?: number;
   readonly 'backing-filename'?: string;
@@ -62,16 +64,24 @@ export interface ImageInfo {
 
 /** Says what an image is. No other file is opened. */
 export async function info(path: string, options: ImageOptions = {}): Promise<ImageInfo> {
+  if (isNbdUri(path)) return await exportInfo(path, options);
   await using image = await openImageAt(path, options, false);
   return await infoOf(image);
 }
 
 /** The same of an image and its backing files, the top one first. */
 export async function chainInfo(path: string, options: LayersOptions = {}): Promise<ImageInfo[]> {
+  if (isNbdUri(path)) return [await exportInfo(path, options)];
   await using layers = await Layers.open(path, options);
   const found: ImageInfo[] = [];
   for (const image of layers.images) found.push(await infoOf(image));
   return found;
+}
+
+/** How much room it takes, only its server knows. */
+async function exportInfo(uri: string, options: LayersOptions): Promise<ImageInfo> {
+  await using source = await openNbdSource(uri, options);
+  return { filename: uri, format: 'raw', 'virtual-size': source.sizeBytes };
 }
 
 async function infoOf(image: ImageAt): Promise<ImageInfo> {

@@ -5,6 +5,9 @@ import type { ByteCount } from '../disk-types.ts';
 import type { ImageAt } from '../image/image-at.ts';
 import { Layers, type LayersOptions } from '../image/layers.ts';
 import { mergeExtents } from '../image/merge-extents.ts';
+import { openNbdSource } from '../copy/nbd-source.ts';
+import { windowOf } from '../copy/window.ts';
+import { isNbdUri } from '../nbd/uri.ts';
 
 /** A range of a disk. */
 export interface MapExtent {
@@ -36,21 +39,34 @@ export async function* map(
   path: string,
   options: MapOptions = {},
 ): AsyncGenerator<MapExtent, void, void> {
-  await using layers = await Layers.open(path, options);
   const from = toNumber(options.startOffset ?? 0, 'startOffset');
   const most = toNumber(options.maxLength ?? Number.MAX_SAFE_INTEGER, 'maxLength');
-  const to = Math.min(layers.sizeBytes, from + most);
-  for await (const extent of mergeExtents(told(layers, from, to), isAlike)) {
+  const tell = isNbdUri(path) ? toldOfExport : toldOfImage;
+  for await (const extent of mergeExtents(tell(path, options, from, most), isAlike)) {
     options.signal?.throwIfAborted();
     yield extent;
   }
 }
 
-async function* told(
-  layers: Layers,
-  from: number,
-  to: number,
-): AsyncGenerator<MapExtent, void, void> {
+type Told = AsyncGenerator<MapExtent, void, void>;
+
+async function* toldOfImage(path: string, options: MapOptions, from: number, most: number): Told {
+  await using layers = await Layers.open(path, options);
+  yield* told(layers, from, Math.min(layers.sizeBytes, from + most));
+}
+
+/** What a server tells, as of a raw image. */
+async function* toldOfExport(path: string, options: MapOptions, from: number, most: number): Told {
+  await using source = windowOf(await openNbdSource(path, options), from, most);
+  for await (const { start, length, kind } of source.extents()) {
+    const place = { offset: start + from, filename: path };
+    const isData = kind === 'data';
+    const said = { depth: 0, present: true, zero: !isData, data: isData };
+    yield { start: start + from, length, ...said, ...place };
+  }
+}
+
+async function* told(layers: Layers, from: number, to: number): Told {
   for await (const { start, length, depth, kind, offset } of layers.extents(from, to)) {
     const { header, path } = layers.images[depth] as ImageAt;
     const data = kind === 'data' || kind === 'compressed' || kind === 'data-hole';

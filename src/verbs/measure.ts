@@ -4,6 +4,9 @@ import { invalid, toNumber } from '../arguments.ts';
 import type { ByteCount } from '../disk-types.ts';
 import type { ImageFormat } from '../image/format.ts';
 import { Layers, type LayersOptions } from '../image/layers.ts';
+import { openNbdSource } from '../copy/nbd-source.ts';
+import type { Source } from '../copy/source.ts';
+import { isNbdUri } from '../nbd/uri.ts';
 import { readBitmapDirectory } from '../image/qcow2/bitmap-directory.ts';
 import { layoutOf } from '../image/qcow2/create-layout.ts';
 import {
@@ -49,13 +52,16 @@ export async function measure(
     const image = targetOf(toNumber(source.sizeBytes, 'sizeBytes'), options);
     return typeof image === 'number' ? rawMeasure(image) : measureOf(image, 0);
   }
-  await using layers = await Layers.open(source, options);
+  await using layers = await (isNbdUri(source)
+    ? openNbdSource(source, options)
+    : Layers.open(source, options));
   const image = targetOf(layers.sizeBytes, options);
   if (typeof image === 'number') return rawMeasure(image);
   const isWhole = image.backing !== undefined;
   // How much of the source its backing file has is not known.
   const dataBytes = isWhole ? image.sizeBytes : await dataBytesOf(layers, image, options.signal);
-  const bitmaps = image.version === 3 ? await bitmapBytes(layers, image) : undefined;
+  const hasBitmaps = layers instanceof Layers && image.version === 3;
+  const bitmaps = hasBitmaps ? await bitmapBytes(layers, image) : undefined;
   const measured = measureOf(image, dataBytes);
   return bitmaps === undefined ? measured : { bitmaps, ...measured };
 }
@@ -89,7 +95,7 @@ function measureOf(image: NewImage, dataBytes: number): ImageMeasure {
 
 /** Bytes of the clusters of a new image in which there is data. */
 async function dataBytesOf(
-  layers: Layers,
+  layers: Layers | Source,
   { clusterBytes }: NewImage,
   signal: AbortSignal | undefined,
 ): Promise<number> {

@@ -10,7 +10,7 @@
  */
 import type { Disk } from '../disk.ts';
 import type { Qcow2Header } from '../image/qcow2/header.ts';
-import { Flights } from './flights.ts';
+import { Flights } from '../flights.ts';
 import { type Run, runsOf, type Side } from './rebase-runs.ts';
 
 /** How far a rebase is. */

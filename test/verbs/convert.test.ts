@@ -339,7 +339,7 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'convert', () => {
     ['unknown options', /no option 'colour'/, ['-O', 'qcow2', '-o', 'colour=red']],
     ['a cluster size of 3', /a power of two/, ['-O', 'qcow2', '-o', 'cluster_size=3']],
     ['a backing file without format', /pass -F raw/, ['-O', 'qcow2', '-B', 'x']],
-    ['URIs', /is a URI \(nbd\)/, ['nbd://localhost/']],
+    ['other URIs', /is a URI \(https\)/, ['https://localhost/']],
     ['--image-opts', /not supported: name the image by its path/, ['--image-opts']],
     ['-S 3', /power of two/, ['-S', '3']],
     ['-m 17', /from 1 to 16/, ['-m', '17']],

@@ -70,12 +70,11 @@ async function commit(path: string, options: CommitOptions, terminal: Terminal):
   const bytesPerSecond = rate === 0 ? undefined : rate;
   await withProgress(
     terminal,
-    options,
+    { ...options, whatThereIs: untouched },
     async (onProgress, signal) => {
       onProgress({ doneBytes: 0, totalBytes: 1 });
       await image.commit(path, { ...how, bytesPerSecond, onProgress, signal });
     },
-    untouched,
   );
   if (quiet !== true) await writeResult('Image committed.\n');
 }

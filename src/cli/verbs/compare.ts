@@ -59,7 +59,7 @@ export function addCompare(program: Command, terminal: Terminal): void {
       allowOption(),
     ],
   })
-    .argument('<first>', 'a regular file or a block device')
+    .argument('<first>', 'a regular file, a block device, or an NBD URI')
     .argument('<second>', 'another one')
     .action((first: string, second: string, options: CompareOptions) =>
       compare(first, second, options, terminal),

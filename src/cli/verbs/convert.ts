@@ -4,6 +4,7 @@ import { pipeline } from 'node:stream/promises';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { invalid } from '../../arguments.ts';
 import type { CacheModeName } from '../../cache-mode.ts';
+import { isNbdUri } from '../../nbd/uri.ts';
 import { image, type ImageFormat } from '../../node.ts';
 import { writeResult } from '../output.ts';
 import { Refusal } from '../refusal.ts';
@@ -33,14 +34,18 @@ import { snapshotOption } from './snapshot-choice.ts';
 const NOTES = `
 A target of - is stdout; the disk is read twice for a qcow2 image there.
 The target takes its name when it is whole: until then what has the name stays,
-also when the work fails or is ended by Ctrl-C.
+also when the work fails or is ended by Ctrl-C. An export of an NBD server
+(nbd://HOST[:PORT]/NAME, nbd+unix:///NAME?socket=PATH) is written where it is,
+as raw; it keeps its size, and is flushed at the end.
 
 Examples:
   sluice convert -O qcow2 disk.img disk.qcow2
   sluice convert -c -o compression_type=zstd -O qcow2 disk.img small.qcow2
   sluice convert -O qcow2 -B base.qcow2 -F qcow2 overlay.qcow2 copy.qcow2
   sluice convert -n -O qcow2 disk.img scratch.qcow2
-  sluice convert -c -O qcow2 disk.img - | ssh host 'cat > disk.qcow2'`;
+  sluice convert -c -O qcow2 disk.img - | ssh host 'cat > disk.qcow2'
+  sluice convert -O qcow2 'nbd+unix:///?socket=disk.sock' copy.qcow2
+  sluice convert disk.qcow2 nbd://host/export`;
 
 interface ConvertOptions extends CommonOptions, ChainOptions, SecretOptions {
   readonly targetFormat: ImageFormat;
@@ -75,7 +80,10 @@ export function addConvert(program: Command, terminal: Terminal): void {
     options,
   });
   command
-    .argument('<paths...>', 'images, and then the file that is made, or a block device')
+    .argument(
+      '<paths...>',
+      'images or NBD URIs, and then what is made: a file, a block device, an NBD URI',
+    )
     .action((paths: string[], given: ConvertOptions) => {
       if (asksForHelp(given)) return writeResult(listOptions(given.targetFormat));
       const target = paths.at(-1);
@@ -144,7 +152,9 @@ async function convert(
   if (target === STDOUT) return await toStdout(paths, copied, options, terminal);
   const existing = options.skipCreate ?? false;
   if (existing) copied.backing.folders.push(dirname(target));
-  await withProgress(terminal, options, (onProgress, signal) =>
+  const isThere = existing || isNbdUri(target);
+  const left = isThere ? { whatThereIs: 'the target is written in part' } : {};
+  await withProgress(terminal, { ...options, ...left }, (onProgress, signal) =>
     image.convert(paths, target, {
       ...copied,
       bitmaps: bitmapsOf(options),

@@ -1,6 +1,7 @@
 /** `sluice dd`. */
 import type { Command } from 'commander';
 import { invalid } from '../../arguments.ts';
+import { isNbdUri } from '../../nbd/uri.ts';
 import { image, type ImageFormat } from '../../node.ts';
 import type { Terminal } from '../terminal.ts';
 import {
@@ -21,7 +22,8 @@ import { parseSize } from './size.ts';
 const NOTES = `
 Operands, as of dd: if=FILE of=FILE [bs=SIZE] [count=N] [skip=N]. Blocks have bs
 bytes, 512 without it; skip blocks of the disk are passed over, then count are
-copied, all without it. The target is a new image of what was copied.
+copied, all without it. The target is a new image of what was copied. FILE may
+be the URI of an export of an NBD server, as with convert.
 
 Examples:
   sluice dd -f qcow2 -O raw if=disk.qcow2 of=mbr.img bs=512 count=1
@@ -63,7 +65,9 @@ async function dd(operands: string[], options: DdOptions, terminal: Terminal): P
   if (blockBytes === 0) throw invalid('bs must be at least 1');
   const count = numberOf(given.get('count'));
   const encryption = await readKey(options.keyFile);
-  await withProgress(terminal, {}, (onProgress, signal) =>
+  const isThere = isNbdUri(target);
+  const left = isThere ? { whatThereIs: 'the target is written in part' } : {};
+  await withProgress(terminal, left, (onProgress, signal) =>
     image.convert(source, target, {
       format: options.format,
       lock: lockOf(options),

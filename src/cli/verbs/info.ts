@@ -39,7 +39,7 @@ export function addInfo(program: Command): void {
     options: [formatOption(), outputOption(), forceShareOption(), allowOption()],
   })
     .option('--backing-chain', 'also of its backing files')
-    .argument('<image>', 'a regular file or a block device')
+    .argument('<image>', 'a regular file, a block device, or an NBD URI')
     .action((path: string, options: InfoOptions) => info(path, options));
 }
 
@@ -59,7 +59,7 @@ async function info(path: string, options: InfoOptions): Promise<void> {
 
 /** The lines of qemu-img. */
 function humanInfo(found: image.ImageInfo): string {
-  const { snapshots = [] } = found;
+  const { snapshots = [], 'actual-size': size } = found;
   const name = found['backing-filename'];
   const full = found['full-backing-filename'];
   const backing = name === full ? name : `${name} (actual path: ${full})`;
@@ -68,10 +68,10 @@ function humanInfo(found: image.ImageInfo): string {
     `image: ${found.filename}`,
     `file format: ${found.format}`,
     `virtual size: ${humanSize(found['virtual-size'])} (${found['virtual-size']} bytes)`,
-    `disk size: ${humanSize(found['actual-size'])}`,
+    `disk size: ${size === undefined ? 'unavailable' : humanSize(size)}`,
     ...(found.encrypted === true ? ['encrypted: yes'] : []),
     ...(found['cluster-size'] === undefined ? [] : [`cluster_size: ${found['cluster-size']}`]),
-    ...(found['dirty-flag'] ? ['cleanly shut down: no'] : []),
+    ...(found['dirty-flag'] === true ? ['cleanly shut down: no'] : []),
     ...(name === undefined ? [] : [`backing file: ${backing}`]),
     ...(found['backing-filename-format'] === undefined
       ? []

@@ -49,7 +49,7 @@ export function addMap(program: Command): void {
       allowOption(),
     ],
   })
-    .argument('<image>', 'a regular file or a block device')
+    .argument('<image>', 'a regular file, a block device, or an NBD URI')
     .action((path: string, options: MapOptions) => map(path, options));
 }
 

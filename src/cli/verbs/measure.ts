@@ -61,7 +61,7 @@ export function addMeasure(program: Command): void {
       allowOption(),
     ],
   })
-    .argument('[image]', 'a regular file or a block device')
+    .argument('[image]', 'a regular file, a block device, or an NBD URI')
     .allowExcessArguments(false)
     .action((path: string | undefined, options: MeasureOptions) => measure(path, options));
 }

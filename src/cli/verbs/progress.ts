@@ -14,6 +14,8 @@ export interface Progress {
 export interface ProgressOptions {
   readonly progress?: true;
   readonly quiet?: true;
+  /** When a signal ends the work; without it nothing was made. */
+  readonly whatThereIs?: string;
 }
 
 /** Work that tells how far it is, and ends when the signal comes. */
@@ -34,12 +36,11 @@ export async function withProgress<T>(
   terminal: Terminal,
   options: ProgressOptions,
   work: Work<T>,
-  whatThereIs = 'nothing was made',
 ): Promise<T> {
   const stop = new AbortController();
   void stopRequested(() => terminal.error('gave up')).then(() => {
     process.exitCode = EXIT_INTERRUPTED;
-    stop.abort(new Stopped(whatThereIs));
+    stop.abort(new Stopped(options.whatThereIs ?? 'nothing was made'));
   });
   const display = displayFor(terminal, options);
   try {

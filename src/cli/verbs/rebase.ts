@@ -92,12 +92,11 @@ async function rebase(
   const untouched = 'the backing file is the one that it was';
   await withProgress(
     terminal,
-    options,
+    { ...options, whatThereIs: untouched },
     async (onProgress, signal) => {
       onProgress({ doneBytes: 0, totalBytes: 1 });
       await image.rebase(path, { ...how, onProgress, signal });
       onProgress({ doneBytes: 1, totalBytes: 1 });
     },
-    untouched,
   );
 }
