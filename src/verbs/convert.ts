@@ -18,7 +18,7 @@ import type { Target } from '../copy/target.ts';
 import { windowOf } from '../copy/window.ts';
 import type { ByteCount } from '../disk-types.ts';
 import { type CreateOptions, newImageOf } from '../image/qcow2/create-options.ts';
-import type { ImageFormat } from '../image/format.ts';
+import { checkTargetFormat, type ImageFormat } from '../image/format.ts';
 import { openDisk } from '../open-disk.ts';
 
 /** Options of `convert`; those of SourceOptions are about the source. */
@@ -65,6 +65,7 @@ export async function convert(
   const { parallel = DEFAULT_PARALLEL } = options;
   toWhole(parallel, 'parallel', 1, PARALLEL_MAX);
   checkSparse(options.sparseBytes);
+  checkTargetFormat(options.targetFormat ?? 'raw');
   if (path.length === 0) throw invalid('there is nothing to convert: pass the path of an image');
   await using codecs = new CodecPool(Math.min(parallel, availableParallelism()));
   await using source = await openAll(typeof path === 'string' ? [path] : path, options, codecs);

@@ -19,6 +19,7 @@ export {
   type Qcow2Info,
   type SnapshotInfo,
 } from './info.ts';
+export type { VmdkExtentInfo, VmdkInfo } from '../image/vmdk/open.ts';
 export { map, type MapExtent, type MapOptions } from './map.ts';
 export {
   applySnapshot,
