@@ -1,6 +1,6 @@
 /**
- * VHD images, which QEMU calls vpc, as Microsoft's specification 1.0 has them: fixed ones, where the
- * disk lies before a footer, and dynamic ones, where a table says where each block of it lies.
+ * VHD images, which QEMU calls vpc, as specification 1.0 of Microsoft has them: fixed ones, where
+ * the disk lies before a footer, and dynamic ones, where a table says where each block of it lies.
  *
  * D1 A dynamic image is what the copy of the footer at its start says, a fixed one what the footer
  *    at its end says, as in QEMU. A structure whose checksum is wrong is not used.
