@@ -26,7 +26,13 @@ export async function all<T>(values: AsyncIterable<T>): Promise<T[]> {
 }
 
 /** The same bytes; a difference is told by its place. */
-export function expectBytes(found: Uint8Array | undefined, expected: Uint8Array | undefined): void {
+export function expectBytes(
+  found: Uint8Array | string | undefined,
+  expected: Uint8Array | string | undefined,
+): void {
+  if (typeof found === 'string' || typeof expected === 'string') {
+    return expect.unreachable(`${String(found)} ${String(expected)}`);
+  }
   expect(found?.length).toBe(expected?.length);
   const differs = found?.findIndex((byte, at) => byte !== expected?.[at]);
   expect(differs === -1 ? 'the same' : `differs at ${differs}`).toBe('the same');
@@ -55,12 +61,12 @@ export async function readDisk(
   return disk;
 }
 
-/** What qemu-img reads; undefined where it refuses. */
-export function readByQemu(path: string, format: ReadOnlyFormat): Uint8Array | undefined {
+/** What qemu-img reads, or what it says where it refuses. */
+export function readByQemu(path: string, format: ReadOnlyFormat): Uint8Array | string {
   const copy = `${path}.theirs`;
   const args = ['convert', '-U', '-f', format, '-O', 'raw', path, copy];
-  const { status } = spawnSync('qemu-img', args, { encoding: 'utf8', timeout: 20_000 });
-  const bytes = status === 0 ? new Uint8Array(readFileSync(copy)) : undefined;
+  const { status, stderr } = spawnSync('qemu-img', args, { encoding: 'utf8', timeout: 20_000 });
+  const bytes = status === 0 ? new Uint8Array(readFileSync(copy)) : stderr;
   rmSync(copy, { force: true });
   return bytes;
 }

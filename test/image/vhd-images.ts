@@ -12,6 +12,8 @@ export interface VhdParts {
   readonly footer?: FooterParts;
   /** Default true. */
   readonly hasEndFooter?: boolean;
+  /** All bits of the bitmaps are set, as QEMU sets them. */
+  readonly hasFullBitmaps?: boolean;
 }
 
 /** Fields of a footer. */
@@ -50,6 +52,7 @@ export function dynamicVhd(parts: VhdParts): Uint8Array {
     }
     entry.setUint32(block * 4, at / SECTOR);
     const bytes = new Uint8Array(bitmapBytes + blockBytes).fill(0x5a, bitmapBytes);
+    if (parts.hasFullBitmaps === true) bytes.fill(0xff, 0, bitmapBytes);
     for (const sector of written) {
       const index = sector - block * perBlock;
       bytes[index >> 3]! |= 0x80 >> (index & 7);

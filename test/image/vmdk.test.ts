@@ -151,7 +151,7 @@ describe('VMDK images that are refused', () => {
     ],
     [
       'a descriptor without a type',
-      () => vmdk({ disk: DISK, descriptor: 'CID=1' }),
+      () => vmdk({ disk: DISK, descriptor: 'parentCID=ffffffff' }),
       image_,
       /no createType/,
     ],

@@ -30,13 +30,17 @@ export async function readDescriptor(
   { offset, length }: FileRange,
   path: string,
 ): Promise<VmdkDescriptor> {
-  if (offset === 0 || length === 0) {
+  // QEMU leaves room in such files, and nothing in it.
+  const text = offset === 0 ? [''] : await readText(file, offset, length);
+  if (text.join('') === '') {
     const found = 'it has no descriptor, so it is one of several files of a disk';
     throw refusal(path, `${found}; ${MANY_FILES}`);
   }
-  const text = await readText(file, offset, length);
   const type = valueOf(text, 'createType');
-  const parentCid = hexOf(text, 'parentCID') ?? NO_PARENT;
+  const parentCid = hexOf(text, 'parentCID');
+  if (parentCid === undefined) {
+    throw damaged(path, offset, 'its descriptor does not say whether it has a parent (parentCID)');
+  }
   if (parentCid !== NO_PARENT || valueOf(text, 'parentFileNameHint') !== undefined) {
     const found = `it is a delta, whose parent is ${valueOf(text, 'parentFileNameHint')}`;
     throw refusal(path, `${found}; consolidate its snapshots first`);
