@@ -41,7 +41,7 @@ export function expectBytes(
 /** Larger disks are not read, only walked. */
 export const READ_BYTES_MAX = 64 * 1024 * 1024;
 
-/** What a disk reads as; undefined for one that is too large, whose ranges were told all the same. */
+/** What a disk reads as; undefined for a large one, whose ranges are told all the same. */
 export async function readDisk(
   path: string,
   format: ReadOnlyFormat,

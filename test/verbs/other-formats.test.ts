@@ -116,7 +116,7 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'VHD and VMDK images', () => {
     expect([found.code, found.stderr]).toEqual([63, expect.stringMatching(/only read/)]);
   });
 
-  const ADVICE = /only read; convert it to qcow2 first/;
+  const ADVICE = /only read; (convert it to qcow2 first|use qcow2)/;
   it.for([
     ['amend', '-o', 'compat=1.1', 'stream'],
     ['bitmap', '--add', 'stream', 'name'],

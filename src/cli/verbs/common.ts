@@ -2,7 +2,7 @@
 import { dirname } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { CACHE_MODES, type CacheModeName } from '../../cache-mode.ts';
-import { isReadOnlyFormat, READ_ONLY_ADVICE } from '../../image/format.ts';
+import { isReadOnlyFormat } from '../../image/format.ts';
 import type { NamedFilePolicy, SourceFormat } from '../../node.ts';
 
 /** Options that every verb has. */
@@ -74,7 +74,9 @@ export function writableFormat(option: Option): Option {
   const formats = ['raw', 'qcow2'];
   return option.choices(formats).argParser((text: string) => {
     if (formats.includes(text)) return text;
-    const advice = isReadOnlyFormat(text) ? ` ${text}: ${READ_ONLY_ADVICE}.` : '';
+    const advice = isReadOnlyFormat(text)
+      ? ` ${text} images are only read; use qcow2, which they can be converted to.`
+      : '';
     throw new InvalidArgumentError(`Allowed choices are ${formats.join(', ')}.${advice}`);
   });
 }
