@@ -61,9 +61,10 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'VHD and VMDK images', () => {
     const path = join(folder, name);
     const json = ['--output', 'json', '-f', format];
     expect(await image.info(path, { format })).toEqual(JSON.parse(img('info', ...json, path)));
-    const extents = await all(image.map(path, { format }));
-    const map = extents.map(({ filename: _, ...extent }) => extent);
-    expect(map).toEqual(JSON.parse(img('map', ...json, path)));
+    const extents = JSON.stringify(await all(image.map(path, { format })), (key, value: unknown) =>
+      key === 'filename' ? undefined : value,
+    );
+    expect(JSON.parse(extents)).toEqual(JSON.parse(img('map', ...json, path)));
     const measured = await image.measure(path, { format, targetFormat: 'qcow2' });
     expect(measured).toEqual(JSON.parse(img('measure', ...json, '-O', 'qcow2', path)));
   });
