@@ -7,7 +7,7 @@ import { type NbdServer, type NbdServerOptions, serveNbd as serveDevice } from '
 
 export * from './index.ts';
 export type { BackingFormat, NamedFilePolicy } from './image/chain.ts';
-export type { ImageFormat } from './image/format.ts';
+export type { ImageFormat, ReadOnlyFormat, SourceFormat } from './image/format.ts';
 export type { EncryptionOptions } from './image/qcow2/encryption.ts';
 export type { NbdServer, NbdServerOptions } from './nbd/server.ts';
 export { openDisk, type OpenOptions } from './open-disk.ts';

@@ -2,7 +2,13 @@
 import { type FileBackend, type FileBackendOptions, openFileBackend } from './backend/file.ts';
 import { invalid, toWhole } from './arguments.ts';
 import { type BackingFormat, Chain, type NamedFilePolicy } from './image/chain.ts';
-import { formatOf, type ImageFormat, MAGIC_BYTES } from './image/format.ts';
+import {
+  formatOf,
+  type ImageFormat,
+  isReadOnlyFormat,
+  MAGIC_BYTES,
+  READ_ONLY_ADVICE,
+} from './image/format.ts';
 import {
   DEFAULT_FLUSH_INTERVAL_MS,
   DEFAULT_METADATA_CACHE_BYTES,
@@ -203,7 +209,8 @@ function checkFormat(paths: readonly string[], format: string): void {
   if (format === 'raw' || format === 'qcow2') return;
   throw new SluiceError(
     'ERR_SLUICE_UNSUPPORTED',
-    `cannot open '${paths[0]}' as ${format}: this release opens raw and qcow2 images`,
+    `cannot open '${paths[0]}' as ${format}: ` +
+      (isReadOnlyFormat(format) ? READ_ONLY_ADVICE : 'this release opens raw and qcow2 images'),
     { operation: 'open', ...(paths[0] === undefined ? {} : { path: paths[0] }) },
   );
 }
@@ -215,7 +222,11 @@ async function refuseOtherFormats(paths: readonly string[], disk: Disk): Promise
   const format = formatOf(start);
   if (format === undefined) return;
   const advice =
-    format === 'qcow2' ? "pass format: 'qcow2' (-f qcow2)" : 'which this release cannot open';
+    format === 'qcow2'
+      ? "pass format: 'qcow2' (-f qcow2)"
+      : isReadOnlyFormat(format)
+        ? READ_ONLY_ADVICE
+        : 'which this release cannot open';
   throw new SluiceError(
     'ERR_SLUICE_UNSUPPORTED',
     `'${path}' looks like a ${format} image: ${advice}; ` +

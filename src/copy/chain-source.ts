@@ -48,8 +48,9 @@ const READS_AS_ZEROES: ReadonlySet<LayerExtent['kind']> = new Set([
   'hole',
   'data-hole',
 ]);
-/** Streams are read together when no more than this lies between them. */
+/** Streams are read together when no more than this lies between them, and not more than that. */
 const GAP_BYTES = 65536;
+const GROUP_BYTES_MAX = 8 * 1024 * 1024;
 /** What O_DIRECT asks for is this at most. */
 const DIRECT_BYTES = 4096;
 
@@ -183,7 +184,11 @@ function groupsOf(extents: readonly ChainExtent[]): StreamGroup[] {
     const { layer } = extent;
     const { offset, length } = extent.stream as Stream;
     const last = groups.at(-1);
-    const isNear = last?.layer === layer && offset >= last.from && offset <= last.to + GAP_BYTES;
+    const isNear =
+      last?.layer === layer &&
+      offset >= last.from &&
+      offset <= last.to + GAP_BYTES &&
+      offset + length <= last.from + GROUP_BYTES_MAX;
     if (isNear) {
       last.extents.push(extent);
       last.to = Math.max(last.to, offset + length);
@@ -200,9 +205,9 @@ async function readStreams(
   into: Uint8Array,
   codecs: CodecPool,
 ): Promise<void> {
-  const { header, path } = layer.image;
-  if (header === undefined) throw new Error('a raw image has no streams');
-  const { clusterBytes, compression } = header;
+  const { header, disk, path } = layer.image;
+  const { clusterBytes, compression } = header ?? disk ?? {};
+  if (!clusterBytes || !compression) throw new Error('an image without streams has one');
   const bytes = codecs.take(to - from);
   await readAt(layer, from, bytes);
   const streams = extents.map(({ stream }) => {
@@ -214,7 +219,8 @@ async function readStreams(
     for (const [index, extent] of extents.entries()) {
       // The extent may be a part of the cluster.
       const skipped = extent.start % clusterBytes;
-      if (plain.lengths[index] !== clusterBytes)
+      // The last grain of a VMDK image may be as short as the disk.
+      if ((plain.lengths[index] ?? 0) < skipped + extent.length)
         throw damaged(path, extent, extent.start - skipped);
       const at = index * clusterBytes + skipped;
       into.set(plain.bytes.subarray(at, at + extent.length), extent.start - start);

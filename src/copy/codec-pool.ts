@@ -4,7 +4,7 @@ import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 
 import type { Compression } from '../image/qcow2/codec.ts';
-import type { CodecResult, CodecStream, CodecTask } from './codec-worker.ts';
+import type { CodecResult, CodecStream, CodecTask, StreamCodec } from './codec-worker.ts';
 
 /** What came of a task. */
 export interface Codings {
@@ -49,7 +49,7 @@ export class CodecPool implements AsyncDisposable {
 
   /** Decompresses streams in bytes that were taken, which are handed over. */
   decompress(
-    compression: Compression,
+    compression: StreamCodec,
     clusterBytes: number,
     bytes: Uint8Array<ArrayBuffer>,
     streams: readonly CodecStream[],

@@ -4,11 +4,15 @@ import { deflateRawSync } from 'node:zlib';
 
 import { type Compression, type Decompress, loadCodec } from '../image/qcow2/codec.ts';
 import { loadZstdCompress } from '../image/qcow2/zstd-compress.ts';
+import { inflateGrain } from '../image/vmdk/grain-stream.ts';
+
+/** How streams are read: as qcow2 has them, or with the marker of a VMDK grain. */
+export type StreamCodec = Compression | 'grain';
 
 /** Work for the thread: clusters to compress, or streams to decompress. */
 export interface CodecTask {
   readonly id: number;
-  readonly compression: Compression;
+  readonly compression: StreamCodec;
   readonly clusterBytes: number;
   /** Plain clusters one behind the other, or bytes of a file with streams in them. */
   readonly bytes: Uint8Array;
@@ -40,19 +44,23 @@ type Compress = (cluster: Uint8Array) => Uint8Array;
 /** What any reader can take: QEMU's has a window of 4 KiB for clusters it has written itself. */
 const DEFLATE = { windowBits: 12, memLevel: 9 };
 
-const codecs = new Map<Compression, Promise<Decompress>>();
+const codecs = new Map<StreamCodec, Promise<Decompress>>();
 let zstd: Promise<Compress> | undefined;
 
-async function compressorOf(compression: Compression): Promise<Compress> {
-  if (compression === 'deflate') return (cluster) => deflateRawSync(cluster, DEFLATE);
+async function compressorOf(compression: StreamCodec): Promise<Compress> {
+  if (compression !== 'zstd') return (cluster) => deflateRawSync(cluster, DEFLATE);
   zstd ??= loadZstdCompress();
   return zstd;
 }
 
-function decompressorOf(compression: Compression): Promise<Decompress> {
-  const known = codecs.get(compression) ?? loadCodec(compression);
+function decompressorOf(compression: StreamCodec): Promise<Decompress> {
+  const known = codecs.get(compression) ?? loadDecompress(compression);
   codecs.set(compression, known);
   return known;
+}
+
+async function loadDecompress(codec: StreamCodec): Promise<Decompress> {
+  return codec === 'grain' ? inflateGrain : loadCodec(codec);
 }
 
 async function compressAll({ id, compression, clusterBytes, bytes, out }: CodecTask) {

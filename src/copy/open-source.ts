@@ -30,7 +30,7 @@ export async function openSource(
     const message = `cannot read a snapshot: ${found}; apply it to a copy of the image first`;
     throw new SluiceError('ERR_SLUICE_UNSUPPORTED', message, { operation: 'open', path });
   }
-  // Raw images are plain, so this one is qcow2.
+  // Images of other formats are plain, so this one is qcow2.
   const { lock, cache, signal, topOnly = false, backing, backingFormat, encryption } = options;
   const chain = { backing, backingFormat, encryption };
   return diskSource(

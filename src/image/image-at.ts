@@ -2,8 +2,8 @@
  * An image that a verb works on, as a file: for what is done to it beside reading and writing the
  * disk in it.
  *
- * I1 Without a format an image is taken for what it begins as; another format than raw and qcow2
- *    is refused by its name. Backing files are never guessed.
+ * I1 Without a format an image is taken for what it begins as; a format that cannot be opened is
+ *    refused by its name. Backing files are never guessed.
  * I2 The locks are those of an open disk, so that nobody's image is changed while it is in use.
  */
 import { stat } from 'node:fs/promises';
@@ -11,15 +11,22 @@ import { stat } from 'node:fs/promises';
 import { type FileBackend, openFileBackend } from '../backend/file.ts';
 import { resolveCacheMode, type CacheModeName } from '../cache-mode.ts';
 import { SluiceError } from '../errors.ts';
-import { formatOf, type ImageFormat, MAGIC_BYTES } from './format.ts';
+import {
+  formatOf,
+  isReadOnlyFormat,
+  MAGIC_BYTES,
+  readOnlyFormat,
+  type SourceFormat,
+} from './format.ts';
 import { BackendFile } from './image-file.ts';
 import { type Qcow2Header, readHeader } from './qcow2/header.ts';
 import { hasPreallocation } from './qcow2/preallocated.ts';
+import { openReadOnlyDisk, type ReadOnlyDisk } from './read-only-disk.ts';
 
 /** How a verb opens its image. */
 export interface ImageOptions {
   /** Format of the image; without it the image is what it begins as. */
-  readonly format?: ImageFormat | undefined;
+  readonly format?: SourceFormat | undefined;
   /**
    * `auto` (default) takes the locks that QEMU takes; `none` takes none: what is read of an image
    * that somebody writes may be no state that it ever had.
@@ -31,13 +38,14 @@ export interface ImageOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** An open image; `header` is that of a qcow2 image. */
+/** An open image; `header` is that of a qcow2 image, `disk` is in one that is only read. */
 export interface ImageAt extends AsyncDisposable {
   readonly path: string;
-  readonly format: ImageFormat;
+  readonly format: SourceFormat;
   readonly file: BackendFile;
   readonly backend: FileBackend;
   readonly header: Qcow2Header | undefined;
+  readonly disk: ReadOnlyDisk | undefined;
   /** Bytes that the host has set aside for it. */
   allocatedBytes(): Promise<number>;
   /** True where data clusters may be holes of the file (preallocated.ts). */
@@ -62,6 +70,7 @@ export async function openImageAt(
     const file = new BackendFile(backend, path);
     const format = options.format ?? (await probe(file, path));
     const header = format === 'qcow2' ? await readHeader(file, path) : undefined;
+    const disk = isReadOnlyFormat(format) ? await openReadOnlyDisk(format, file, path) : undefined;
     const allocatedBytes = async (): Promise<number> => (await stat(path)).blocks * BLOCK_BYTES;
     return {
       path,
@@ -69,12 +78,14 @@ export async function openImageAt(
       file,
       backend,
       header,
+      disk,
       allocatedBytes,
       hasPreallocation: async () =>
-        header !== undefined &&
-        header.dataFile === undefined &&
-        !backend.isBlockDevice &&
-        (await hasPreallocation(file, header, await allocatedBytes())),
+        header === undefined
+          ? disk !== undefined && disk.clusterBytes === undefined
+          : header.dataFile === undefined &&
+            !backend.isBlockDevice &&
+            (await hasPreallocation(file, header, await allocatedBytes())),
       [Symbol.asyncDispose]: () => backend.close(),
     };
   } catch (error) {
@@ -93,9 +104,9 @@ export function refuseUri(path: string): void {
 }
 
 /** I1. */
-async function probe(file: BackendFile, path: string): Promise<ImageFormat> {
+async function probe(file: BackendFile, path: string): Promise<SourceFormat> {
   const format = formatOf(await file.read(0, Math.min(MAGIC_BYTES, file.sizeBytes))) ?? 'raw';
-  if (format === 'raw' || format === 'qcow2') return format;
+  if (format === 'raw' || format === 'qcow2' || isReadOnlyFormat(format)) return format;
   const found = `${JSON.stringify(path)} looks like a ${format} image, which cannot be opened`;
   const advice = "pass format: 'raw' (-f raw) to use its bytes as they are";
   throw new SluiceError('ERR_SLUICE_UNSUPPORTED', `${found}; ${advice}`, {
@@ -105,8 +116,14 @@ async function probe(file: BackendFile, path: string): Promise<ImageFormat> {
 }
 
 /** The header of an image that must be qcow2; `what` is what only qcow2 has. */
-export function qcow2HeaderOf({ header, path }: ImageAt, what: string): Qcow2Header {
+export function qcow2HeaderOf({ header, format, path }: ImageAt, what: string): Qcow2Header {
   if (header !== undefined) return header;
+  if (isReadOnlyFormat(format)) throw readOnlyFormat(path, format);
   const message = `${JSON.stringify(path)} is a raw image, which has no ${what}`;
   throw new SluiceError('ERR_SLUICE_UNSUPPORTED', message, { path });
+}
+
+/** Bytes of the disk in an image. */
+export function diskBytesOf({ header, disk, file }: ImageAt): number {
+  return (header ?? disk ?? file).sizeBytes;
 }

@@ -6,7 +6,13 @@ import {
   type NamedFilePolicy,
   resolveNamed,
 } from './chain.ts';
-import { type ImageAt, type ImageOptions, openImageAt, qcow2HeaderOf } from './image-at.ts';
+import {
+  diskBytesOf,
+  type ImageAt,
+  type ImageOptions,
+  openImageAt,
+  qcow2HeaderOf,
+} from './image-at.ts';
 import { type TableExtent, tableExtents } from './qcow2/extents.ts';
 import type { Qcow2Header } from './qcow2/header.ts';
 import { headerAtSnapshot, type SnapshotChoice } from './qcow2/snapshot-header.ts';
@@ -54,7 +60,7 @@ export class Layers implements AsyncDisposable {
   /** Of the disk. */
   get sizeBytes(): number {
     const [top] = this.images;
-    return top === undefined ? 0 : sizeOf(top);
+    return top === undefined ? 0 : diskBytesOf(top);
   }
 
   /**
@@ -78,7 +84,7 @@ export class Layers implements AsyncDisposable {
       const end = extent.start + extent.length;
       // What a shorter backing file does not have reads as zeroes, whatever is below it.
       const isSilent = below !== undefined && extent.kind === 'none';
-      const border = isSilent ? sizeOf(below) : extent.start;
+      const border = isSilent ? diskBytesOf(below) : extent.start;
       if (border > extent.start) {
         yield* this.extents(extent.start, Math.min(end, border), depth + 1, until);
       }
@@ -124,10 +130,6 @@ async function closeAll(images: readonly ImageAt[]): Promise<void> {
   await Promise.all(images.map((image) => image[Symbol.asyncDispose]()));
 }
 
-function sizeOf({ header, file }: ImageAt): number {
-  return header?.sizeBytes ?? file.sizeBytes;
-}
-
 type OwnExtent = Omit<LayerExtent, 'depth'>;
 
 /** The extent from `start` on. */
@@ -143,15 +145,26 @@ async function* ownExtents(
   from: number,
   to: number,
 ): AsyncGenerator<OwnExtent, void, void> {
-  const { header, file, path } = image;
+  const { file } = image;
   if (from >= to) return;
-  if (header === undefined) return yield* fileExtents(file, from, to, from, 'hole');
+  const told = toldExtents(image, from, to);
+  if (told === undefined) return yield* fileExtents(file, from, to, from, 'hole');
   const mayBeHoles = await image.hasPreallocation();
-  for await (const extent of tableExtents(file, header, path, from, to)) {
+  for await (const extent of told) {
     const { start, length, kind, offset } = extent;
     if (!mayBeHoles || kind !== 'data' || offset === undefined) yield extent;
     else yield* fileExtents(file, offset, offset + length, start, 'data-hole');
   }
+}
+
+/** What the image says by its tables; undefined: it is raw. */
+function toldExtents(
+  { header, disk, file, path }: ImageAt,
+  from: number,
+  to: number,
+): AsyncIterable<TableExtent> | undefined {
+  if (header === undefined) return disk?.extents(from, to);
+  return tableExtents(file, header, path, from, to);
 }
 
 /** What of a file is data; its first byte is the one at `start` on the disk. */

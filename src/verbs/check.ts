@@ -35,16 +35,24 @@ export interface CheckImageOptions extends ImageOptions {
   readonly onFinding?: ((text: string) => void) | undefined;
 }
 
+/** Why images of other formats are refused. */
+const NOT_CHECKED: { readonly [format: string]: string } = {
+  vpc: 'is only read; qemu-img does not check it either',
+  vmdk: 'is only read; qemu-img check looks at its tables',
+};
+
 /**
  * Checks a qcow2 image. With `repair` the counts are those after it.
- * @throws SluiceError ERR_SLUICE_UNSUPPORTED for a raw image, which has nothing to check
+ * @throws SluiceError ERR_SLUICE_UNSUPPORTED for images of other formats: raw ones have nothing to
+ *   check, and those that are only read are not checked
  */
 export async function check(path: string, options: CheckImageOptions = {}): Promise<ImageCheck> {
   const { repair, signal, onFinding } = options;
   await using image = await openImageAt(path, options, repair !== undefined);
   const { file, header, format } = image;
   if (header === undefined) {
-    const message = `cannot check ${JSON.stringify(path)}: a ${format} image has no metadata`;
+    const found = NOT_CHECKED[format] ?? 'has no metadata';
+    const message = `cannot check ${JSON.stringify(path)}: a ${format} image ${found}`;
     throw new SluiceError('ERR_SLUICE_UNSUPPORTED', message, { operation: 'check', path });
   }
   const named = { filename: path, format };

@@ -5,6 +5,7 @@ import { invalid, toSwitch } from '../arguments.ts';
 import { type CacheModeName, resolveCacheMode } from '../cache-mode.ts';
 import { CodecPool } from '../copy/codec-pool.ts';
 import { copyDisk } from '../copy/copy.ts';
+import { checkTargetFormat } from '../image/format.ts';
 import type { ImageOptions } from '../image/image-at.ts';
 import { isNbdUri } from '../nbd/uri.ts';
 import { copyInto, isThere } from './convert-existing.ts';
@@ -85,6 +86,7 @@ async function checkBefore(
 ): Promise<void> {
   const { targetFormat = 'raw', bitmaps, startOffset, maxLength, snapshot } = options;
   const keeps = options.existing === true || isNbdUri(targetPath);
+  checkTargetFormat(targetFormat);
   checkSparse(options.sparseBytes);
   const [first, second] = paths;
   if (keeps && toSwitch(options.compress, 'compress'))

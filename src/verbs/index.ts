@@ -17,6 +17,7 @@ export {
   type SnapshotInfo,
 } from './info.ts';
 export { stream, type StreamOptions } from './stream.ts';
+export type { VmdkExtentInfo, VmdkInfo } from '../image/vmdk/open.ts';
 export { map, type MapExtent, type MapOptions } from './map.ts';
 export {
   applySnapshot,

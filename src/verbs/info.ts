@@ -7,10 +7,12 @@ import type { Qcow2Header } from '../image/qcow2/header.ts';
 import { describeLuks } from '../image/qcow2/luks.ts';
 import type { LuksInfo } from '../image/qcow2/luks-header.ts';
 import { readSnapshotTable, type Snapshot } from '../image/qcow2/snapshot-table.ts';
-import { type ImageAt, type ImageOptions, openImageAt } from '../image/image-at.ts';
+import { diskBytesOf, type ImageAt, type ImageOptions, openImageAt } from '../image/image-at.ts';
 import { Layers, type LayersOptions } from '../image/layers.ts';
 import { openNbdSource } from '../copy/nbd-source.ts';
 import { isNbdUri } from '../nbd/uri.ts';
+import type { ReadOnlyDisk } from '../image/read-only-disk.ts';
+import type { VmdkInfo } from '../image/vmdk/open.ts';
 
 /** An internal snapshot. */
 export interface SnapshotInfo {
@@ -59,7 +61,9 @@ export interface ImageInfo {
   readonly 'full-backing-filename'?: string;
   readonly 'backing-filename-format'?: string;
   readonly snapshots?: readonly SnapshotInfo[];
-  readonly 'format-specific'?: { readonly type: 'qcow2'; readonly data: Qcow2Info };
+  readonly 'format-specific'?:
+    | { readonly type: 'qcow2'; readonly data: Qcow2Info }
+    | { readonly type: 'vmdk'; readonly data: VmdkInfo };
 }
 
 /** Says what an image is. No other file is opened. */
@@ -85,15 +89,15 @@ async function exportInfo(uri: string, options: LayersOptions): Promise<ImageInf
 }
 
 async function infoOf(image: ImageAt): Promise<ImageInfo> {
-  const { path, format, file, header } = image;
+  const { path, format, file, header, disk } = image;
   const shared = {
     filename: path,
     format,
-    'virtual-size': header?.sizeBytes ?? file.sizeBytes,
+    'virtual-size': diskBytesOf(image),
     'actual-size': await image.allocatedBytes(),
     'dirty-flag': header?.dirty ?? false,
   };
-  if (header === undefined) return shared;
+  if (header === undefined) return { ...shared, ...diskInfo(disk) };
   const { snapshots } = await readSnapshotTable(file, header, path);
   return {
     ...shared,
@@ -102,6 +106,14 @@ async function infoOf(image: ImageAt): Promise<ImageInfo> {
     ...backingInfo(header, path),
     ...(snapshots.length === 0 ? {} : { snapshots: snapshots.map(snapshotInfo) }),
     'format-specific': { type: 'qcow2', data: await qcow2Info(image, header) },
+  };
+}
+
+/** What there is to say of a disk that is only read. */
+function diskInfo({ clusterBytes, vmdk }: Partial<ReadOnlyDisk> = {}) {
+  return {
+    ...(clusterBytes === undefined ? {} : { 'cluster-size': clusterBytes }),
+    ...(vmdk === undefined ? {} : { 'format-specific': { type: 'vmdk', data: vmdk } as const }),
   };
 }
 

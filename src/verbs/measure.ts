@@ -2,7 +2,7 @@
 import { BITMAP_ENTRY_BYTES, L2_ENTRY_BYTES } from '../abi/qcow2.ts';
 import { invalid, toNumber } from '../arguments.ts';
 import type { ByteCount } from '../disk-types.ts';
-import type { ImageFormat } from '../image/format.ts';
+import { checkTargetFormat, type ImageFormat } from '../image/format.ts';
 import { Layers, type LayersOptions } from '../image/layers.ts';
 import { openNbdSource } from '../copy/nbd-source.ts';
 import type { Source } from '../copy/source.ts';
@@ -48,6 +48,7 @@ export async function measure(
   source: string | { readonly sizeBytes: ByteCount },
   options: MeasureOptions = {},
 ): Promise<ImageMeasure> {
+  checkTargetFormat(options.targetFormat ?? 'raw');
   if (typeof source !== 'string') {
     const image = targetOf(toNumber(source.sizeBytes, 'sizeBytes'), options);
     return typeof image === 'number' ? rawMeasure(image) : measureOf(image, 0);

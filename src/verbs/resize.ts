@@ -4,7 +4,7 @@ import type { Disk } from '../disk.ts';
 import type { ByteCount } from '../disk-types.ts';
 import { SluiceError } from '../errors.ts';
 import type { NamedFilePolicy } from '../image/chain.ts';
-import type { ImageFormat } from '../image/format.ts';
+import { type ImageFormat, isReadOnlyFormat, readOnlyFormat } from '../image/format.ts';
 import { type ImageOptions, openImageAt } from '../image/image-at.ts';
 import type { Preallocation } from '../image/qcow2/create-options.ts';
 import type { EncryptionOptions } from '../image/qcow2/encryption.ts';
@@ -88,6 +88,7 @@ export async function resizeAt(
 
 async function formatOf(path: string, options: ResizeImageOptions): Promise<ImageFormat> {
   await using image = await openImageAt(path, options, false);
+  if (isReadOnlyFormat(image.format)) throw readOnlyFormat(path, image.format);
   return image.format;
 }
 

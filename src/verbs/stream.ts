@@ -16,6 +16,7 @@ import type { Output } from '../copy/output.ts';
 import { RawTarget } from '../copy/raw-target.ts';
 import type { Source } from '../copy/source.ts';
 import type { Target } from '../copy/target.ts';
+import { checkTargetFormat } from '../image/format.ts';
 import { makeLuksArea } from '../image/qcow2/luks-create.ts';
 import { type CopiedOptions, openCopied } from './convert-source.ts';
 import { checkRaw, checkSparse, newQcow2Of, type TargetOptions } from './convert-target.ts';
@@ -68,6 +69,7 @@ export async function* stream(
 
 /** What can be said without the disk. */
 function checkStream(options: StreamOptions): void {
+  checkTargetFormat(options.targetFormat ?? 'raw');
   checkSparse(options.sparseBytes);
   if ((options.targetFormat ?? 'raw') === 'raw') return checkRaw(options);
   if (newQcow2Of(0, options).dataFile === undefined) return;

@@ -229,8 +229,8 @@ describe('sluice serve refuses', () => {
   });
 
   it('a format that it does not know', async () => {
-    expect(await refusal(['-f', 'vmdk', '-k', socket, image])).toMatch(
-      /as vmdk: this release opens raw and qcow2 images \(ERR_SLUICE_UNSUPPORTED\)$/,
+    expect(await refusal(['-f', 'vdi', '-k', socket, image])).toMatch(
+      /as vdi: this release opens raw and qcow2 images \(ERR_SLUICE_UNSUPPORTED\)$/,
     );
   });
 

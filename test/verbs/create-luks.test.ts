@@ -104,7 +104,8 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'an encrypted image that create makes
     for (const time of ['20', '400', '1']) {
       await make(pair.ours, NAME, { options: LUKS.replace('200', time), size: MIB });
       const info = await image.info(path);
-      const encrypt = info['format-specific']?.data.encrypt;
+      const specific = info['format-specific'];
+      const encrypt = specific?.type === 'qcow2' ? specific.data.encrypt : undefined;
       if (encrypt?.format !== 'luks') return expect.unreachable('it is not encrypted');
       uuids.add(encrypt.uuid);
       rounds.push(encrypt.slots[0]?.iters ?? 0);

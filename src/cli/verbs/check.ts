@@ -7,11 +7,11 @@ import {
   addVerb,
   type CommonOptions,
   forceShareOption,
-  formatOption,
   jsonText,
   lockOf,
   outputOption,
   quietOption,
+  sourceFormatOption,
 } from './common.ts';
 
 const NOTES = `
@@ -42,7 +42,7 @@ export function addCheck(program: Command, terminal: Terminal): void {
     description: 'Looks for damage in the metadata of an image, and repairs it.',
     notes: NOTES,
     options: [
-      formatOption(),
+      sourceFormatOption(),
       outputOption(),
       new Option(
         '-r, --repair <what>',

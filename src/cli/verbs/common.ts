@@ -1,12 +1,13 @@
 /** What the verbs of qemu-img have in common: their options, in its letters, and their output. */
 import { dirname } from 'node:path';
-import { type Command, Option } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import { CACHE_MODES, type CacheModeName } from '../../cache-mode.ts';
-import type { ImageFormat, NamedFilePolicy } from '../../node.ts';
+import { isReadOnlyFormat } from '../../image/format.ts';
+import type { NamedFilePolicy, SourceFormat } from '../../node.ts';
 
 /** Options that every verb has. */
 export interface CommonOptions {
-  readonly format?: ImageFormat;
+  readonly format?: SourceFormat;
   readonly forceShare?: true;
 }
 
@@ -52,11 +53,32 @@ function refuseOption(command: Command, flags: string, advice: string): void {
   });
 }
 
+/** Of an image that is changed, or may be. */
 export function formatOption(flags = '-f, --format <fmt>', whose = 'the image'): Option {
+  return writableFormat(
+    new Option(flags, `format of ${whose}, raw or qcow2; without it: what it begins as`),
+  );
+}
+
+/** Of an image that is only read. */
+export function sourceFormatOption(flags = '-f, --format <fmt>', whose = 'the image'): Option {
   return new Option(
     flags,
-    `format of ${whose}, raw or qcow2; without it: what it begins as`,
-  ).choices(['raw', 'qcow2']);
+    `format of ${whose}, raw, qcow2, vpc (VHD) or vmdk; without it: what it begins as; ` +
+      'a fixed VHD begins as its disk, and needs -f vpc',
+  ).choices(['raw', 'qcow2', 'vpc', 'vmdk']);
+}
+
+/** A format in which images are written; the others are refused by name. */
+export function writableFormat(option: Option): Option {
+  const formats = ['raw', 'qcow2'];
+  return option.choices(formats).argParser((text: string) => {
+    if (formats.includes(text)) return text;
+    const advice = isReadOnlyFormat(text)
+      ? ` ${text} images are only read; use qcow2, which they can be converted to.`
+      : '';
+    throw new InvalidArgumentError(`Allowed choices are ${formats.join(', ')}.${advice}`);
+  });
 }
 
 export function outputOption(): Option {
@@ -84,9 +106,9 @@ export function cacheOption(
 }
 
 export function targetFormatOption(what: string): Option {
-  return new Option('-O, --target-format <fmt>', `format of ${what}`)
-    .choices(['raw', 'qcow2'])
-    .default('raw');
+  return writableFormat(new Option('-O, --target-format <fmt>', `format of ${what}`)).default(
+    'raw',
+  );
 }
 
 export function forceShareOption(): Option {

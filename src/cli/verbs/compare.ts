@@ -1,6 +1,6 @@
 /** `sluice compare`. */
 import { type Command, Option } from 'commander';
-import { image, type ImageFormat, SluiceError } from '../../node.ts';
+import { image, type SourceFormat, SluiceError } from '../../node.ts';
 import { writeResult } from '../output.ts';
 import type { Terminal } from '../terminal.ts';
 import {
@@ -9,13 +9,13 @@ import {
   type ChainOptions,
   type CommonOptions,
   forceShareOption,
-  formatOption,
   jsonText,
   lockOf,
   outputOption,
   policyOf,
   progressOption,
   quietOption,
+  sourceFormatOption,
 } from './common.ts';
 import { keyOption, readKey } from './key.ts';
 import { type ProgressOptions, withProgress } from './progress.ts';
@@ -35,7 +35,7 @@ const CODE_NOT_READ = 4;
 
 interface CompareOptions extends CommonOptions, ChainOptions, ProgressOptions {
   readonly output: 'human' | 'json';
-  readonly secondFormat?: ImageFormat;
+  readonly secondFormat?: SourceFormat;
   readonly strict?: true;
   readonly keyFile?: string;
 }
@@ -48,8 +48,8 @@ export function addCompare(program: Command, terminal: Terminal): void {
     description: 'Compares the disks of two images.',
     notes: NOTES,
     options: [
-      formatOption('-f, --format <fmt>', 'the first image'),
-      formatOption('-F, --second-format <fmt>', 'the second image'),
+      sourceFormatOption('-f, --format <fmt>', 'the first image'),
+      sourceFormatOption('-F, --second-format <fmt>', 'the second image'),
       outputOption(),
       new Option('-s, --strict', 'other sizes and other allocations are differences, too'),
       keyOption(),

@@ -16,10 +16,10 @@ import {
   type ChainOptions,
   type CommonOptions,
   forceShareOption,
-  formatOption,
   lockOf,
   progressOption,
   quietOption,
+  sourceFormatOption,
   targetFormatOption,
 } from './common.ts';
 import { asksForHelp, listOptions, madeOptionsOf } from './create-options.ts';
@@ -96,7 +96,7 @@ export function addConvert(program: Command, terminal: Terminal): void {
 
 function sourceOptions(): Option[] {
   return [
-    formatOption('-f, --format <fmt>', 'the images'),
+    sourceFormatOption('-f, --format <fmt>', 'the images'),
     snapshotOption('the disk as a snapshot of the image has it'),
     new Option('--salvage', 'what cannot be read is zeroes, and said'),
     cacheOption('-T, --source-cache <mode>', 'the images'),

@@ -5,7 +5,14 @@ import { image, type ImageFormat } from '../../node.ts';
 import { humanSize } from '../format.ts';
 import { writeResult } from '../output.ts';
 import type { Terminal } from '../terminal.ts';
-import { addVerb, allowOption, type ChainOptions, policyOf, quietOption } from './common.ts';
+import {
+  addVerb,
+  allowOption,
+  type ChainOptions,
+  policyOf,
+  quietOption,
+  writableFormat,
+} from './common.ts';
 import { asksForHelp, listOptions, madeOptionsOf } from './create-options.ts';
 import { formatOptions } from './format-options.ts';
 import { keyOption, readKey } from './key.ts';
@@ -41,9 +48,7 @@ export function addCreate(program: Command, terminal: Terminal): void {
     description: 'Makes an image of an empty disk, or of one over a backing file.',
     notes: NOTES,
     options: [
-      new Option('-f, --format <fmt>', 'format of the image')
-        .choices(['raw', 'qcow2'])
-        .default('raw'),
+      writableFormat(new Option('-f, --format <fmt>', 'format of the image')).default('raw'),
       new Option('-b, --backing <file>', 'backing file, which has what the image has not'),
       new Option('-F, --backing-format <fmt>', 'format of the backing file').choices([
         'raw',

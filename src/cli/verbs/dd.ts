@@ -10,9 +10,9 @@ import {
   type ChainOptions,
   type CommonOptions,
   forceShareOption,
-  formatOption,
   lockOf,
   policyOf,
+  sourceFormatOption,
   targetFormatOption,
 } from './common.ts';
 import { keyOption, readKey } from './key.ts';
@@ -45,7 +45,7 @@ export function addDd(program: Command, terminal: Terminal): void {
     description: 'Copies a part of a disk into a new image.',
     notes: NOTES,
     options: [
-      formatOption('-f, --format <fmt>', 'the image'),
+      sourceFormatOption('-f, --format <fmt>', 'the image'),
       targetFormatOption('the target'),
       keyOption(),
       forceShareOption(),

@@ -1,6 +1,6 @@
 /** `sluice info`. */
 import type { Command } from 'commander';
-import { image, type ImageFormat } from '../../node.ts';
+import { image, type SourceFormat } from '../../node.ts';
 import { humanSize } from '../format.ts';
 import { writeResult } from '../output.ts';
 import {
@@ -9,11 +9,11 @@ import {
   type ChainOptions,
   type CommonOptions,
   forceShareOption,
-  formatOption,
   jsonText,
   lockOf,
   outputOption,
   policyOf,
+  sourceFormatOption,
 } from './common.ts';
 import { snapshotLines } from './snapshot-list.ts';
 
@@ -36,7 +36,7 @@ export function addInfo(program: Command): void {
     summary: 'say what an image is',
     description: 'Says what an image is.',
     notes: NOTES,
-    options: [formatOption(), outputOption(), forceShareOption(), allowOption()],
+    options: [sourceFormatOption(), outputOption(), forceShareOption(), allowOption()],
   })
     .option('--backing-chain', 'also of its backing files')
     .argument('<image>', 'a regular file, a block device, or an NBD URI')
@@ -45,7 +45,7 @@ export function addInfo(program: Command): void {
 
 async function info(path: string, options: InfoOptions): Promise<void> {
   const { format, output, backingChain } = options;
-  const how: { format: ImageFormat | undefined; lock: 'auto' | 'none' } = {
+  const how: { format: SourceFormat | undefined; lock: 'auto' | 'none' } = {
     format,
     lock: lockOf(options),
   };

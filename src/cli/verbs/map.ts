@@ -8,10 +8,10 @@ import {
   type ChainOptions,
   type CommonOptions,
   forceShareOption,
-  formatOption,
   lockOf,
   outputOption,
   policyOf,
+  sourceFormatOption,
 } from './common.ts';
 import { sizeArgument } from './size.ts';
 
@@ -41,7 +41,7 @@ export function addMap(program: Command): void {
     description: 'Says where the bytes of a disk lie, in which file of its chain.',
     notes: NOTES,
     options: [
-      formatOption(),
+      sourceFormatOption(),
       outputOption(),
       new Option('-s, --start-offset <size>', 'begin there').argParser(sizeArgument),
       new Option('-l, --max-length <size>', 'end after so many bytes').argParser(sizeArgument),

@@ -10,11 +10,11 @@ import {
   type ChainOptions,
   type CommonOptions,
   forceShareOption,
-  formatOption,
   jsonText,
   lockOf,
   outputOption,
   policyOf,
+  sourceFormatOption,
   targetFormatOption,
 } from './common.ts';
 import { asksForHelp, listOptions, madeOptionsOf } from './create-options.ts';
@@ -49,7 +49,7 @@ export function addMeasure(program: Command): void {
     description: 'Says how large the file of a new image will be.',
     notes: NOTES,
     options: [
-      formatOption(),
+      sourceFormatOption(),
       targetFormatOption('the new image'),
       formatOptions(),
       new Option('--size <size>', 'of the disk, where no image is copied').argParser(sizeArgument),

@@ -1,4 +1,4 @@
-/** Big-endian fields of an image's metadata, and how a wrong one is refused. */
+/** Fields of an image's metadata, and how a wrong one is refused. */
 import { type ErrorCode, SluiceError } from '../../errors.ts';
 
 /** The metadata that is being read: what it is, and where it lies in which file. */
@@ -17,16 +17,21 @@ const LOSSY = new TextDecoder('utf-8', { ignoreBOM: true });
 /** Control characters, and what LOSSY puts for bytes that are no UTF-8. */
 const NOT_IN_LABELS = /[\p{Cc}\uFFFD]/u;
 
-/** Bytes with the names of their fields. Offsets count from where the bytes begin. */
+/**
+ * Bytes with the names of their fields. Offsets count from where the bytes begin. Numbers are
+ * big-endian unless it is said otherwise.
+ */
 export class Fields {
   readonly bytes: Uint8Array;
   readonly #view: DataView;
   readonly #source: Source;
+  readonly #littleEndian: boolean;
 
-  constructor(bytes: Uint8Array, source: Source) {
+  constructor(bytes: Uint8Array, source: Source, littleEndian = false) {
     this.bytes = bytes;
     this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     this.#source = source;
+    this.#littleEndian = littleEndian;
   }
 
   u8(offset: number): number {
@@ -34,15 +39,15 @@ export class Fields {
   }
 
   u16(offset: number): number {
-    return this.#view.getUint16(offset);
+    return this.#view.getUint16(offset, this.#littleEndian);
   }
 
   u32(offset: number): number {
-    return this.#view.getUint32(offset);
+    return this.#view.getUint32(offset, this.#littleEndian);
   }
 
   u64(offset: number): bigint {
-    return this.#view.getBigUint64(offset);
+    return this.#view.getBigUint64(offset, this.#littleEndian);
   }
 
   /** A 64-bit number that counts bytes: no file and no disk that can be opened has 2^53. */
