@@ -12,6 +12,7 @@ import { join } from 'node:path';
 import { once } from 'node:events';
 import { text } from 'node:stream/consumers';
 import { main as asc } from 'assemblyscript/asc';
+import { bundleCli } from './bundle-cli.mjs';
 import { ROOT, isFresh } from './paths.mjs';
 import { brokenPromises } from './wasm-promises.mjs';
 
@@ -39,6 +40,7 @@ const DIST_INPUTS = [
   'build/engine.shared.wasm',
   'package-lock.json',
   'scripts/build.mjs',
+  'scripts/bundle-cli.mjs',
   'tsconfig.json',
   'tsconfig.build.json',
 ];
@@ -98,6 +100,7 @@ async function emitDist() {
     const file = join(entry.parentPath, entry.name);
     if (entry.isFile() && !kept.has(file)) await rm(file);
   }
+  await bundleCli();
   const executable = join(ROOT, 'dist', EXECUTABLE);
   if (kept.has(executable)) await chmod(executable, 0o755);
   await writeFile(join(ROOT, DIST_STAMP), '');
