@@ -7,7 +7,6 @@ import {
   type FaultName,
   FAULTS,
 } from '../testing/explore-types.ts';
-import { crash } from './crash.ts';
 import { LANE_REQUESTS } from '../testing/lane.ts';
 import type { Terminal } from './terminal.ts';
 
@@ -57,12 +56,14 @@ export function addCrash(program: Command, terminal: Terminal): void {
     .allowExcessArguments()
     .showHelpAfterError("Try 'sluice crash --help'.")
     .addHelpText('after', NOTES)
-    .action((options: CrashOptions) => {
+    .action(async (options: CrashOptions) => {
       const [stranger] = command.args;
       if (stranger !== undefined) {
         command.error(`too many arguments: crash takes options only, not '${stranger}'`);
       }
-      return crash(options, terminal);
+      // Other commands start without it.
+      const { crash } = await import('./crash.ts');
+      await crash(options, terminal);
     });
   for (const option of options()) command.addOption(option);
 }

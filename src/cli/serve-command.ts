@@ -8,7 +8,6 @@ import {
   MAX_METADATA_CACHE_BYTES,
 } from '../image/limits.ts';
 import { forkServer, isForked } from './fork.ts';
-import { serve } from './serve.ts';
 import { LARGEST_FLUSH_WAIT_MICROS } from '../scheduling-options.ts';
 import type { Terminal } from './terminal.ts';
 
@@ -85,13 +84,15 @@ export function addServe(program: Command, terminal: Terminal): void {
     .allowExcessArguments()
     .showHelpAfterError("Try 'sluice serve --help'.")
     .addHelpText('after', NOTES)
-    .action((image: string, options: ServeOptions) => {
+    .action(async (image: string, options: ServeOptions) => {
       const [, second] = command.args;
       if (second !== undefined) {
         command.error(`too many arguments: one image is served, and '${second}' is another`);
       }
       if (options.fork === true && !isForked()) return forkServer(terminal);
-      return serve(image, options, terminal);
+      // Other commands start without it.
+      const { serve } = await import('./serve.ts');
+      await serve(image, options, terminal);
     });
   const groups = [imageOptions(), qcow2Options(), networkOptions()];
   for (const option of groups.flat()) command.addOption(option);

@@ -94,6 +94,7 @@ const LEAST_BYTES = 65536;
 class CodecThread {
   readonly #worker = new Worker(new URL('./codec-worker.js', import.meta.url));
   readonly #waiting = new Map<number, Waiting>();
+  readonly #ended = once(this.#worker, 'exit');
   #next = 0;
 
   constructor() {
@@ -124,9 +125,8 @@ class CodecThread {
 
   async end(): Promise<void> {
     this.#worker.ref();
-    const ended = once(this.#worker, 'exit');
     await this.#worker.terminate();
-    await ended;
+    await this.#ended;
   }
 
   #done(id: number): void {

@@ -83,9 +83,11 @@ async function decompressAll(task: CodecTask, streams: readonly CodecStream[]) {
   const decompress = await decompressorOf(compression);
   const lengths: number[] = [];
   for (const [index, { offset, length }] of streams.entries()) {
-    const cluster = await decompress(bytes.subarray(offset, offset + length), clusterBytes);
+    const stream = bytes.subarray(offset, offset + length);
+    const room = out.subarray(index * clusterBytes, (index + 1) * clusterBytes);
+    const cluster = await decompress(stream, clusterBytes, room);
     lengths.push(cluster?.length ?? 0);
-    if (cluster !== undefined) out.set(cluster, index * clusterBytes);
+    if (cluster !== undefined && cluster !== room) room.set(cluster);
   }
   return { id, bytes: out, input: bytes, lengths };
 }

@@ -5,7 +5,7 @@ import type { ByteCount } from '../disk-types.ts';
 
 /** How fast a copy is, and who is told of it. */
 export interface CopyingOptions {
-  /** Pieces of 2 MiB that are under way at once, 1 to 16; default 8. */
+  /** Pieces of 2 MiB that are under way at once, 1 to 16; default 4. */
   readonly parallel?: number | undefined;
   /** Bytes that are read in a second, at most; default: as many as can be. */
   readonly rateBytes?: ByteCount | undefined;
@@ -14,7 +14,8 @@ export interface CopyingOptions {
   readonly onProgress?: ((progress: CopyProgress) => void) | undefined;
 }
 
-const DEFAULT_PARALLEL = 8;
+/** More do not fit the cache that the processors share. */
+const DEFAULT_PARALLEL = 4;
 const PARALLEL_MAX = 16;
 
 /** @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT */

@@ -39,11 +39,15 @@ interface Frame {
   readonly contentBytes: number | undefined;
 }
 
-/** Decodes a frame into at most `room` bytes; nothing, or an error, for a damaged one. */
-type DecodeFrame = (frame: Uint8Array, room: number) => Uint8Array;
+/** Decodes a frame; answers its length, 0 for one that is damaged or longer than the room. */
+type DecodeFrame = (frame: Uint8Array, room: Uint8Array) => number;
 
 /** One cluster, or undefined when the stream is damaged or shorter. */
-type DecodeCluster = (stream: Uint8Array, clusterBytes: number) => Uint8Array | undefined;
+type DecodeCluster = (
+  stream: Uint8Array,
+  clusterBytes: number,
+  room?: Uint8Array,
+) => Uint8Array | undefined;
 
 /** Loads the fastest decoder that there is. */
 export async function loadZstd(): Promise<DecodeCluster> {
@@ -52,7 +56,8 @@ export async function loadZstd(): Promise<DecodeCluster> {
 
 /** A decoder of clusters over one of frames. */
 export function decoderWith(decode: DecodeFrame): DecodeCluster {
-  return (stream, clusterBytes) => decodeCluster(decode, stream, clusterBytes);
+  return (stream, clusterBytes, room = new Uint8Array(clusterBytes)) =>
+    decodeCluster(decode, stream, room);
 }
 
 /** The system's library; undefined where it cannot be had. */
@@ -64,10 +69,9 @@ export function systemDecoder(): DecodeFrame | undefined {
     'size_t ZSTD_decompressDCtx(void *ctx, void *dst, size_t room, const void *src, size_t n)',
   ) as (...args: unknown[]) => number | bigint;
   return (frame, room) => {
-    const out = new Uint8Array(room);
     // An error is a number past all lengths.
-    const length = Number(decompress(context, out, room, frame, frame.length));
-    return length > room ? NOTHING : out.subarray(0, length);
+    const length = Number(decompress(context, room, room.length, frame, frame.length));
+    return length > room.length ? 0 : length;
   };
 }
 
@@ -76,44 +80,33 @@ export async function wasmDecoder(): Promise<DecodeFrame> {
   const { ZSTDDecoder } = await import('zstddec');
   const decoder = new ZSTDDecoder();
   await decoder.init();
-  return (frame, room) => decoder.decode(frame, room);
+  return (frame, room) => {
+    const plain = decoder.decode(frame, room.length);
+    room.set(plain);
+    return plain.length;
+  };
 }
-
-const NOTHING = new Uint8Array(0);
 
 function decodeCluster(
   decode: DecodeFrame,
   stream: Uint8Array,
-  clusterBytes: number,
+  cluster: Uint8Array,
 ): Uint8Array | undefined {
-  const cluster = new Uint8Array(clusterBytes);
   let filled = 0;
-  for (let position = 0; filled < clusterBytes;) {
+  for (let position = 0; filled < cluster.length;) {
     const frame = frameAt(stream, position);
     if (frame === undefined) return undefined;
     const end = position + frame.lengthBytes;
     if (frame.contentBytes !== 0) {
-      const room = clusterBytes - filled;
-      const plain = decodeFrame(decode, stream.subarray(position, end), frame, room);
-      if (plain === undefined) return undefined;
-      cluster.set(plain, filled);
-      filled += plain.length;
+      const room = cluster.subarray(filled);
+      if (frame.contentBytes !== undefined && frame.contentBytes > room.length) return undefined;
+      const length = decode(stream.subarray(position, end), room);
+      if (length === 0) return undefined;
+      filled += length;
     }
     position = end;
   }
   return cluster;
-}
-
-/** The decoder answers no bytes for a damaged frame. */
-function decodeFrame(
-  decode: DecodeFrame,
-  bytes: Uint8Array,
-  { contentBytes }: Frame,
-  room: number,
-): Uint8Array | undefined {
-  if (contentBytes !== undefined && contentBytes > room) return undefined;
-  const plain = decode(bytes, room);
-  return plain.length === 0 ? undefined : plain;
 }
 
 /** The frame at this position, when it is whole. */

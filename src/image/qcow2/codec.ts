@@ -11,10 +11,14 @@ import { loadZstd } from './codec-zstd.ts';
 /** How the clusters of an image are compressed (header, compression_type). */
 export type Compression = 'deflate' | 'zstd';
 
-/** One plain cluster, or undefined for a damaged stream; small clusters are answered at once. */
+/**
+ * One plain cluster, or undefined for a damaged stream; small clusters are answered at once. It may
+ * be made in `room`, which is a cluster long, and then is the answer.
+ */
 export type Decompress = (
   stream: Uint8Array,
   clusterBytes: number,
+  room?: Uint8Array,
 ) => Uint8Array | undefined | Promise<Uint8Array | undefined>;
 
 /** Makes the codec ready: the module for zstd is loaded when an image needs it. */
