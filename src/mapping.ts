@@ -32,7 +32,7 @@ export interface MappingResizing {
   readonly shownBytes: number;
   /** Throws when the disk cannot have that size. */
   check(sizeBytes: number): void;
-  /** Room in the tables for that size. What the disk shows does not change. */
+  /** All is ready for that size. What the disk shows does not change. */
   makeRoom(sizeBytes: number): Promise<Mapping>;
   /** The size, which is stable afterwards. */
   setSize(sizeBytes: number): Promise<Mapping>;

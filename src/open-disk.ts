@@ -17,6 +17,7 @@ import {
 } from './image/limits.ts';
 import { checkEncryption, type EncryptionOptions } from './image/qcow2/encryption.ts';
 import { openQcow2, type Qcow2Options } from './image/qcow2/open.ts';
+import type { ResizeWork } from './image/qcow2/resizing.ts';
 import { type CacheAxes, resolveCacheMode } from './cache-mode.ts';
 import { Disk } from './disk.ts';
 import type { DiskOptions } from './disk-types.ts';
@@ -105,6 +106,12 @@ export async function openDisk(
   }
 }
 
+/** Opens a qcow2 image to give its disk another size, and for nothing else. */
+export function openToResize(path: string, options: OpenOptions, work: ResizeWork): Promise<Disk> {
+  const { axes } = resolveCacheMode(options.cache);
+  return openImage([path], { ...options, format: 'qcow2', writable: true }, axes, work);
+}
+
 function backendOptions(
   options: OpenOptions,
   direct: boolean,
@@ -144,6 +151,7 @@ async function openImage(
   paths: readonly string[],
   options: OpenOptions,
   { direct, noFlush }: CacheAxes,
+  resize?: ResizeWork,
 ): Promise<Disk> {
   const [path, ...others] = paths;
   if (path === undefined || others.length > 0) throw invalid('a qcow2 disk is one image');
@@ -171,6 +179,7 @@ async function openImage(
       0,
       MAX_FLUSH_INTERVAL_MS,
     ),
+    resize,
   };
   return openQcow2(path, qcow2, new Chain());
 }

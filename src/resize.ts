@@ -84,7 +84,8 @@ function resizerOf(
       throw new SluiceError('ERR_SLUICE_READ_ONLY', `cannot resize the disk: ${reason}`, RESIZE);
     }
     if (resizing === undefined) {
-      throw notResizable('it has bitmaps, which would be too short; remove them first');
+      const found = 'its bitmaps are kept up to date while it is open';
+      throw notResizable(`${found}; close it, and resize the image`);
     }
     refuseParts(sizeBytes, Math.max(device.blockSizeBytes, SECTOR_BYTES));
     resizing.check(sizeBytes);
@@ -116,7 +117,7 @@ async function resizeMapped(
       await makeDirty(device);
       await zero(device, found, Math.min(sizeBytes, shownBytes));
     } else {
-      remap(device, await resizing.reload());
+      remap(device, await resizing.makeRoom(sizeBytes));
       await zero(device, sizeBytes, found);
     }
     await rest(device);

@@ -68,10 +68,18 @@ export class NewFile implements AsyncDisposable {
 
   /** All of it is there: it is stable, and has its name. */
   async finish(isStable: boolean): Promise<void> {
-    if (isStable) await this.handle.sync();
-    if (this.#temporary !== undefined) {
-      await rename(this.#temporary, this.#path);
-      if (isStable) await syncFolder(dirname(this.#path));
+    const path = this.#path;
+    try {
+      if (isStable) await this.handle.sync();
+      if (this.#temporary !== undefined) {
+        await rename(this.#temporary, path);
+        if (isStable) await syncFolder(dirname(path));
+      }
+    } catch (cause) {
+      const { syscall, code = 'unknown error' } = cause as NodeJS.ErrnoException;
+      const found = `${syscall ?? 'the last step'} failed: the system reported ${code}`;
+      const message = `cannot create ${JSON.stringify(path)}: ${found}`;
+      throw new SluiceError('ERR_SLUICE_IO', message, { operation: 'create', path, cause });
     }
     this.#isDone = true;
   }

@@ -77,6 +77,15 @@ export class BackendFile implements ImageFile {
     });
   }
 
+  /** The host sets a range of the file aside, which reads as zeroes then; or zeroes are written. */
+  allocate(offset: number, length: number): Promise<boolean> {
+    const start = (): void => this.#backend.writeZeroes(ID, offset, length, false, false);
+    return this.#queue(async () => {
+      await this.#run('write zeroes', offset, length, start);
+      return true;
+    });
+  }
+
   /** What of the range is data, and what is a hole: at least the first extent of it. */
   extents(offset: number, length: number): Promise<DiskExtent[]> {
     return this.#queue(async () => {

@@ -5,18 +5,19 @@ import type { ByteCount } from '../disk-types.ts';
 import { SluiceError } from '../errors.ts';
 import type { NamedFilePolicy } from '../image/chain.ts';
 import { type ImageFormat, isReadOnlyFormat, readOnlyFormat } from '../image/format.ts';
-import { type ImageOptions, openImageAt } from '../image/image-at.ts';
-import type { Preallocation } from '../image/qcow2/create-options.ts';
+import { type ImageOptions, openImageAt, qcow2HeaderOf } from '../image/image-at.ts';
+import { bitmapsToResize } from '../image/qcow2/bitmap-resize.ts';
+import { checkPreallocation, type Preallocation } from '../image/qcow2/create-options.ts';
 import type { EncryptionOptions } from '../image/qcow2/encryption.ts';
-import { openDisk } from '../open-disk.ts';
+import { openDisk, openToResize } from '../open-disk.ts';
 
 /** Options of `resize`. */
 export interface ResizeImageOptions extends ImageOptions {
   /** The disk may become smaller: what lies behind its new end is lost. Default false. */
   readonly shrink?: boolean | undefined;
   /**
-   * Of a raw image that grows: `falloc` lets the host set space aside for what is new, `full`
-   * writes zeroes to it; default off, which is all that a qcow2 image has.
+   * Of a disk that grows, for what is new: `falloc` lets the host set space aside, `full` writes
+   * zeroes; `metadata`, of qcow2 alone, gives it clusters that may be holes. Default off.
    */
   readonly preallocation?: Preallocation | undefined;
   /** Which files the image may name; default none. */
@@ -36,7 +37,8 @@ const SECTOR_BYTES = 512;
  * Changes the size of the disk in an image; answers it, in bytes. What is new reads as zeroes. It
  * is stable, and a cut leaves one size or the other.
  * @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT when it would shrink without `shrink`;
- *   ERR_SLUICE_UNSUPPORTED for bitmaps, snapshots of version 2, and what cannot be preallocated
+ *   ERR_SLUICE_UNSUPPORTED for a bitmap that was not closed, snapshots of version 2, and what
+ *   cannot be preallocated; ERR_SLUICE_NO_SPACE
  */
 export async function resize(
   path: string,
@@ -61,11 +63,8 @@ export async function resizeAt(
   wanted: (foundBytes: number) => number,
   options: ResizeImageOptions,
 ): Promise<number> {
-  const { lock, cache, signal, backing, encryption, shrink, preallocation = 'off' } = options;
-  const qcow2 = format === 'qcow2' ? { backing, encryption, maxSizeBytes: 0 } : {};
-  const shared = { format, lock, cache, signal, writable: true } as const;
-  if (format === 'qcow2') qcow2.maxSizeBytes = await roomFor(path, wanted, options);
-  await using disk = await openDisk(path, { ...shared, ...qcow2 });
+  const { signal, shrink, preallocation = 'off' } = options;
+  await using disk = await openAs(path, format, wanted, options);
   const found = disk.size;
   const bytes = wanted(found);
   if (format === 'qcow2' && bytes % SECTOR_BYTES !== 0) {
@@ -76,7 +75,7 @@ export async function resizeAt(
   }
   signal?.throwIfAborted();
   await disk.resize(bytes, { shrink });
-  if (preallocation === 'off') return bytes;
+  if (preallocation === 'off' || format === 'qcow2') return bytes;
   try {
     await preallocate(disk, found, preallocation, signal);
   } catch (error) {
@@ -86,27 +85,49 @@ export async function resizeAt(
   return bytes;
 }
 
+async function openAs(
+  path: string,
+  format: ImageFormat,
+  wanted: (foundBytes: number) => number,
+  options: ResizeImageOptions,
+): Promise<Disk> {
+  const { lock, cache, signal, backing, encryption, preallocation = 'off' } = options;
+  const shared = { lock, cache, signal };
+  if (format === 'raw') return openDisk(path, { ...shared, format, writable: true });
+  const maxSizeBytes = await roomFor(path, wanted, options);
+  const qcow2 = { ...shared, backing, encryption, maxSizeBytes };
+  return openToResize(path, qcow2, { preallocation, signal });
+}
+
 async function formatOf(path: string, options: ResizeImageOptions): Promise<ImageFormat> {
   await using image = await openImageAt(path, options, false);
   if (isReadOnlyFormat(image.format)) throw readOnlyFormat(path, image.format);
   return image.format;
 }
 
-/** The room for tables is that of the size, so it is known before the disk is open. */
+/**
+ * The room for tables is that of the size, so it is known before the disk is open. Bitmaps that
+ * would be given up then are refused now.
+ */
 async function roomFor(
   path: string,
   wanted: (foundBytes: number) => number,
   options: ResizeImageOptions,
 ): Promise<number> {
-  await using image = await openImageAt(path, options, false);
-  return wanted(image.header?.sizeBytes ?? 0);
+  await using image = await openImageAt(path, options, true);
+  const header = qcow2HeaderOf(image, 'tables');
+  const sizeBytes = wanted(header.sizeBytes);
+  if (header.bitmaps?.consistent !== true) return sizeBytes;
+  const { isBlockDevice } = image.backend;
+  await bitmapsToResize(image.file, header, path, sizeBytes, { isBlockDevice });
+  return sizeBytes;
 }
 
 function refusePreallocation(path: string, format: ImageFormat, mode: Preallocation): void {
-  const modes: readonly Preallocation[] = format === 'raw' ? ['off', 'falloc', 'full'] : ['off'];
-  if (modes.includes(mode)) return;
-  const what = `cannot resize ${JSON.stringify(path)} with preallocation '${mode}'`;
-  const message = `${what}: a ${format} image takes ${modes.join(', ')} here`;
+  checkPreallocation(mode, ['off', 'metadata', 'falloc', 'full']);
+  if (format === 'qcow2' || mode !== 'metadata') return;
+  const what = `cannot resize ${JSON.stringify(path)} with preallocation 'metadata'`;
+  const message = `${what}: a raw image has none; use falloc or full`;
   throw new SluiceError('ERR_SLUICE_UNSUPPORTED', message, { operation: 'resize', path });
 }
 

@@ -106,7 +106,7 @@ export function expectWhole(bytes: Uint8Array, where: string): Qcow2Header {
 export async function failEveryWrite(
   folder: string,
   work: Change,
-  look: (bytes: Uint8Array, failing: number) => void,
+  look: (bytes: Uint8Array, failing: number) => unknown,
 ): Promise<number> {
   for (let failing = 1; ; failing++) {
     const { memory, log } = load(folder, failing);
@@ -116,6 +116,6 @@ export async function failEveryWrite(
     );
     if (failure === undefined) return failing - 1;
     expect((failure as Error).message).toContain('no luck');
-    look(memory.bytes, failing);
+    await look(memory.bytes, failing);
   }
 }

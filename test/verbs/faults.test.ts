@@ -43,10 +43,16 @@ const DEEDS: readonly Deed[] = [
   { name: 'bitmap --remove', args: ['bitmap', '--remove'], tail: ['kept'] },
   { name: 'resize', args: ['resize'], tail: ['+600M'] },
   { name: 'resize --shrink', args: ['resize', '--shrink'], tail: ['20M'] },
+  {
+    name: 'resize --preallocation',
+    args: ['resize', '--preallocation=full'],
+    tail: ['+5M'],
+  },
   { name: 'check -r all', args: ['check', '-r', 'all'] },
   { name: 'rebase', args: ['rebase', '-b', '', '-p'] },
 ];
-const BITMAPS: ReadonlySet<string> = new Set(DEEDS.slice(5, 9).map(({ name }) => name));
+/** Of these the image has a bitmap that is not empty. */
+const BITMAPS = /^(bitmap|resize.*prealloc|resize --shrink)/;
 
 /** `when` is the number of the call. */
 const FAULTS: Readonly<Record<string, (when: number) => string>> = {
@@ -80,7 +86,7 @@ describeWithPeers(['qemu-img', 'qemu-io', 'strace'], 'a verb that changes an ima
     create(folder, 'disk.qcow2', '-o', 'cluster_size=4k', ...over, '40M');
     // The head only: what is behind the new end may be gone when the disk is made smaller.
     write(path, 'write -P 1 0 1M', 'write -z 2M 64k', 'write -P 2 11M 300k');
-    if (BITMAPS.has(name)) {
+    if (BITMAPS.test(name)) {
       qemu(folder, 'qemu-img', ['bitmap', '--add', path, 'kept']);
       write(path, 'write -P 4 5M 700k');
     }

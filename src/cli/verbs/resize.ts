@@ -17,7 +17,9 @@ import { parseSize } from './size.ts';
 
 const NOTES = `
 SIZE is a size in bytes, as 4096, 64k, 1.5G; +SIZE adds to what the disk has,
--SIZE takes away. What is new reads as zeroes.
+-SIZE takes away. What is new reads as zeroes; bitmaps get the length of the disk.
+--preallocation=metadata (qcow2) gives what is new its clusters, which may be
+holes; falloc lets the host set space aside for it; full writes it.
 Exit codes: 0 done; 1 failed, and the disk has the size it had.
 
 Examples:
@@ -41,7 +43,7 @@ export function addResize(program: Command, terminal: Terminal): void {
     notes: NOTES,
     options: [
       formatOption(),
-      new Option('--preallocation <mode>', 'what of a raw image takes space at once')
+      new Option('--preallocation <mode>', 'what is new has its place, or takes space, at once')
         .choices(['off', 'metadata', 'falloc', 'full'])
         .default('off'),
       new Option('--shrink', 'let it become smaller: what lies behind its end is lost'),

@@ -19,6 +19,8 @@ import { KNOWN_AUTOCLEAR, writeU64 } from './write-field.ts';
 /** How a change may be ended before its time, and where the image lies. */
 export interface EditOptions {
   readonly isBlockDevice?: boolean;
+  /** To how many entries the refcount table may grow, where an engine has it in memory. */
+  readonly refcountTableEntriesMax?: number;
   /** Rejects with its reason when aborted, until the change is made. */
   readonly signal?: AbortSignal;
   /** Told how much of the work is done. */

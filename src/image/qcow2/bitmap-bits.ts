@@ -32,6 +32,18 @@ export function setBits(bytes: Uint8Array, from: number, to: number): void {
   for (at = whole; at < to; at++) setBit(bytes, at);
 }
 
+/** Clears the bits from `from` on. */
+export function clearBits(bytes: Uint8Array, from: number): void {
+  const whole = Math.ceil(from / 8);
+  if (from % 8 !== 0) bytes[whole - 1] = (bytes[whole - 1] ?? 0) & ((1 << (from % 8)) - 1);
+  bytes.fill(0, whole);
+}
+
+/** Whether a bit is set. */
+export function hasBitAt(bytes: Uint8Array, at: number): boolean {
+  return find(bytes, at, at + 1, 1) === at;
+}
+
 function setBit(bytes: Uint8Array, at: number): void {
   const index = Math.floor(at / 8);
   bytes[index] = (bytes[index] ?? 0) | (1 << (at % 8));

@@ -50,6 +50,7 @@ export interface Opened {
   readonly path: string;
   readonly bitmaps: readonly Bitmap[];
   readonly isBlockDevice: boolean;
+  readonly refcountTableEntriesMax?: number | undefined;
 }
 
 const DEFAULT_BYTES_MIN = 4096;
@@ -172,17 +173,16 @@ export async function openBitmaps(
   file: ImageFile,
   header: Qcow2Header,
   path: string,
-  { isBlockDevice = false }: EditOptions,
+  { isBlockDevice = false, refcountTableEntriesMax }: EditOptions,
 ): Promise<Opened> {
   const begun = await beginEdit(file, header, path, 'bitmap');
   const { bitmaps, problem } = await readBitmapDirectory(file, begun, path);
-  const opened = { file, header: begun, path, bitmaps, isBlockDevice };
+  const opened = { file, header: begun, path, bitmaps, isBlockDevice, refcountTableEntriesMax };
   if (problem !== undefined) throw damaged(opened, problem);
   if (begun.bitmaps === undefined || !begun.bitmaps.consistent) return opened;
-  const { directoryOffset, directoryBytes } = begun.bitmaps;
   const clusters = await clustersOf(opened);
-  for (let at = 0; at < directoryBytes; at += begun.clusterBytes) {
-    if ((await clusters.refcount(directoryOffset + at)) === 1) continue;
+  for (const offset of directoryClusters(opened)) {
+    if ((await clusters.refcount(offset)) === 1) continue;
     throw damaged(opened, 'its bitmap directory is not counted once');
   }
   return opened;
@@ -212,8 +212,10 @@ export async function refuseUnsound(opened: Opened, bitmap: Bitmap): Promise<voi
 }
 
 /** The image as its refcounts are now. */
-export async function clustersOf({ file, path, isBlockDevice }: Opened): Promise<ImageClusters> {
-  return ImageClusters.of(file, await readHeader(file, path), isBlockDevice);
+export async function clustersOf(opened: Opened): Promise<ImageClusters> {
+  const { file, path, isBlockDevice, refcountTableEntriesMax } = opened;
+  const header = await readHeader(file, path);
+  return ImageClusters.of(file, header, isBlockDevice, refcountTableEntriesMax);
 }
 
 /** Writes a table in new clusters; entries that are not given are zero. It is stable. */
@@ -257,6 +259,13 @@ export function tableClusters({ header }: Opened, bitmap: Bitmap): number[] {
   return Array.from({ length: count }, (_, index) => tableOffset + index * header.clusterBytes);
 }
 
+/** The clusters of the directory. */
+export function directoryClusters({ header }: Opened): number[] {
+  const { directoryOffset = 0, directoryBytes = 0 } = header.bitmaps ?? {};
+  const count = Math.ceil(directoryBytes / header.clusterBytes);
+  return Array.from({ length: count }, (_, index) => directoryOffset + index * header.clusterBytes);
+}
+
 /** Gives clusters back that nothing names any more, and that is stable. */
 export async function releaseAll(
   { file }: Opened,
@@ -267,7 +276,21 @@ export async function releaseAll(
   await file.sync();
 }
 
-async function entriesOf({ file, header, bitmaps }: Opened): Promise<Uint8Array[]> {
+/** Writes a directory in new clusters; it is stable. */
+export async function placeDirectory(
+  { file, header }: Opened,
+  clusters: ImageClusters,
+  entries: readonly Uint8Array[],
+): Promise<number> {
+  const bytes = Buffer.concat(entries);
+  const offset = await clusters.takeRun(Math.ceil(bytes.length / header.clusterBytes));
+  await file.write(offset, bytes);
+  await file.sync();
+  return offset;
+}
+
+/** The entries of the directory, as they lie in the file. */
+export async function entriesOf({ file, header, bitmaps }: Opened): Promise<Uint8Array[]> {
   const { directoryOffset = 0, directoryBytes = 0 } = header.bitmaps ?? {};
   if (bitmaps.length === 0) return [];
   return splitEntries(await file.read(directoryOffset, directoryBytes), bitmaps.length);
@@ -282,19 +305,11 @@ async function switchDirectory(
   directoryBytes: number,
 ): Promise<Qcow2Header> {
   const { file, header, path } = opened;
-  const { clusterBytes } = header;
-  const old = header.bitmaps?.consistent === true ? header.bitmaps : undefined;
-  let bitmaps = extension(count, 0, directoryBytes);
-  if (bitmaps !== 'none') {
-    const offset = await clusters.takeRun(Math.ceil(directoryBytes / clusterBytes));
-    await file.write(offset, Buffer.concat(entries));
-    await file.sync();
-    bitmaps = { ...bitmaps, directoryOffset: offset };
-  }
+  const old = header.bitmaps?.consistent === true ? directoryClusters(opened) : [];
+  const directoryOffset = count === 0 ? 0 : await placeDirectory(opened, clusters, entries);
+  const bitmaps = extension(count, directoryOffset, directoryBytes);
   const now = await rewriteHeader(file, await readHeader(file, path), path, { bitmaps });
-  if (old === undefined) return now;
-  await clusters.release(old.directoryOffset, Math.ceil(old.directoryBytes / clusterBytes));
-  await file.sync();
+  if (old.length > 0) await releaseAll(opened, clusters, old);
   return now;
 }
 
@@ -319,7 +334,8 @@ async function roomFor(opened: Opened, name: Uint8Array) {
   return { count, directoryBytes };
 }
 
-function tableEntriesFor(opened: Opened, granularityBits: number): number {
+/** Entries of the table of a bitmap of this disk. */
+export function tableEntriesFor(opened: Opened, granularityBits: number): number {
   const { version, sizeBytes, clusterBytes } = opened.header;
   if (version === 2) throw refused(opened, 'version 2 has no bitmaps', 'amend it to version 3');
   if (sizeBytes === 0) throw refused(opened, 'its disk has 0 bytes', 'resize it first');

@@ -16,6 +16,7 @@ import {
   HEADER_COMPATIBLE_FEATURES,
   HEADER_LENGTH,
   HEADER_REFCOUNT_ORDER,
+  HEADER_SIZE,
   HEADER_VERSION,
 } from '../../abi/qcow2.ts';
 import { SluiceError } from '../../errors.ts';
@@ -36,6 +37,8 @@ export interface HeaderChanges {
   readonly dataFileRaw?: false;
   readonly backing?: NewBacking | 'none';
   readonly bitmaps?: BitmapsExtension | 'none';
+  /** Of the disk. */
+  readonly sizeBytes?: number;
 }
 
 /** One extension. */
@@ -103,6 +106,8 @@ function fieldsOf(start: HeaderStart, path: string, changes: HeaderChanges): Uin
   view.setUint32(HEADER_VERSION, version);
   view.setBigUint64(HEADER_BACKING_FILE_OFFSET, 0n);
   view.setUint32(HEADER_BACKING_FILE_SIZE, 0);
+  const { sizeBytes } = changes;
+  if (sizeBytes !== undefined) view.setBigUint64(HEADER_SIZE, BigInt(sizeBytes));
   if (version === 2) return fields;
   if (start.version === 2) view.setUint32(HEADER_REFCOUNT_ORDER, REFCOUNT_ORDER_V2);
   view.setUint32(HEADER_LENGTH, length);

@@ -32,7 +32,7 @@ import { refuseDamagedLayout } from './header-layout.ts';
 import { mappingOf, roomFor } from './image-mapping.ts';
 import { endWithCluster, makeWritable } from './make-writable.ts';
 import { writtenGranules } from './map-region.ts';
-import { makeRoomForData, Qcow2Resizing } from './resizing.ts';
+import { makeRoomForData, Qcow2Resizing, type ResizeWork } from './resizing.ts';
 
 const GROWTH = 4;
 
@@ -54,6 +54,8 @@ export interface Qcow2Options {
   readonly notice: (text: string) => void;
   /** Greatest age of tables that were not written, in milliseconds; 0: no limit. */
   readonly flushIntervalMs: number;
+  /** Nobody is going to write to the disk: its bitmaps are not told of writes. */
+  readonly resize?: ResizeWork | undefined;
 }
 
 /** Opens the image at a path as a disk. The files of the chain so far are in `chain`. */
@@ -111,13 +113,13 @@ async function overImage(
   if (header.backing !== undefined) {
     add(FILE_BACKING, await openBacking(path, header.backing, options, chain));
   }
-  const granules = granulesFor(bitmaps, header);
+  const granules = options.resize === undefined ? granulesFor(bitmaps, header) : undefined;
   const maxSizeBytes = maxSizeOf(header, options);
   const room = roomFor(header, file.sizeBytes, maxSizeBytes, options.metadataCacheBytes);
   const mapping = await mappingOf(file, header, path, files, options, granules, room);
   if (writable && !image.isBlockDevice) await endWithCluster(file, header);
   if (granules === undefined) {
-    const open = { path, image, data, files, options, room, maxSizeBytes };
+    const open = { path, image, data, cipher, files, options, room, maxSizeBytes };
     const resizing = new Qcow2Resizing(open, header);
     return new Disk(files, { ...options.disk, mapping: { ...mapping, resizing } });
   }
