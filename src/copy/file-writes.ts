@@ -6,9 +6,6 @@ import type { Output } from './output.ts';
 
 const FULL: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'EFBIG']);
 
-/** The kernel takes them one after the other, and whoever waits there keeps a processor busy. */
-const WRITES_AT_ONCE = 2;
-
 /** What is written: a NewFile. */
 export interface WrittenFile {
   readonly handle: FileHandle;
@@ -16,13 +13,29 @@ export interface WrittenFile {
   readonly isBlockDevice: boolean;
 }
 
-/** Collects writes; the first that fails is told by `settled`. */
+/** Bytes that wait to be written. */
+interface Waiting {
+  readonly offset: number;
+  readonly bytes: Uint8Array;
+  readonly resolve: () => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/** Of one call. */
+const CALL_BYTES_MAX = 8 * 1024 * 1024;
+const CALL_PARTS_MAX = 64;
+
+/**
+ * Collects writes; the first that fails is told by `settled`. One call is under way at a time: the
+ * kernel takes one at a time into a file, and whoever waits there keeps a processor busy. Meanwhile
+ * others come together, and those that follow each other in the file are one call.
+ */
 export class FileWrites implements Output {
   readonly #file: WrittenFile;
   readonly #path: string;
+  readonly #waiting: Waiting[] = [];
   #pending: Promise<void>[] = [];
-  readonly #lines: Promise<void>[] = [];
-  #next = 0;
+  #isWriting = false;
 
   constructor(file: WrittenFile, path: string) {
     this.#file = file;
@@ -30,24 +43,10 @@ export class FileWrites implements Output {
   }
 
   write(offset: number, bytes: Uint8Array): Promise<void> {
-    const line = this.#next++ % WRITES_AT_ONCE;
-    const before = this.#lines[line] ?? Promise.resolve();
-    const written = before.then(() => this.#write(offset, bytes));
-    // Whoever wrote is told; the ones behind are written all the same.
-    this.#lines[line] = written.catch(() => undefined);
-    return written;
-  }
-
-  async #write(offset: number, bytes: Uint8Array): Promise<void> {
-    const { handle } = this.#file;
-    try {
-      for (let done = 0; done < bytes.length;) {
-        const rest = bytes.length - done;
-        done += (await handle.write(bytes, done, rest, offset + done)).bytesWritten;
-      }
-    } catch (cause) {
-      throw this.#failure(offset, bytes.length, cause);
-    }
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ offset, bytes, resolve, reject });
+      if (!this.#isWriting) void this.#writeAll();
+    });
   }
 
   later(offset: number, bytes: Uint8Array): void {
@@ -71,9 +70,64 @@ export class FileWrites implements Output {
     });
   }
 
+  /** Those that have failed are told; the ones behind are written all the same. */
+  async #writeAll(): Promise<void> {
+    this.#isWriting = true;
+    for (let run = this.#takeRun(); run.length > 0; run = this.#takeRun()) {
+      try {
+        await this.#writeRun(run);
+        for (const { resolve } of run) resolve();
+      } catch (error) {
+        for (const { reject } of run) reject(error);
+      }
+    }
+    this.#isWriting = false;
+  }
+
+  /** The first ones that wait, as far as each begins where the one before it ends. */
+  #takeRun(): Waiting[] {
+    let count = 0;
+    let end = this.#waiting[0]?.offset ?? 0;
+    let length = 0;
+    for (const { offset, bytes } of this.#waiting) {
+      const isNext = offset === end && length + bytes.length <= CALL_BYTES_MAX;
+      if (count > 0 && (!isNext || count === CALL_PARTS_MAX)) break;
+      count += 1;
+      end += bytes.length;
+      length += bytes.length;
+    }
+    return this.#waiting.splice(0, count);
+  }
+
+  async #writeRun(run: readonly Waiting[]): Promise<void> {
+    const { handle } = this.#file;
+    const [{ offset } = { offset: 0 }] = run;
+    let parts = run.map(({ bytes }) => bytes);
+    const length = parts.reduce((sum, part) => sum + part.length, 0);
+    try {
+      for (let done = 0; done < length;) {
+        const { bytesWritten } = await handle.writev(parts, offset + done);
+        done += bytesWritten;
+        parts = behind(parts, bytesWritten);
+      }
+    } catch (cause) {
+      throw this.#failure(offset, length, cause);
+    }
+  }
+
   #failure(offset: number, length: number, cause: unknown): SluiceError {
     return notWritten(this.#path, offset, length, cause);
   }
+}
+
+/** What is left of parts of which so many bytes are done. */
+function behind(parts: readonly Uint8Array[], done: number): Uint8Array[] {
+  let skipped = done;
+  return parts.flatMap((part) => {
+    const from = Math.min(skipped, part.length);
+    skipped -= from;
+    return from === part.length ? [] : [part.subarray(from)];
+  });
 }
 
 /** The error for bytes that could not be written, or set aside. */
