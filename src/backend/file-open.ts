@@ -253,7 +253,7 @@ function openError(path: string, mode: OpenMode, cause: unknown): SluiceError {
 }
 
 const ADVICE: Readonly<Record<string, string>> = {
-  ENOENT: 'there is no such file; create it first (ENOENT)',
+  ENOENT: 'there is no such file; check its name, or create it first (ENOENT)',
   EACCES: 'permission denied; change its mode, or open it read-only (EACCES)',
   EPERM: 'operation not permitted; open it read-only (EPERM)',
   EROFS: 'its file system is read-only; open it read-only (EROFS)',

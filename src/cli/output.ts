@@ -4,8 +4,9 @@ export function writeResult(text: string): Promise<void> {
     // A stream that fails says so twice; without a listener the second time ends the process.
     process.stdout.once('error', reject);
     process.stdout.write(text, (error) => {
-      if (error === null || error === undefined) resolve();
-      else reject(error);
+      if (error !== null && error !== undefined) return reject(error);
+      process.stdout.off('error', reject);
+      resolve();
     });
   });
 }

@@ -5,7 +5,8 @@
  * With a direct cache mode data is read past the page cache where it lies on whole blocks, in the
  * file and in memory; the rest, and streams, through it.
  *
- * H1 A damaged cluster fails the copy, with its place.
+ * H1 A damaged cluster fails the copy, with its place; so does one that lies past the end of its
+ *    file.
  */
 import type { FileHandle } from 'node:fs/promises';
 
@@ -126,14 +127,22 @@ async function readAll(
     const target = into.subarray(extent.start - start, extent.start - start + extent.length);
     if (extent.stream !== undefined) compressed.push(extent);
     else if (extent.offset === undefined) target.fill(0);
-    else work.push(readAt(extent.layer, extent.offset + extent.start - extent.origin, target));
+    else work.push(readData(extent, extent.offset, target));
   }
   for (const group of groupsOf(compressed)) work.push(readStreams(group, start, into, codecs));
   await Promise.all(work);
 }
 
-/** The end of a file that ends inside a sector reads as zeroes. */
-async function readAt(layer: Layer, offset: number, into: Uint8Array): Promise<void> {
+/**
+ * The rest of what a file ends in reads as zeroes: with `clusterBytes` that is a cluster, and what
+ * lies behind it is damage.
+ */
+async function readAt(
+  layer: Layer,
+  offset: number,
+  into: Uint8Array,
+  clusterBytes?: number,
+): Promise<void> {
   const { path } = layer.image;
   for (let done = 0; done < into.length;) {
     const at = offset + done;
@@ -143,12 +152,24 @@ async function readAt(layer: Layer, offset: number, into: Uint8Array): Promise<v
       const place = { operation: 'read', path, offset: at, cause };
       throw new SluiceError('ERR_SLUICE_IO', `${JSON.stringify(path)}: ${what}`, place);
     });
-    if (bytesRead === 0) {
-      into.fill(0, done);
-      return;
+    if (bytesRead === 0 && clusterBytes !== undefined && at % clusterBytes === 0) {
+      throw cutOff(path, at);
     }
-    done += bytesRead;
+    const missing = clusterBytes === undefined ? length : clusterBytes - (at % clusterBytes);
+    if (bytesRead === 0) into.fill(0, done, done + missing);
+    done += bytesRead === 0 ? missing : bytesRead;
   }
+}
+
+function readData({ layer, start, origin }: ChainExtent, offset: number, into: Uint8Array) {
+  return readAt(layer, offset + start - origin, into, layer.image.header?.clusterBytes);
+}
+
+function cutOff(path: string, offset: number): SluiceError {
+  const found = `the cluster at offset ${offset} lies past the end of the file; it was cut off`;
+  const advice = 'get the whole image, or salvage what is there';
+  const message = `${JSON.stringify(path)}: ${found}: ${advice}`;
+  return new SluiceError('ERR_SLUICE_CORRUPT', message, { operation: 'read', path, offset });
 }
 
 async function readSome(

@@ -42,14 +42,17 @@ export class NewFile implements AsyncDisposable {
     if (name === '') throw invalid('the target has no name');
     refuseUri(name);
     const found = await stat(name).catch(() => undefined);
-    const path = found === undefined ? name : await realpath(name);
+    const path = found === undefined ? name : await realNameOf(name);
     const old = found === undefined ? undefined : await lockOld(path);
     try {
       if (found?.isBlockDevice() === true)
         return new NewFile(await open(path, 'r+'), path, undefined, old);
       const temporary = join(dirname(path), `.sluice-${randomBytes(8).toString('hex')}`);
       const mode = (found?.mode ?? 0o666) & 0o7777;
-      return new NewFile(await open(temporary, 'wx+', mode), path, temporary, old);
+      const handle = await open(temporary, 'wx+', mode);
+      // Who may not give files away keeps it.
+      if (found !== undefined) await handle.chown(found.uid, found.gid).catch(() => undefined);
+      return new NewFile(handle, path, temporary, old);
     } catch (cause) {
       await old?.close();
       throw notCreated(name, cause);
@@ -96,6 +99,12 @@ export class NewFile implements AsyncDisposable {
 export async function isBlockDevice(path: string): Promise<boolean> {
   const found = await stat(path).catch(() => undefined);
   return found?.isBlockDevice() === true;
+}
+
+function realNameOf(name: string): Promise<string> {
+  return realpath(name).catch((cause: unknown) => {
+    throw notCreated(name, cause);
+  });
 }
 
 /** N3: opening it for writing takes the locks of a writer. */

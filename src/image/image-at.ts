@@ -9,8 +9,10 @@
 import { stat } from 'node:fs/promises';
 
 import { type FileBackend, openFileBackend } from '../backend/file.ts';
+import { invalid } from '../arguments.ts';
 import { resolveCacheMode, type CacheModeName } from '../cache-mode.ts';
 import { SluiceError } from '../errors.ts';
+import { hasProtocol } from './chain.ts';
 import {
   formatOf,
   isReadOnlyFormat,
@@ -64,6 +66,7 @@ export async function openImageAt(
   const { direct, noFlush } = resolveCacheMode(options.cache).axes;
   signal?.throwIfAborted();
   refuseUri(path);
+  refuseFormat(options.format);
   const files = { direct, noFlush, writable, lock, discard: 'unmap', anySize: true } as const;
   const backend = await openFileBackend(path, { ...files, lock: lock ?? 'auto' });
   try {
@@ -96,11 +99,18 @@ export async function openImageAt(
 
 /** A file of that name is more likely to be an accident than to be meant. */
 export function refuseUri(path: string): void {
-  const [, scheme] = /^([a-z][a-z+]*):\/\//i.exec(path) ?? [];
-  if (scheme === undefined) return;
-  const found = `${JSON.stringify(path)} is a URI (${scheme}), and images are named by their paths`;
+  if (!hasProtocol(path)) return;
+  const [scheme = ''] = path.split(':', 1);
+  const what = path.startsWith(`${scheme}://`) ? 'is a URI' : 'begins with a protocol';
+  const found = `${JSON.stringify(path)} ${what} (${scheme}), and images are named by their paths`;
   const advice = 'convert, compare, dd, info, map and measure take nbd://; write ./ before a file';
   throw new SluiceError('ERR_SLUICE_UNSUPPORTED', `${found}; ${advice}`, { path });
+}
+
+function refuseFormat(format: string | undefined): void {
+  if (format === undefined || format === 'raw' || format === 'qcow2' || isReadOnlyFormat(format))
+    return;
+  throw invalid(`format is 'raw', 'qcow2', 'vpc' or 'vmdk', not ${JSON.stringify(format)}`);
 }
 
 /** I1. */

@@ -175,10 +175,13 @@ async function* fileExtents(
   start: number,
   hole: 'hole' | 'data-hole',
 ): AsyncGenerator<OwnExtent, void, void> {
-  for (let at = from; at < to;) {
-    for (const { offset, length, kind } of await file.extents(at, to - at)) {
+  const end = Math.max(from, Math.min(to, file.sizeBytes));
+  for (let at = from; at < end;) {
+    for (const { offset, length, kind } of await file.extents(at, end - at)) {
       yield { start: start + offset - from, length, kind: kind === 'data' ? kind : hole, offset };
       at = offset + length;
     }
   }
+  // Whoever reads it is told that it is missing.
+  if (end < to) yield { start: start + end - from, length: to - end, kind: 'data', offset: end };
 }

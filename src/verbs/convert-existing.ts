@@ -1,4 +1,5 @@
 /** Copies into what is there already: an image, a block device, an export of an NBD server. */
+import { CRYPT_NONE } from '../abi/qcow2.ts';
 import { invalid } from '../arguments.ts';
 import type { CacheModeName } from '../cache-mode.ts';
 import { copyDisk, type CopyOptions } from '../copy/copy.ts';
@@ -7,6 +8,7 @@ import { openNbdTarget } from '../copy/nbd-target.ts';
 import { isBlockDevice } from '../copy/new-file.ts';
 import type { SourceOptions } from '../copy/open-source.ts';
 import type { Source } from '../copy/source.ts';
+import { openImageAt } from '../image/image-at.ts';
 import { isNbdUri } from '../nbd/uri.ts';
 import { openDisk } from '../open-disk.ts';
 import { DEFAULT_SPARSE_BYTES, type TargetOptions } from './convert-target.ts';
@@ -45,11 +47,17 @@ export async function copyInto(
   await target.finish();
 }
 
-function openExisting(path: string, options: ExistingOptions): Promise<WrittenDisk> {
-  const { targetFormat = 'raw', targetCache = 'unsafe', signal } = options;
+async function openExisting(path: string, options: ExistingOptions): Promise<WrittenDisk> {
+  const { targetFormat = 'raw', targetCache = 'unsafe', signal, backing } = options;
   if (isNbdUri(path)) return openNbdTarget(path, { targetFormat, signal });
   const cache = { cache: targetCache, writable: true } as const;
-  const encryption = targetFormat === 'raw' ? undefined : options.encryption;
-  const backing = targetFormat === 'raw' ? undefined : options.backing;
-  return openDisk(path, { format: targetFormat, ...cache, encryption, backing });
+  if (targetFormat === 'raw') return openDisk(path, { format: 'raw', ...cache });
+  const encryption = (await isEncrypted(path)) ? options.encryption : undefined;
+  return openDisk(path, { format: 'qcow2', ...cache, encryption, backing });
+}
+
+/** The key may be the source's alone. */
+async function isEncrypted(path: string): Promise<boolean> {
+  await using image = await openImageAt(path, { format: 'qcow2' }, false);
+  return image.header !== undefined && image.header.cryptMethod !== CRYPT_NONE;
 }

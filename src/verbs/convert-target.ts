@@ -1,4 +1,6 @@
 /** The image that a copy makes. */
+import { access } from 'node:fs/promises';
+
 import { invalid, toSwitch } from '../arguments.ts';
 import type { CodecPool } from '../copy/codec-pool.ts';
 import { FileWrites } from '../copy/file-writes.ts';
@@ -7,6 +9,7 @@ import { NewFile } from '../copy/new-file.ts';
 import { NewImageFile } from '../copy/new-image-file.ts';
 import { RawTarget } from '../copy/raw-target.ts';
 import type { Target } from '../copy/target.ts';
+import { SluiceError } from '../errors.ts';
 import { fill } from '../image/fill.ts';
 import type { ImageFormat } from '../image/format.ts';
 import { layoutOf } from '../image/qcow2/create-layout.ts';
@@ -115,6 +118,7 @@ async function newQcow2(
   const dataPath = dataFile === undefined ? undefined : pathBeside(path, 'dataFile', dataFile.name);
   const backingPath = backing && pathBeside(path, 'backing', backing.name);
   await refuseSameFile(path, { backing: backingPath, data: dataPath });
+  if (backingPath !== undefined) await refuseMissing(backingPath);
   const luks = encryption === undefined ? undefined : await makeLuksArea(encryption);
   signal?.throwIfAborted();
   const file = await NewFile.create(path);
@@ -136,6 +140,15 @@ async function newQcow2(
     await disposeAll(files);
     throw error;
   }
+}
+
+/** A copy of what is not in a backing file is worth nothing without it. */
+async function refuseMissing(backingPath: string): Promise<void> {
+  await access(backingPath).catch((cause: unknown) => {
+    const { code = 'unknown error' } = cause as NodeJS.ErrnoException;
+    const found = `cannot find the backing file ${JSON.stringify(backingPath)} (${code})`;
+    throw new SluiceError('ERR_SLUICE_OPEN', `${found}; check its name`, { cause });
+  });
 }
 
 /** The last of the files is the image. */

@@ -214,7 +214,7 @@ describe('sluice serve refuses', () => {
 
   it('an image that does not exist', async () => {
     const text = await refusal(['-k', socket, folder.file('none.img')]);
-    expect(text).toMatch(/no such file; create it first \(ERR_SLUICE_OPEN\)$/);
+    expect(text).toMatch(/no such file; check its name, or create it first \(ERR_SLUICE_OPEN\)$/);
     expect(await exists(socket)).toBe(false);
   });
 

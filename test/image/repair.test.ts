@@ -193,7 +193,7 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'a repair', () => {
     const header = headerOf(dirty);
     expect(header.dirty, kind.name).toBe(true);
     const file = new MemoryFile(dirty);
-    expect((await repairDirty(file, header, 'IMAGE')).header.dirty).toBe(false);
+    expect((await repairDirty(file, header, 'IMAGE')).dirty).toBe(false);
     expect(headerOf(file.bytes).dirty).toBe(false);
     expect(checkBytes(file.bytes, headerOf(file.bytes)).findings).toEqual([]);
   });

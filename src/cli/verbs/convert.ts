@@ -151,7 +151,9 @@ async function convert(
   const copied = await copiedOf(paths, options, terminal);
   if (target === STDOUT) return await toStdout(paths, copied, options, terminal);
   const existing = options.skipCreate ?? false;
-  if (existing) copied.backing.folders.push(dirname(target));
+  if (options.targetIsZero === true && !existing && !isNbdUri(target))
+    throw invalid('--target-is-zero is for a target that is there: pass -n');
+  if (existing && !isNbdUri(target)) copied.backing.folders.push(dirname(target));
   const isThere = existing || isNbdUri(target);
   const left = isThere ? { whatThereIs: 'the target is written in part' } : {};
   await withProgress(terminal, { ...options, ...left }, (onProgress, signal) =>
@@ -170,7 +172,7 @@ async function convert(
 /** What is copied, and into what. */
 async function copiedOf(paths: readonly string[], options: ConvertOptions, terminal: Terminal) {
   const { targetFormat } = options;
-  const keys = { secrets: await readSecrets(options), key: undefined, isNeeded: true };
+  const keys = { secrets: await readSecrets(options), key: null, isNeeded: true };
   const { sizeBytes, preallocation, image: made } = madeOptionsOf(targetFormat, options, keys);
   if (sizeBytes !== undefined) throw invalid('a copy is as large as its source; leave out size');
   const onUnreadable = (offset: number, length: number, { message }: Error): void =>

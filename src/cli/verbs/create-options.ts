@@ -18,8 +18,8 @@ type Encryption = NonNullable<image.NewQcow2Options['encryption']>;
 /** Passphrases that the command line has. */
 export interface Keys {
   readonly secrets: Secrets;
-  /** Of --key-file. */
-  readonly key: Uint8Array | undefined;
+  /** Of --key-file; null: it is no key of the image that is made. */
+  readonly key: Uint8Array | undefined | null;
   /** Measuring needs none. */
   readonly isNeeded: boolean;
 }
@@ -104,7 +104,7 @@ function encryptionOf(pairs: ReadonlyMap<string, string>, keys: Keys): Encryptio
   if (format === undefined) {
     if (first !== undefined)
       throw invalid(`'${first}' is for encrypted images: encrypt.format=luks`);
-    if (keys.key === undefined) return undefined;
+    if ((keys.key ?? undefined) === undefined) return undefined;
     throw invalid('a key was given (--key-file), and nothing is encrypted: encrypt.format=luks');
   }
   only(pairs, 'encrypt.format', ['luks']);
@@ -125,13 +125,14 @@ function encryptionOf(pairs: ReadonlyMap<string, string>, keys: Keys): Encryptio
 }
 
 function keyOf(secret: string | undefined, { secrets, key, isNeeded }: Keys): Uint8Array {
-  if (secret !== undefined && key !== undefined) {
+  if (secret !== undefined && key !== undefined && key !== null) {
     throw invalid('there are two keys, encrypt.key-secret and --key-file; leave one out');
   }
   if (secret !== undefined) return secretOf(secrets, secret, 'encrypt.key-secret');
-  if (key !== undefined) return key;
+  if (key !== undefined && key !== null) return key;
   if (!isNeeded) return new Uint8Array(0);
-  const advice = 'pass --key-file, or --object secret,id=ID and encrypt.key-secret=ID';
+  const file = key === null ? '' : '--key-file, or ';
+  const advice = `pass ${file}--object secret,id=ID and encrypt.key-secret=ID`;
   throw invalid(`encrypt.format=luks needs a passphrase; ${advice}`);
 }
 

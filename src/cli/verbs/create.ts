@@ -1,18 +1,12 @@
 /** `sluice create`. */
+import { dirname, resolve } from 'node:path';
 import { type Command, Option } from 'commander';
 import { invalid } from '../../arguments.ts';
 import { image, type ImageFormat } from '../../node.ts';
 import { humanSize } from '../format.ts';
 import { writeResult } from '../output.ts';
 import type { Terminal } from '../terminal.ts';
-import {
-  addVerb,
-  allowOption,
-  type ChainOptions,
-  policyOf,
-  quietOption,
-  writableFormat,
-} from './common.ts';
+import { addVerb, allowOption, type ChainOptions, quietOption, writableFormat } from './common.ts';
 import { asksForHelp, listOptions, madeOptionsOf } from './create-options.ts';
 import { formatOptions } from './format-options.ts';
 import { keyOption, readKey } from './key.ts';
@@ -91,13 +85,19 @@ async function create(
       sizeBytes: size ?? sizeBytes,
       preallocation,
       image: made,
-      backing: policyOf(path, options),
+      backing: { folders: [...foldersOf(path, made), ...options.allow] },
       openBacking: unsafe !== true,
       onProgress,
       signal,
     }),
   );
   if (quiet !== true) await writeResult(`${told(created, made)}\n`);
+}
+
+/** Where the image is, and where the backing file is that was named here. */
+function foldersOf(path: string, { backing }: image.NewQcow2Options): string[] {
+  const folder = dirname(path);
+  return backing === undefined ? [folder] : [folder, dirname(resolve(folder, backing.name))];
 }
 
 /** One line: what was made. */

@@ -39,9 +39,7 @@ export async function beginEdit(
     throw refusal('ERR_SLUICE_CORRUPT', operation, path, 'it is marked corrupt', advice);
   }
   refuseDamagedLayout(header, { fileBytes: file.sizeBytes, path, writable: true });
-  if (!header.dirty) return header;
-  await repairDirty(file, header, path);
-  return readHeader(file, path);
+  return repairDirty(file, header, path);
 }
 
 /** P3. */

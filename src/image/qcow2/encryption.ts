@@ -4,7 +4,8 @@
  * K1 An image that is to be decrypted with a key that does not fit is not opened, and not changed.
  *    The old AES encryption cannot tell: with a wrong key everything reads as noise.
  * K2 The old AES encryption is for reading only (aes-cbc.ts).
- * K3 A key is never passed over in silence: what would be written in plain is refused.
+ * K3 A key is never passed over in silence: what would be written in plain is refused. Below an
+ *    encrypted image, which has used it, a plain one may lie.
  */
 import { CRYPT_AES, CRYPT_NONE } from '../../abi/qcow2.ts';
 import { invalid } from '../../arguments.ts';
@@ -33,11 +34,12 @@ export async function unlock(
   header: Qcow2Header,
   path: string,
   writable: boolean,
-  options: EncryptionOptions | undefined,
+  options: (EncryptionOptions & { readonly isUsed?: boolean }) | undefined,
 ): Promise<SectorDecipher | undefined> {
   const { cryptMethod, encryption: area, backing } = header;
   if (cryptMethod === CRYPT_NONE) {
-    if (options !== undefined && backing === undefined) throw notEncrypted(path);
+    const isUnused = options !== undefined && options.isUsed !== true;
+    if (isUnused && backing === undefined) throw notEncrypted(path);
     return undefined;
   }
   if (cryptMethod === CRYPT_AES) {

@@ -30,7 +30,7 @@ export async function makeWritable(
   path: string,
   notice: (text: string) => void,
 ): Promise<WritableImage> {
-  const repaired = header.dirty ? await afterRepair(file, header, path, notice) : header;
+  const repaired = await repairDirty(file, header, path, notice);
   const bitmaps = await bitmapsToKeep(file, repaired, path, notice);
   const keeps =
     bitmaps === undefined
@@ -40,19 +40,6 @@ export async function makeWritable(
   if (autoclear === repaired.autoclear) return { header: repaired, bitmaps: bitmaps ?? [] };
   await writeU64(file, HEADER_AUTOCLEAR_FEATURES, autoclear);
   return { header: await readHeader(file, path), bitmaps: bitmaps ?? [] };
-}
-
-async function afterRepair(
-  file: ImageFile,
-  header: Qcow2Header,
-  path: string,
-  notice: (text: string) => void,
-): Promise<Qcow2Header> {
-  const { before, header: repaired } = await repairDirty(file, header, path);
-  const { leaks, corruptions } = before;
-  const found = `${leaks} leaked clusters, ${corruptions} wrong refcounts or flags`;
-  notice(`it was not closed; it was checked and repaired: ${found}`);
-  return repaired;
 }
 
 /**

@@ -45,7 +45,8 @@ export interface Qcow2Options {
   readonly backing: NamedFilePolicy;
   readonly backingFormat?: BackingFormat | undefined;
   /** The key of those of its files that are encrypted. */
-  readonly encryption?: EncryptionOptions | undefined;
+  /** `isUsed`: an image above this one is encrypted. */
+  readonly encryption?: (EncryptionOptions & { readonly isUsed?: boolean }) | undefined;
   /** Bytes of tables to keep in memory. */
   readonly metadataCacheBytes: number;
   /** Bytes to which the disk may grow; default GROWTH times what it has. */
@@ -111,7 +112,9 @@ async function overImage(
     if (cipher !== undefined) add(FILE_CIPHERED, new CryptView(image.twin(), cipher));
   }
   if (header.backing !== undefined) {
-    add(FILE_BACKING, await openBacking(path, header.backing, options, chain));
+    const { encryption: key } = options;
+    const encryption = cipher === undefined || key === undefined ? key : { ...key, isUsed: true };
+    add(FILE_BACKING, await openBacking(path, header.backing, { ...options, encryption }, chain));
   }
   const granules = options.resize === undefined ? granulesFor(bitmaps, header) : undefined;
   const maxSizeBytes = maxSizeOf(header, options);

@@ -77,23 +77,32 @@ export async function repairImage(
 }
 
 /**
- * Repairs an image with the dirty mark, as opening it for writing must do.
+ * Repairs an image with the dirty mark, as whoever changes it must do; `notice` is told. Others are
+ * left as they are. The header is as it is then.
  * @throws SluiceError ERR_SLUICE_CORRUPT when it cannot be repaired
  */
 export async function repairDirty(
   file: ImageFile,
-  header: Qcow2Header,
+  found: Qcow2Header,
   path: string,
-): Promise<RepairReport> {
-  const report = await repairImage(file, header, 'all');
-  const { isConsistent, after } = report;
-  if (isConsistent) return report;
+  notice?: (text: string) => void,
+): Promise<Qcow2Header> {
+  if (!found.dirty) return found;
+  const { before, after, header, isConsistent } = await repairImage(file, found, 'all');
+  if (!isConsistent) throw notRepaired(path, after);
+  const { leaks, corruptions } = before;
+  const mended = `${leaks} leaked clusters, ${corruptions} wrong refcounts or flags`;
+  notice?.(`it was not closed; it was checked and repaired: ${mended}`);
+  return header;
+}
+
+function notRepaired(path: string, after: CheckReport): SluiceError {
   const found = `${after.corruptions} corruptions are left`;
   const first = after.findings[0] === undefined ? '' : `, first: ${after.findings[0]}`;
   const advice = 'open it read-only, or restore it from a backup';
   const what = `cannot repair ${JSON.stringify(path)} after an unclean shutdown`;
   const message = `${what}: ${found}${first}; ${advice}`;
-  throw new SluiceError('ERR_SLUICE_CORRUPT', message, { operation: 'open', path });
+  return new SluiceError('ERR_SLUICE_CORRUPT', message, { operation: 'open', path });
 }
 
 function hasOnly({ counts }: CheckReport, kinds: ReadonlySet<string>): boolean {

@@ -43,7 +43,7 @@ export async function examine(
   refuseDataFile(found, what);
   if (found.corrupt) throw damaged(what, 'the image is marked corrupt');
   signal?.throwIfAborted();
-  const header = found.dirty ? await afterRepair(file, found, path, notice) : found;
+  const header = await repairDirty(file, found, path, notice);
   const scan = new Scan(header, file.sizeBytes);
   const report = await readFrom(file, check(scan), signal);
   refuseDamage(report, what);
@@ -57,17 +57,6 @@ export async function examine(
   }
   const entries = await readSnapshotEntries(file, header, path);
   return { header, entries, change: new RefcountChange(scan) };
-}
-
-async function afterRepair(
-  file: ImageFile,
-  found: Qcow2Header,
-  path: string,
-  notice?: (text: string) => void,
-): Promise<Qcow2Header> {
-  const { header } = await repairDirty(file, found, path);
-  notice?.('it was not closed; it was checked and repaired');
-  return header;
 }
 
 /** Where its data lies is all that an L2 entry says there: no two disks can share a cluster. */
