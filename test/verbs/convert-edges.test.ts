@@ -12,11 +12,10 @@ import { beforeAll, expect, it } from 'vitest';
 
 import { image } from '../../src/node.ts';
 import { sluice } from '../cli/sluice.ts';
-import { qemu } from '../image/bad-inputs/bases.ts';
 import { expectRefusal, imageFolder } from '../image/scratch.ts';
 import { qemuNbd } from '../nbd/peer-servers.ts';
 import { describeWithPeers } from '../support/peers.ts';
-import { KEY, SECRET } from './made.ts';
+import { KEY } from './made.ts';
 import { create, expectSameDisk, write } from './twins.ts';
 
 const CORRUPT = 'ERR_SLUICE_CORRUPT';
@@ -34,9 +33,12 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'convert', () => {
   });
 
   it('takes an encrypted overlay of a plain image', async () => {
-    const luks = 'encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10';
-    const over = ['-b', 'base.qcow2', '-F', 'qcow2', '-o', luks];
-    qemu(folder, 'qemu-img', ['create', '-q', '-f', 'qcow2', ...SECRET, ...over, 'secret.qcow2']);
+    const encryption = { key: Buffer.from(KEY), iterTimeMs: 1 };
+    await image.create(at('secret.qcow2'), {
+      format: 'qcow2',
+      image: { backing: { name: 'base.qcow2', format: 'qcow2' }, encryption },
+      backing: { folders: [folder] },
+    });
     const run = await sluice(['convert', '--key-file', at('key'), at('secret.qcow2'), target]);
     expect(run).toMatchObject({ code: 0, stderr: '' });
     expectSameDisk(at('base.qcow2'), target);
