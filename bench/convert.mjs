@@ -1,10 +1,11 @@
 // npm run bench:convert [-- --rounds N --mib N --only TEXT]
 //
-// `sluice convert`, and `image.convert` in a process that runs already, against `qemu-img convert
-// -W -m CPUS` on the same disk in the same run: every round runs each once, into a file that is not
-// there, after a sync. The disk is a quarter noise, a quarter holes, and half the bytes of a
-// program. Prints medians, the spread from the lowest to the highest round, and how many times
-// faster sluice is. The first counts the start of Node, some 0.1 s.
+// `sluice convert` and `sluice compare`, and `image.convert` and `image.compare` in a process that
+// runs already, against `qemu-img convert -W -m CPUS` and `qemu-img compare` on the same disk in
+// the same run: every round runs each once, into a file that is not there, after a sync. The disk is a
+// quarter noise, a quarter holes, and half the bytes of a program. Prints medians, the spread from
+// the lowest to the highest round, and how many times faster sluice is. The first counts the start
+// of Node, some 0.1 s.
 
 import { spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
@@ -41,18 +42,72 @@ const TO_QCOW2 = /** @type {const} */ ({ format: 'raw', targetFormat: 'qcow2' })
 const TO_RAW = /** @type {const} */ ({ format: 'qcow2', targetFormat: 'raw' });
 const AS_ZSTD = /** @type {const} */ ({ compress: true, image: { compression: 'zstd' } });
 
+const cpus = String(availableParallelism());
+
+/**
+ * What is timed: of sluice's command and of QEMU's, and in this process.
+ * @typedef {object} Workload
+ * @property {string} name
+ * @property {string[]} command
+ * @property {string[]} peer
+ * @property {(target: string) => Promise<unknown>} inProcess
+ */
+
 /**
  * `options` are those of the flags.
- * @type {{ name: string, from: string, way: string[], options: image.ConvertOptions }[]}
+ * @type {(from: string, to: string, flags: string[], options: image.ConvertOptions) => Workload}
  */
+function conversion(from, to, flags, options) {
+  const { format = '', targetFormat = '' } = options;
+  const args = ['-f', format, '-O', targetFormat, ...flags, pathOf(from)];
+  return {
+    name: `${from} to ${to}`,
+    command: ['convert', '-q', ...args],
+    peer: ['convert', '-W', '-m', cpus, ...args],
+    inProcess: (target) => image.convert(pathOf(from), target, options),
+  };
+}
+
+/**
+ * Of two images that have the same disk.
+ * @type {(one: string, other: string) => Workload}
+ */
+function comparison(one, other) {
+  const format = formatOf(one);
+  const otherFormat = formatOf(other);
+  const args = ['compare', '-f', format, '-F', otherFormat, pathOf(one), pathOf(other)];
+  return {
+    name: `${one} and ${other}`,
+    command: args,
+    peer: args,
+    inProcess: () =>
+      image.compare(pathOf(one), pathOf(other), {
+        first: { format },
+        second: { format: otherFormat },
+      }),
+  };
+}
+
 const WORKLOADS = [
-  { name: 'raw to qcow2', from: 'raw', way: [], options: TO_QCOW2 },
-  { name: 'qcow2 to raw', from: 'qcow2', way: [], options: TO_RAW },
-  { name: 'raw to deflate', from: 'raw', way: ['-c'], options: { ...TO_QCOW2, compress: true } },
-  { name: 'deflate to raw', from: 'deflate', way: [], options: TO_RAW },
-  { name: 'raw to zstd', from: 'raw', way: ['-c', ...ZSTD], options: { ...TO_QCOW2, ...AS_ZSTD } },
-  { name: 'zstd to raw', from: 'zstd', way: [], options: TO_RAW },
+  conversion('raw', 'qcow2', [], TO_QCOW2),
+  conversion('qcow2', 'raw', [], TO_RAW),
+  conversion('raw', 'deflate', ['-c'], { ...TO_QCOW2, compress: true }),
+  conversion('deflate', 'raw', [], TO_RAW),
+  conversion('raw', 'zstd', ['-c', ...ZSTD], { ...TO_QCOW2, ...AS_ZSTD }),
+  conversion('zstd', 'raw', [], TO_RAW),
+  comparison('raw', 'copy'),
+  comparison('raw', 'qcow2'),
+  comparison('deflate', 'zstd'),
 ];
+
+function pathOf(/** @type {string} */ name) {
+  return join(folder, name);
+}
+
+/** @type {(name: string) => 'raw' | 'qcow2'} */
+function formatOf(name) {
+  return name === 'raw' || name === 'copy' ? 'raw' : 'qcow2';
+}
 
 function makeDisk(/** @type {string} */ path, /** @type {number} */ mib) {
   const program = readFileSync(process.execPath);
@@ -73,8 +128,8 @@ function run(/** @type {string} */ program, /** @type {string[]} */ args) {
 }
 
 /**
- * Seconds of one conversion into a file that is not there.
- * @param {(target: string) => void | Promise<void>} work
+ * Seconds of one run; a target is not there before.
+ * @param {(target: string) => unknown} work
  */
 async function time(work) {
   const target = join(folder, 'target');
@@ -96,34 +151,31 @@ function median(/** @type {number[]} */ values) {
 }
 
 try {
-  const images = Object.fromEntries(
-    ['raw', 'qcow2', 'deflate', 'zstd'].map((name) => [name, join(folder, name)]),
-  );
-  const pathOf = (/** @type {string} */ name) => /** @type {string} */ (images[name]);
   makeDisk(pathOf('raw'), Number(options.mib));
   const convert = ['convert', '-f', 'raw', '-O', 'qcow2'];
+  run('qemu-img', ['convert', '-f', 'raw', '-O', 'raw', pathOf('raw'), pathOf('copy')]);
   run('qemu-img', [...convert, pathOf('raw'), pathOf('qcow2')]);
   run('qemu-img', [...convert, '-c', pathOf('raw'), pathOf('deflate')]);
   run('qemu-img', [...convert, '-c', ...ZSTD, pathOf('raw'), pathOf('zstd')]);
-  const cpus = String(availableParallelism());
-  for (const { name, from, way, options: given } of WORKLOADS) {
+  for (const { name, command, peer, inProcess } of WORKLOADS) {
     if (!name.includes(options.only)) continue;
-    const path = pathOf(from);
-    const flags = ['-f', given.format ?? '', '-O', given.targetFormat ?? '', ...way, path];
-    const convert = ['convert', '-q', ...flags];
-    const peer = ['convert', '-W', '-m', cpus, ...flags];
-    /** @type {{ command: number[], inProcess: number[], theirs: number[] }} */
-    const { command, inProcess, theirs } = { command: [], inProcess: [], theirs: [] };
+    /** @type {Record<'command' | 'inProcess' | 'theirs', number[]>} */
+    const seconds = { command: [], inProcess: [], theirs: [] };
+    const goesTo = (/** @type {string[]} */ args, /** @type {string} */ target) =>
+      args[0] === 'convert' ? [...args, target] : args;
     for (let round = 0; round < Number(options.rounds); round++) {
-      command.push(await time((target) => run(process.execPath, [SLUICE, ...convert, target])));
-      inProcess.push(await time((target) => image.convert(path, target, given)));
-      theirs.push(await time((target) => run('qemu-img', [...peer, target])));
+      seconds.command.push(
+        await time((target) => run(process.execPath, [SLUICE, ...goesTo(command, target)])),
+      );
+      seconds.inProcess.push(await time(inProcess));
+      seconds.theirs.push(await time((target) => run('qemu-img', goesTo(peer, target))));
     }
-    const ratios = [command, inProcess].map((ours) => (median(theirs) / median(ours)).toFixed(2));
+    const theirs = median(seconds.theirs);
+    const ratio = (/** @type {number[]} */ ours) => `${(theirs / median(ours)).toFixed(2)}x`;
     const texts = [
-      `sluice ${spread(command)}: ${ratios[0]}x`,
-      `in process ${spread(inProcess)}: ${ratios[1]}x`,
-      `qemu-img ${spread(theirs)}`,
+      `sluice ${spread(seconds.command)}: ${ratio(seconds.command)}`,
+      `in process ${spread(seconds.inProcess)}: ${ratio(seconds.inProcess)}`,
+      `qemu-img ${spread(seconds.theirs)}`,
     ];
     console.log(`${name.padEnd(16)} ${texts.join(', ')}`);
   }

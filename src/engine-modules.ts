@@ -93,5 +93,8 @@ export function isShared(memory: WebAssembly.Memory): boolean {
 
 function compile(base64: string): WebAssembly.Module {
   const binary = atob(base64);
-  return new WebAssembly.Module(Uint8Array.from(binary, (char) => char.charCodeAt(0)));
+  const bytes = new Uint8Array(binary.length);
+  // Uint8Array.from takes 5 to 10 times as long.
+  for (let at = 0; at < bytes.length; at++) bytes[at] = binary.charCodeAt(at);
+  return new WebAssembly.Module(bytes);
 }

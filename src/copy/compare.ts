@@ -15,9 +15,9 @@ export interface CompareOptions {
   readonly onProgress?: ((progress: CompareProgress) => void) | undefined;
 }
 
-const PIECE_BYTES = 1024 * 1024;
+const PIECE_BYTES = 4 * 1024 * 1024;
 /** Pieces of both disks that are read at once. */
-const PARALLEL = 6;
+const PARALLEL = 2;
 const SECTOR_BYTES = 512;
 const CUT = { pieceBytes: PIECE_BYTES, granuleBytes: PIECE_BYTES, wantsZeroes: false };
 

@@ -14,7 +14,7 @@ import { dataRuns } from './data-runs.ts';
 import type { Output } from './output.ts';
 import type { Piece, Target } from './target.ts';
 
-const PIECE_BYTES = 2 * 1024 * 1024;
+const PIECE_BYTES = 4 * 1024 * 1024;
 
 /** Options of an image target. */
 export interface ImageTargetOptions {

@@ -3,7 +3,7 @@ import { dataRuns } from './data-runs.ts';
 import type { Output } from './output.ts';
 import type { Piece, Target } from './target.ts';
 
-const PIECE_BYTES = 2 * 1024 * 1024;
+const PIECE_BYTES = 4 * 1024 * 1024;
 
 /** Options of a raw target. */
 export interface RawTargetOptions {

@@ -5,7 +5,7 @@ import type { ByteCount } from '../disk-types.ts';
 
 /** How fast a copy is, and who is told of it. */
 export interface CopyingOptions {
-  /** Pieces of 2 MiB that are under way at once, 1 to 16; default 4. */
+  /** Pieces of 4 MiB that are under way at once, 1 to 16; default 3. */
   readonly parallel?: number | undefined;
   /** Bytes that are read in a second, at most; default: as many as can be. */
   readonly rateBytes?: ByteCount | undefined;
@@ -15,7 +15,7 @@ export interface CopyingOptions {
 }
 
 /** More do not fit the cache that the processors share. */
-const DEFAULT_PARALLEL = 4;
+const DEFAULT_PARALLEL = 3;
 const PARALLEL_MAX = 16;
 
 /** @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT */

@@ -130,7 +130,7 @@ function targetOptions(): Option[] {
 
 function workOptions(): Option[] {
   return [
-    new Option('-m, --coroutines <n>', 'pieces under way at once, 1 to 16 (4)').argParser(pieces),
+    new Option('-m, --coroutines <n>', 'pieces under way at once, 1 to 16 (3)').argParser(pieces),
     cacheOption('-t, --cache <mode>', 'the target', 'unsafe'),
     progressOption(),
     quietOption(),

@@ -132,24 +132,43 @@ function* tableEntries(
   for (let at = from; at < to;) {
     const cluster = Math.floor(at / clusterBytes);
     const start = cluster * clusterBytes;
-    const end = Math.min(to, start + clusterBytes);
     const position = (cluster % l2Entries) * entryBytes;
-    for (const extent of entryExtents(table, position, header, path)) {
+    const clusters = Math.ceil((to - start) / clusterBytes);
+    for (const extent of entryExtents(table, position, clusters, header, path)) {
       const first = Math.max(at, start + extent.start);
-      const last = Math.min(end, start + extent.start + extent.length);
+      const last = Math.min(to, start + extent.start + extent.length);
       if (first >= last) continue;
       const skipped = first - start - extent.start;
       const place = extent.offset === undefined ? {} : { offset: extent.offset + skipped };
       yield { ...extent, start: first, length: last - first, ...place };
+      at = last;
     }
-    at = end;
   }
 }
 
-/** What an entry says; `start` counts from the cluster. */
+/**
+ * How many entries from `position` on, `most` at most, say the same of places that lie `step` bytes
+ * apart. What crosses 4 GiB of the file is two runs.
+ */
+function alikeEntries(view: DataView, position: number, most: number, step: number): number {
+  const high = view.getInt32(position);
+  let low = view.getUint32(position + 4);
+  for (let count = 1; count < most; count++) {
+    const next = position + count * L2_ENTRY_BYTES;
+    low += step;
+    if (view.getInt32(next) !== high || view.getUint32(next + 4) !== low) return count;
+  }
+  return most;
+}
+
+/**
+ * What an entry says, and those behind it that say the same, of `clusters` at most; `start` counts
+ * from the cluster.
+ */
 function* entryExtents(
   { view, offset: tableOffset }: L2Table,
   position: number,
+  clusters: number,
   header: Qcow2Header,
   path: string,
 ): Generator<TableExtent, void, void> {
@@ -167,7 +186,8 @@ function* entryExtents(
   const hasPlace = offset !== 0 || (dataFile !== undefined && high < 0);
   if (!extendedL2) {
     const kind = kindOf(hasPlace, (low & ZERO_LOW) !== 0);
-    return yield extentOf(0, clusterBytes, kind, hasPlace ? offset : undefined);
+    const count = alikeEntries(view, position, clusters, hasPlace ? clusterBytes : 0);
+    return yield extentOf(0, count * clusterBytes, kind, hasPlace ? offset : undefined);
   }
   const allocated = view.getUint32(position + 12);
   const zeroes = view.getUint32(position + 8);
