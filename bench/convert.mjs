@@ -2,10 +2,10 @@
 //
 // `sluice convert` and `sluice compare`, and `image.convert` and `image.compare` in a process that
 // runs already, against `qemu-img convert -W -m CPUS` and `qemu-img compare` on the same disk in
-// the same run: every round runs each once, into a file that is not there, after a sync. The disk is a
-// quarter noise, a quarter holes, and half the bytes of a program. Prints medians, the spread from
-// the lowest to the highest round, and how many times faster sluice is. The first counts the start
-// of Node, some 0.1 s.
+// the same run: every round runs each once, into a file that is not there, after a sync. The disk
+// is a quarter noise, a quarter holes, and half the bytes of a program. Prints medians, the spread
+// from the lowest to the highest round, and how many times faster sluice is. The first counts the
+// start of Node, some 0.1 s.
 
 import { spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
