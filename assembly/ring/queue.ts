@@ -18,6 +18,7 @@ import {
   ATTACH_ALIGN,
   ATTACH_BUSY,
   ATTACH_IN_ORDER,
+  ATTACH_INFLIGHT,
   ATTACH_OVERLAP,
   ATTACH_POSITION,
   ATTACH_RANGE,
@@ -74,6 +75,7 @@ export function attachQueue(device: usize, index: u32): u32 {
   queue.flags = queue.configFlags;
   if (!isSize(queue)) return ATTACH_SIZE;
   if (state.has(DEVICE_COPIED) && queue.has(QUEUE_IN_ORDER)) return ATTACH_IN_ORDER;
+  if (queue.inflight != 0 && !keepsRecord(state, queue)) return ATTACH_INFLIGHT;
   const error = placeRing(device, queue);
   if (error != 0) return error;
   if (!isPosition(queue)) return ATTACH_POSITION;
@@ -82,6 +84,12 @@ export function attachQueue(device: usize, index: u32): u32 {
   // The driver may have made buffers available before it could notify.
   state.kicked |= bitOf(queue);
   return 0;
+}
+
+/** True when there can be a record of what is in flight (inflight.ts). */
+function keepsRecord(state: Device, queue: Queue): bool {
+  if (queue.isPacked || queue.has(QUEUE_IN_ORDER) || state.has(DEVICE_COPIED)) return false;
+  return queue.resubmits <= ((queue.nextAvail - queue.nextUsed) & 0xffff);
 }
 
 /** 2.7: a power of two; 2.8.10.1: not only. */
@@ -135,6 +143,8 @@ function begin(queue: Queue): void {
   queue.isSignalledKnown = 0;
   queue.isSuppressed = 0;
   queue.slots = 0;
+  queue.resubmitted = 0;
+  if (queue.inflight == 0) queue.resubmits = 0;
   queue.batchSlot = NONE;
   queue.orderHead = NONE;
   queue.orderTail = NONE;

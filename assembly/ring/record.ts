@@ -5,6 +5,7 @@ import {
   CHAINS,
   DEVICE_QUEUES,
   QUEUE_COPIED,
+  QUEUE_COUNTER,
   QUEUE_DESC,
   QUEUE_DEVICE,
   QUEUE_DRIVER,
@@ -13,10 +14,12 @@ import {
   QUEUE_ERROR_HEAD,
   QUEUE_FLAGS,
   QUEUE_IN_FLIGHT,
+  QUEUE_INFLIGHT,
   QUEUE_NEXT_AVAIL,
   QUEUE_NEXT_USED,
   QUEUE_PACKED,
   QUEUE_PRIVATE,
+  QUEUE_RESUBMITS,
   QUEUE_SIZE,
   QUEUE_STATE,
   QUEUE_STRIDE,
@@ -45,7 +48,11 @@ export class Queue {
   inFlight: u32;
   /** Written by the host: chains that may be taken, of a copied guest. */
   copied: u32;
-  // 64: latched by attachQueue
+  // 64: written by the host before attachQueue
+  inflight: u32;
+  resubmits: u32;
+  counter: u64;
+  // 80: latched by attachQueue
   size: u32;
   flags: u32;
   /** Places of the three parts. */
@@ -76,6 +83,8 @@ export class Queue {
   /** Where peek.ts is: as `avail`. */
   peek: u32;
   peekWrap: u32;
+  /** Of `resubmits`: chains that were taken. */
+  resubmitted: u32;
 
   static at(device: usize, index: u32): Queue {
     return changetype<Queue>(device + DEVICE_QUEUES + <usize>index * QUEUE_STRIDE);
@@ -235,6 +244,9 @@ if (offsetof<Queue>('errorHead') != QUEUE_ERROR_HEAD) ERROR('Queue.errorHead');
 if (offsetof<Queue>('errorDescriptor') != QUEUE_ERROR_DESCRIPTOR) ERROR('Queue.errorDescriptor');
 if (offsetof<Queue>('inFlight') != QUEUE_IN_FLIGHT) ERROR('Queue.inFlight');
 if (offsetof<Queue>('copied') != QUEUE_COPIED) ERROR('Queue.copied');
+if (offsetof<Queue>('inflight') != QUEUE_INFLIGHT) ERROR('Queue.inflight');
+if (offsetof<Queue>('resubmits') != QUEUE_RESUBMITS) ERROR('Queue.resubmits');
+if (offsetof<Queue>('counter') != QUEUE_COUNTER) ERROR('Queue.counter');
 if (offsetof<Queue>('size') != QUEUE_PRIVATE) ERROR('Queue.size');
 if (offsetof<Queue>() > QUEUE_HEADS) ERROR('Queue');
 if (<usize>QUEUE_STRIDE != QUEUE_HEADS + 65536 / 8) ERROR('QUEUE_STRIDE');

@@ -23,6 +23,7 @@ import {
   VIRTQ_USED_F_NO_NOTIFY,
 } from '../../src/abi/virtio-ring.ts';
 import { loadAcquire, storeRelease } from '../guest-order.ts';
+import { joinBatch, leaveRecord, leftOver } from './inflight.ts';
 import { Queue } from './record.ts';
 
 /** More entries than the queue holds (Q1). */
@@ -33,7 +34,7 @@ export function availableSplit(queue: Queue): u32 {
   const index = <u32>loadAcquire(<usize>queue.driver + AVAIL_IDX);
   if (((index - queue.used) & 0xffff) > queue.size) return TOO_MANY;
   const waiting = (index - queue.avail) & 0xffff;
-  return waiting > queue.size ? TOO_MANY : waiting;
+  return waiting > queue.size ? TOO_MANY : waiting + leftOver(queue);
 }
 
 /** Takes the head of the next available chain. The caller has seen that there is one. */
@@ -56,12 +57,14 @@ export function putUsedSplit(queue: Queue, head: u32, length: u32, chains: u32):
   store<u32>(element, head, USED_ELEMENT_ID);
   store<u32>(element, length, USED_ELEMENT_LENGTH);
   queue.used = (queue.used + chains) & 0xffff;
+  if (queue.inflight != 0) joinBatch(queue, head);
 }
 
 /** Shows the used elements to the driver; true when it wants an interrupt for them (Q2). */
 export function publishSplit(queue: Queue): bool {
   const driver = <usize>queue.driver;
   storeRelease(<usize>queue.device + USED_IDX, <u16>queue.used);
+  if (queue.inflight != 0) leaveRecord(queue);
   const isEmpty: bool = queue.inFlight == 0 && <u32>loadAcquire(driver + AVAIL_IDX) == queue.avail;
   if (isEmpty && queue.has(QUEUE_NOTIFY_ON_EMPTY)) return noteSignal(queue, true);
   if (!queue.has(QUEUE_EVENT_IDX)) {

@@ -21,6 +21,7 @@ import {
 import { COUNT_CHAINS, REGION_SIZE } from '../../src/abi/region.ts';
 import { Device } from '../device.ts';
 import { count, NONE } from '../engine.ts';
+import { enterRecord, leftOver, takeLeftOver } from './inflight.ts';
 import { isAvailablePacked, enablePacked, skipPacked, suppressPacked } from './packed.ts';
 import { bitOf, breakQueue } from './queue.ts';
 import { Chain, enterHead, leaveHead, ownSegments, Queue, Walk } from './record.ts';
@@ -164,13 +165,17 @@ function enable(queue: Queue): void {
 class Taker {
   @inline
   static split(device: usize, queue: Queue, index: u32): bool {
-    const head = takeHead(queue);
+    const isLeftOver = leftOver(queue) != 0;
+    const head = isLeftOver ? takeLeftOver(queue) : takeHead(queue);
     if (head >= queue.size) return refuse(device, queue, RING_ERROR_HEAD, head);
     if (!enterHead(queue, head)) return refuse(device, queue, RING_ERROR_IN_FLIGHT, head);
     const chain = Chain.at(device, index);
     chain.head = <u16>head;
     beginWalk(device, ownSegments(chain), CHAIN_SEGMENTS, index);
-    if (Walker.split(device, Walk.of(device), queue, head)) return true;
+    if (Walker.split(device, Walk.of(device), queue, head)) {
+      if (queue.inflight != 0 && !isLeftOver) enterRecord(queue, head);
+      return true;
+    }
     leaveHead(queue, head);
     return refuseWalk(device, queue, head);
   }

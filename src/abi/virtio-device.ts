@@ -88,8 +88,38 @@ export const QUEUE_ERROR_DESCRIPTOR = 52;
 export const QUEUE_IN_FLIGHT = 56;
 /** u32: chains that may be taken from it (DEVICE_COPIED): those that have been copied in. */
 export const QUEUE_COPIED = 60;
+/**
+ * u32: where the record of what is in flight lies, INFLIGHT_* below, on a boundary of 8 bytes; 0:
+ * none is kept. Split only, without IN_ORDER, and not of a copied guest.
+ */
+export const QUEUE_INFLIGHT = 64;
+/** u32: chains in the record that are to be taken first; their heads lie behind its states. */
+export const QUEUE_RESUBMITS = 68;
+/** u64: more than every counter in the record. */
+export const QUEUE_COUNTER = 72;
 /** Private: from here on. */
-export const QUEUE_PRIVATE = 64;
+export const QUEUE_PRIVATE = 80;
+
+// The record of what is in flight, as vhost-user describes it for split queues: a head, a state for
+// each descriptor, and (not of the standard) the u16 heads that are to be taken first.
+/** u64: none are defined. */
+export const INFLIGHT_FEATURES = 0;
+/** u16: 1. */
+export const INFLIGHT_VERSION = 8;
+/** u16: states. */
+export const INFLIGHT_DESCRIPTORS = 10;
+/** u16: the head of the last chain that was returned. */
+export const INFLIGHT_LAST_BATCH_HEAD = 12;
+/** u16: the used index, behind which no chain was returned that is still marked. */
+export const INFLIGHT_USED_INDEX = 14;
+export const INFLIGHT_STATES = 16;
+export const INFLIGHT_STATE_SIZE = 16;
+/** u8: 1 while the chain with this head is in flight. */
+export const INFLIGHT_STATE_FLAG = 0;
+/** u16: the head of the chain that was returned before it. */
+export const INFLIGHT_STATE_NEXT = 6;
+/** u64: the order in which chains were taken. */
+export const INFLIGHT_STATE_COUNTER = 8;
 
 export const QUEUE_PACKED = 1;
 export const QUEUE_INDIRECT = 2;
@@ -151,6 +181,8 @@ export const ATTACH_POSITION = 6;
 export const ATTACH_UNKNOWN = 7;
 /** IN_ORDER for a copied guest: its chains stand in another line. */
 export const ATTACH_IN_ORDER = 11;
+/** No record of what is in flight for this ring: it is packed, in order, or copied. */
+export const ATTACH_INFLIGHT = 12;
 /** The region overlaps another one, or the engine, or runs past the memory. */
 export const MAP_RANGE = 8;
 /** Guest address and place are not equal modulo MAP_ALIGN. */

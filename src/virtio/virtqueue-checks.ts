@@ -8,6 +8,7 @@ import {
   ON_ERROR_REPORT,
   ON_ERROR_STOP,
   ON_ERROR_STOP_ENOSPC,
+  QUEUE_COUNTER,
   QUEUE_DESC,
   QUEUE_DEVICE,
   QUEUE_DRIVER,
@@ -15,10 +16,12 @@ import {
   QUEUE_FLAGS,
   QUEUE_IN_ORDER,
   QUEUE_INDIRECT,
+  QUEUE_INFLIGHT,
   QUEUE_NEXT_AVAIL,
   QUEUE_NEXT_USED,
   QUEUE_NOTIFY_ON_EMPTY,
   QUEUE_PACKED,
+  QUEUE_RESUBMITS,
   QUEUE_SIZE,
 } from '../abi/virtio-device.ts';
 import { VIRTIO_BLK_ID_BYTES } from '../abi/virtio-blk.ts';
@@ -60,6 +63,16 @@ export function toConfig(config: QueueConfig): [offset: number, word: number][] 
     ...wide(QUEUE_DEVICE, toGuestAddress(config.device, 'device')),
     [QUEUE_NEXT_AVAIL, toWhole(nextAvail, 'position.nextAvail', 0, LARGEST_INDEX)],
     [QUEUE_NEXT_USED, toWhole(nextUsed, 'position.nextUsed', 0, LARGEST_INDEX)],
+    ...inflightWords(config.inflight),
+  ];
+}
+
+function inflightWords(record: QueueConfig['inflight']): [offset: number, word: number][] {
+  const { address = 0, resubmits = 0, counter = 0n } = record ?? {};
+  return [
+    [QUEUE_INFLIGHT, toWhole(address, 'inflight.address', 0, LARGEST_WORD)],
+    [QUEUE_RESUBMITS, toWhole(resubmits, 'inflight.resubmits', 0, LARGEST_INDEX)],
+    ...wide(QUEUE_COUNTER, counter),
   ];
 }
 

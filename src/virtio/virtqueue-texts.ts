@@ -3,6 +3,7 @@ import {
   ATTACH_ALIGN,
   ATTACH_BUSY,
   ATTACH_IN_ORDER,
+  ATTACH_INFLIGHT,
   ATTACH_OVERLAP,
   ATTACH_POSITION,
   ATTACH_RANGE,
@@ -107,6 +108,8 @@ export function attachText(
       return 'the device has no such queue';
     case ATTACH_IN_ORDER:
       return 'a copied guest has no IN_ORDER; do not offer it';
+    case ATTACH_INFLIGHT:
+      return 'what is in flight is recorded for split rings only, without IN_ORDER or a copied guest';
     default:
       return `the engine refuses with ${code}`;
   }

@@ -21,6 +21,16 @@ export interface RingPosition {
   readonly nextUsed: number;
 }
 
+/** A record of what is in flight (INFLIGHT_* of abi/virtio-device.ts). */
+export interface InflightRecord {
+  /** Where it lies in the memory, on a boundary of 8 bytes. */
+  readonly address: number;
+  /** Chains of the last process that are to be taken first; their heads lie behind the states. */
+  readonly resubmits: number;
+  /** More than every counter in it. */
+  readonly counter: bigint;
+}
+
 /** A ring as the driver has set it up and negotiated it. VIRTIO 1.3, 2.7 and 2.8. */
 export interface QueueConfig {
   /** Entries: up to 32,768; of a split ring a power of two. */
@@ -43,6 +53,11 @@ export interface QueueConfig {
   readonly notifyOnEmpty?: boolean | undefined;
   /** Where to go on, as `detach` gave it; default: the start of a new ring. */
   readonly position?: RingPosition | undefined;
+  /**
+   * Split, without `inOrder`: kept for the next process. What is to be taken first counts as taken
+   * in `position`.
+   */
+  readonly inflight?: InflightRecord | undefined;
 }
 
 /** What an I/O error does to a request. */
