@@ -2,11 +2,12 @@
 import { invalid, toNumber } from '../arguments.ts';
 import type { CodecPool } from '../copy/codec-pool.ts';
 import { joinSources } from '../copy/joined-source.ts';
-import { openSource, type SourceOptions } from '../copy/open-source.ts';
+import { openSource, SOURCE_OPTIONS, type SourceOptions } from '../copy/open-source.ts';
 import { type OnUnreadable, salvaged } from '../copy/salvage.ts';
 import type { Source } from '../copy/source.ts';
 import { windowOf } from '../copy/window.ts';
 import type { ByteCount } from '../disk-types.ts';
+import { type Checks, isByteCount, isCallback } from '../options.ts';
 
 /** What is copied of images, and how they are opened. */
 export interface CopiedOptions extends SourceOptions {
@@ -17,6 +18,14 @@ export interface CopiedOptions extends SourceOptions {
   /** Told of sectors that cannot be read; they are zeroes then. Without it they end the copy. */
   readonly onUnreadable?: OnUnreadable | undefined;
 }
+
+/** Checks of CopiedOptions. */
+export const COPIED_OPTIONS: Checks<CopiedOptions> = {
+  ...SOURCE_OPTIONS,
+  startOffset: isByteCount,
+  maxLength: isByteCount,
+  onUnreadable: isCallback,
+};
 
 /** One image, or several one behind the other. `topOnly`: not what its backing file says. */
 export async function openCopied(

@@ -1,7 +1,7 @@
 /** The image that a copy makes. */
 import { access } from 'node:fs/promises';
 
-import { invalid, toSwitch } from '../arguments.ts';
+import { invalid } from '../arguments.ts';
 import type { CodecPool } from '../copy/codec-pool.ts';
 import { FileWrites } from '../copy/file-writes.ts';
 import { ImageTarget } from '../copy/image-target.ts';
@@ -14,14 +14,16 @@ import { fill } from '../image/fill.ts';
 import type { ImageFormat } from '../image/format.ts';
 import { layoutOf } from '../image/qcow2/create-layout.ts';
 import {
-  checkPreallocation,
+  checkRawImage,
+  isPreallocation,
+  NEW_QCOW2_OPTIONS,
   type NewImage,
   newImageOf,
   type NewQcow2Options,
   type Preallocation,
-  refuseQcow2Options,
 } from '../image/qcow2/create-options.ts';
 import { makeLuksArea } from '../image/qcow2/luks-create.ts';
+import { type Check, type Checks, isOneOf, isSignal, isSwitch, objectOf } from '../options.ts';
 import { pathBeside, refuseSameFile } from './create-names.ts';
 
 /** What is made of the disk. */
@@ -38,6 +40,27 @@ export interface TargetOptions {
   readonly sparseBytes?: number | undefined;
   readonly signal?: AbortSignal | undefined;
 }
+
+/** Granules must fit the pieces. */
+const isSparseBytes: Check = (value, name) => {
+  const isGranule =
+    typeof value === 'number' &&
+    value >= 512 &&
+    value <= 2 ** 21 &&
+    Number.isInteger(Math.log2(value));
+  if (isGranule || value === 0) return;
+  throw invalid(`${name} is 0 or a power of two from 512 to 2 MiB`);
+};
+
+/** Checks of TargetOptions. */
+export const TARGET_OPTIONS: Checks<TargetOptions> = {
+  targetFormat: isOneOf('raw', 'qcow2'),
+  image: objectOf(NEW_QCOW2_OPTIONS),
+  preallocation: isPreallocation,
+  compress: isSwitch,
+  sparseBytes: isSparseBytes,
+  signal: isSignal,
+};
 
 /** Files that are written, and take their names when all is there. */
 export interface NewTarget extends AsyncDisposable {
@@ -66,7 +89,7 @@ export function newQcow2Of(sizeBytes: number, options: TargetOptions): NewImage 
   const { image = {}, preallocation = 'off', compress } = options;
   const made = newImageOf({ ...image, preallocation, sizeBytes });
   layoutOf(made);
-  if (!toSwitch(compress, 'compress')) return made;
+  if (compress !== true) return made;
   const other = [
     made.encryption !== undefined ? 'encrypted' : undefined,
     made.dataFile !== undefined ? 'in a data file' : undefined,
@@ -77,19 +100,11 @@ export function newQcow2Of(sizeBytes: number, options: TargetOptions): NewImage 
 }
 
 /** @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT for options that a raw image cannot have */
-export function checkRaw({ image, preallocation, compress }: TargetOptions): void {
-  if (toSwitch(compress, 'compress')) {
+export function checkRaw({ image, preallocation = 'off', compress }: TargetOptions): void {
+  if (compress === true) {
     throw invalid('a raw image cannot be compressed; pass targetFormat: qcow2');
   }
-  refuseQcow2Options(image);
-  if (preallocation !== undefined) checkPreallocation(preallocation, ['off', 'falloc', 'full']);
-}
-
-/** Granules must fit the pieces. */
-export function checkSparse(bytes: number | undefined): void {
-  if (bytes === undefined || bytes === 0) return;
-  const isGranule = Number.isInteger(Math.log2(bytes)) && bytes >= 512 && bytes <= 2 ** 21;
-  if (!isGranule) throw invalid('sparseBytes is 0 or a power of two from 512 to 2 MiB');
+  checkRawImage(preallocation, image);
 }
 
 async function newRaw(path: string, sizeBytes: number, options: TargetOptions): Promise<NewTarget> {

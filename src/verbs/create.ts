@@ -5,18 +5,29 @@ import { invalid, toNumber } from '../arguments.ts';
 import { NewFile } from '../copy/new-file.ts';
 import { NewImageFile } from '../copy/new-image-file.ts';
 import type { ByteCount } from '../disk-types.ts';
-import type { NamedFilePolicy } from '../image/chain.ts';
+import { isPolicy, type NamedFilePolicy } from '../image/chain.ts';
 import { fill, type FillProgress, type FillWork } from '../image/fill.ts';
 import type { ImageFormat } from '../image/format.ts';
 import { createImage } from '../image/qcow2/create.ts';
 import { layoutOf } from '../image/qcow2/create-layout.ts';
 import {
-  checkPreallocation,
+  checkRawImage,
+  isPreallocation,
+  NEW_QCOW2_OPTIONS,
   newImageOf,
   type NewQcow2Options,
   type Preallocation,
-  refuseQcow2Options,
 } from '../image/qcow2/create-options.ts';
+import {
+  checkOptions,
+  type Checks,
+  isByteCount,
+  isCallback,
+  isOneOf,
+  isSignal,
+  isSwitch,
+  objectOf,
+} from '../options.ts';
 import { backingBytes, pathBeside, refuseSameFile } from './create-names.ts';
 
 /** Options of `create`. */
@@ -39,6 +50,17 @@ export interface CreateImageOptions {
   readonly onProgress?: ((progress: FillProgress) => void) | undefined;
 }
 
+const CREATE_OPTIONS: Checks<CreateImageOptions> = {
+  format: isOneOf('raw', 'qcow2'),
+  sizeBytes: isByteCount,
+  preallocation: isPreallocation,
+  image: objectOf(NEW_QCOW2_OPTIONS),
+  backing: isPolicy,
+  openBacking: isSwitch,
+  signal: isSignal,
+  onProgress: isCallback,
+};
+
 /** What was made. */
 export interface CreatedImage {
   readonly path: string;
@@ -60,17 +82,14 @@ export async function create(
   path: string,
   options: CreateImageOptions = {},
 ): Promise<CreatedImage> {
-  const { format = 'raw', signal } = options;
-  signal?.throwIfAborted();
-  if (format === 'raw') return await createRaw(path, options);
-  if (format === 'qcow2') return await createQcow2(path, options);
-  throw invalid(`format is 'raw' or 'qcow2', not ${String(format)}`);
+  checkOptions(options, CREATE_OPTIONS, 'create');
+  options.signal?.throwIfAborted();
+  return options.format === 'qcow2' ? createQcow2(path, options) : createRaw(path, options);
 }
 
 async function createRaw(path: string, options: CreateImageOptions): Promise<CreatedImage> {
   const { preallocation: how = 'off', image } = options;
-  checkPreallocation(how, ['off', 'falloc', 'full']);
-  refuseQcow2Options(image);
+  checkRawImage(how, image);
   if (options.sizeBytes === undefined) throw noSize();
   const asked = toNumber(options.sizeBytes, 'sizeBytes');
   const sizeBytes = Math.ceil(asked / SECTOR_BYTES) * SECTOR_BYTES;

@@ -16,14 +16,20 @@ import type { Output } from '../copy/output.ts';
 import { RawTarget } from '../copy/raw-target.ts';
 import type { Source } from '../copy/source.ts';
 import type { Target } from '../copy/target.ts';
-import { checkTargetFormat } from '../image/format.ts';
 import { makeLuksArea } from '../image/qcow2/luks-create.ts';
-import { type CopiedOptions, openCopied } from './convert-source.ts';
-import { checkRaw, checkSparse, newQcow2Of, type TargetOptions } from './convert-target.ts';
-import { type CopyingOptions, copyingOf } from './copying.ts';
+import { checkOptions, type Checks } from '../options.ts';
+import { COPIED_OPTIONS, type CopiedOptions, openCopied } from './convert-source.ts';
+import { checkRaw, newQcow2Of, TARGET_OPTIONS, type TargetOptions } from './convert-target.ts';
+import { COPYING_OPTIONS, type CopyingOptions, copyingOf } from './copying.ts';
 
 /** Options of `stream`; those of CopiedOptions are about the source. */
 export interface StreamOptions extends CopiedOptions, TargetOptions, CopyingOptions {}
+
+const STREAM_OPTIONS: Checks<StreamOptions> = {
+  ...COPIED_OPTIONS,
+  ...TARGET_OPTIONS,
+  ...COPYING_OPTIONS,
+};
 
 /** Makes the target of a pass. */
 type MakeTarget = (output: Output) => Target;
@@ -38,6 +44,7 @@ export async function* stream(
   path: string | readonly string[],
   options: StreamOptions = {},
 ): AsyncGenerator<Uint8Array, void, void> {
+  checkOptions(options, STREAM_OPTIONS, 'stream');
   const copying = copyingOf(options);
   checkStream(options);
   const stop = new AbortController();
@@ -69,8 +76,6 @@ export async function* stream(
 
 /** What can be said without the disk. */
 function checkStream(options: StreamOptions): void {
-  checkTargetFormat(options.targetFormat ?? 'raw');
-  checkSparse(options.sparseBytes);
   if ((options.targetFormat ?? 'raw') === 'raw') return checkRaw(options);
   if (newQcow2Of(0, options).dataFile === undefined) return;
   throw invalid('a stream is one file, and a data file is another one; leave it out');
