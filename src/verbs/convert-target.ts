@@ -5,7 +5,6 @@ import { invalid } from '../arguments.ts';
 import type { CodecPool } from '../copy/codec-pool.ts';
 import { FileWrites } from '../copy/file-writes.ts';
 import { ImageTarget } from '../copy/image-target.ts';
-import { NewFile } from '../copy/new-file.ts';
 import { NewImageFile } from '../copy/new-image-file.ts';
 import { RawTarget } from '../copy/raw-target.ts';
 import type { Target } from '../copy/target.ts';
@@ -24,7 +23,8 @@ import {
 } from '../image/qcow2/create-options.ts';
 import { makeLuksArea } from '../image/qcow2/luks-create.ts';
 import { type Check, type Checks, isOneOf, isSignal, isSwitch, objectOf } from '../options.ts';
-import { pathBeside, refuseSameFile } from './create-names.ts';
+import { pathBeside } from './create-names.ts';
+import { NewFiles, type NewPaths, newPathsOf } from './new-files.ts';
 
 /** What is made of the disk. */
 export interface TargetOptions {
@@ -62,12 +62,10 @@ export const TARGET_OPTIONS: Checks<TargetOptions> = {
   signal: isSignal,
 };
 
-/** Files that are written, and take their names when all is there. */
-export interface NewTarget extends AsyncDisposable {
+/** What is written, and the files that it goes into. */
+export interface NewTarget {
   readonly target: Target;
-  /** The one that is to have the name of the image. */
-  readonly file: NewFile;
-  finish(isStable: boolean): Promise<void>;
+  readonly files: NewFiles;
 }
 
 export const DEFAULT_SPARSE_BYTES = 4096;
@@ -99,8 +97,13 @@ export function newQcow2Of(sizeBytes: number, options: TargetOptions): NewImage 
   throw invalid(`clusters are not both compressed and ${other}; leave out one of the two`);
 }
 
-/** @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT for options that a raw image cannot have */
-export function checkRaw({ image, preallocation = 'off', compress }: TargetOptions): void {
+/** Whatever the size is. @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT */
+export function checkTarget(options: TargetOptions): void {
+  if (options.targetFormat === 'qcow2') newQcow2Of(0, options);
+  else checkRaw(options);
+}
+
+function checkRaw({ image, preallocation = 'off', compress }: TargetOptions): void {
   if (compress === true) {
     throw invalid('a raw image cannot be compressed; pass targetFormat: qcow2');
   }
@@ -108,19 +111,13 @@ export function checkRaw({ image, preallocation = 'off', compress }: TargetOptio
 }
 
 async function newRaw(path: string, sizeBytes: number, options: TargetOptions): Promise<NewTarget> {
-  checkRaw(options);
   const { preallocation: how = 'off', sparseBytes = DEFAULT_SPARSE_BYTES, signal } = options;
-  const file = await NewFile.create(path);
-  try {
+  return targetIn({ path }, async ({ image: file }) => {
     const range = { from: 0, to: sizeBytes, how } as const;
     if (how === 'falloc') await fill(new NewImageFile(file, path), range, { signal });
     const granule = how === 'full' ? 0 : sparseBytes;
-    const target = new RawTarget(new FileWrites(file, path), { sizeBytes, sparseBytes: granule });
-    return targetOf(target, [file]);
-  } catch (error) {
-    await file[Symbol.asyncDispose]();
-    throw error;
-  }
+    return new RawTarget(new FileWrites(file, path), { sizeBytes, sparseBytes: granule });
+  });
 }
 
 async function newQcow2(
@@ -129,32 +126,23 @@ async function newQcow2(
   { compress, sparseBytes, signal }: TargetOptions,
   codecs: CodecPool,
 ): Promise<NewTarget> {
-  const { backing, dataFile, encryption } = image;
-  const dataPath = dataFile === undefined ? undefined : pathBeside(path, 'dataFile', dataFile.name);
+  const { backing, encryption } = image;
   const backingPath = backing && pathBeside(path, 'backing', backing.name);
-  await refuseSameFile(path, { backing: backingPath, data: dataPath });
+  const paths = await newPathsOf(path, image, backingPath);
   if (backingPath !== undefined) await refuseMissing(backingPath);
   const luks = encryption === undefined ? undefined : await makeLuksArea(encryption);
   signal?.throwIfAborted();
-  const file = await NewFile.create(path);
-  const files = [file];
-  try {
-    // The data file has its name first: an image without it would be no disk.
-    if (dataPath !== undefined) files.unshift(await NewFile.create(dataPath));
-    const [first = file] = files;
-    const options = {
+  return targetIn(paths, ({ image: file, data }) => {
+    const { dataPath = path } = paths;
+    return new ImageTarget(new FileWrites(file, path), {
       image,
       codecs: compress === true ? codecs : undefined,
       isFull: sparseBytes === 0,
-      data: dataPath === undefined ? undefined : new FileWrites(first, dataPath),
-      room: new NewImageFile(first, dataPath ?? path),
+      data: data && new FileWrites(data, dataPath),
+      room: new NewImageFile(data ?? file, dataPath),
       luks,
-    };
-    return targetOf(new ImageTarget(new FileWrites(file, path), options), files);
-  } catch (error) {
-    await disposeAll(files);
-    throw error;
-  }
+    });
+  });
 }
 
 /** A copy of what is not in a backing file is worth nothing without it. */
@@ -166,18 +154,16 @@ async function refuseMissing(backingPath: string): Promise<void> {
   });
 }
 
-/** The last of the files is the image. */
-function targetOf(target: Target, files: readonly NewFile[]): NewTarget {
-  return {
-    target,
-    file: files.at(-1) as NewFile,
-    finish: async (isStable) => {
-      for (const file of files) await file.finish(isStable);
-    },
-    [Symbol.asyncDispose]: () => disposeAll(files),
-  };
-}
-
-async function disposeAll(files: readonly NewFile[]): Promise<void> {
-  for (const file of files) await file[Symbol.asyncDispose]();
+/** What is made goes into new files. */
+async function targetIn(
+  paths: NewPaths,
+  make: (files: NewFiles) => Target | Promise<Target>,
+): Promise<NewTarget> {
+  const files = await NewFiles.create(paths);
+  try {
+    return { target: await make(files), files };
+  } catch (error) {
+    await files[Symbol.asyncDispose]();
+    throw error;
+  }
 }
