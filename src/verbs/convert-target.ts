@@ -132,8 +132,11 @@ async function newQcow2(
   if (backingPath !== undefined) await refuseMissing(backingPath);
   const luks = encryption === undefined ? undefined : await makeLuksArea(encryption);
   signal?.throwIfAborted();
-  return targetIn(paths, ({ image: file, data }) => {
+  return targetIn(paths, async ({ image: file, data }) => {
     const { dataPath = path } = paths;
+    // Without data; where every cluster has its place it is all that the image takes.
+    const leastBytes = layoutOf(image).clusters * image.clusterBytes;
+    if (file.isBlockDevice) await new NewImageFile(file, path).truncate(leastBytes);
     return new ImageTarget(new FileWrites(file, path), {
       image,
       codecs: compress === true ? codecs : undefined,
