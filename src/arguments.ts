@@ -32,7 +32,10 @@ export function invalid(message: string): SluiceError {
   return new SluiceError('ERR_SLUICE_INVALID_ARGUMENT', message);
 }
 
-function show(value: unknown): string {
+/** A value in a message: a string in quotes, an object by its class. */
+export function show(value: unknown): string {
+  if (typeof value === 'string') return JSON.stringify(value);
   if (value === null || typeof value !== 'object') return String(value);
-  return `${/^[AEIO]/.test(value.constructor.name) ? 'an' : 'a'} ${value.constructor.name}`;
+  const { name } = (value.constructor as { readonly name: string } | undefined) ?? Object;
+  return `${/^[AEIO]/.test(name) ? 'an' : 'a'} ${name}`;
 }

@@ -2,6 +2,7 @@
  * Cache modes: the one table that says what a name means (QEMU's names, durability section 1).
  */
 import { SluiceError } from './errors.ts';
+import { type Check, isText } from './options.ts';
 
 /** The three axes behind the names. */
 export interface CacheAxes {
@@ -37,6 +38,12 @@ export interface ResolvedCacheMode {
   readonly name: CacheMode;
   readonly axes: CacheAxes;
 }
+
+/** A name, or a point on the axes. */
+export const isCacheMode: Check = (value, name) => {
+  if (typeof value !== 'object') isText(value, name);
+  resolveCacheMode(value as CacheModeName);
+};
 
 /**
  * Resolves a name or a point on the axes.

@@ -1,7 +1,10 @@
 /** The shapes of a disk's calls. */
-import type { CacheAxes, CacheModeName } from './cache-mode.ts';
+import { MAX_MERGE_BYTES } from './abi/limits.ts';
+import { type CacheAxes, type CacheModeName, isCacheMode } from './cache-mode.ts';
 import type { SchedulingOptions } from './engine.ts';
 import type { Mapping } from './mapping.ts';
+import { checkedInUse, type Checks, isWhole } from './options.ts';
+import { SCHEDULING_OPTIONS } from './scheduling-options.ts';
 import type { Tracer } from './trace/tracer.ts';
 
 /** Byte offsets and lengths: a number up to 2^53-1, or a bigint of the same range. */
@@ -61,6 +64,17 @@ export interface DiskOptions extends SchedulingOptions {
   /** A build of the engine; default: the inlined release build. */
   readonly module?: WebAssembly.Module | undefined;
 }
+
+/** Checks of DiskOptions; the disk looks at what is not checked here. */
+export const DISK_OPTIONS: Checks<DiskOptions> = {
+  ...SCHEDULING_OPTIONS,
+  cache: isCacheMode,
+  bufferBytes: checkedInUse,
+  mergeBytes: isWhole(0, MAX_MERGE_BYTES),
+  tracer: checkedInUse,
+  mapping: checkedInUse,
+  module: checkedInUse,
+};
 
 /** A server that uses a disk and must stop before the disk closes. */
 export interface Face {

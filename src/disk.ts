@@ -21,24 +21,25 @@ import {
   REQUEST_FUA,
   REQUEST_MAY_UNMAP,
 } from './abi/request.ts';
-import { MAX_MERGE_BYTES } from './abi/limits.ts';
-import { invalid, toBytes, toNumber, toSwitch, toWhole } from './arguments.ts';
+import { invalid, toBytes, toNumber, toSwitch } from './arguments.ts';
 import type { Backend } from './backend/backend.ts';
 import { type CacheAxes, type CacheMode, resolveCacheMode } from './cache-mode.ts';
 import { transfer } from './disk-asks.ts';
 import { type Corruption, corruptionOf } from './corruption.ts';
 import { extentsAt } from './disk-extents.ts';
-import type {
-  ByteCount,
-  DiskExtent,
-  DiskOptions,
-  Face,
-  RequestOptions,
-  WriteOptions,
-  WriteZeroesOptions,
+import {
+  type ByteCount,
+  DISK_OPTIONS,
+  type DiskExtent,
+  type DiskOptions,
+  type Face,
+  type RequestOptions,
+  type WriteOptions,
+  type WriteZeroesOptions,
 } from './disk-types.ts';
 import { EngineDevice } from './engine-device.ts';
 import { SluiceError } from './errors.ts';
+import { checkOptions } from './options.ts';
 import { type Ask, PromisedRequests } from './promised-requests.ts';
 import type { Mapping } from './mapping.ts';
 import { endWriting } from './settle-mapping.ts';
@@ -80,6 +81,7 @@ export class Disk implements AsyncDisposable {
    * striped over them in chunks of `chunkBytes`.
    */
   constructor(backends: Backend | readonly (Backend | undefined)[], options: DiskOptions = {}) {
+    checkOptions(options, DISK_OPTIONS, 'Disk');
     const { name, axes } = resolveCacheMode(options.cache);
     const files = 'attach' in backends ? [backends] : backends;
     const striped = files.filter((file) => file !== undefined);
@@ -91,12 +93,7 @@ export class Disk implements AsyncDisposable {
       noFlush: axes.noFlush,
       wce: axes.wce,
       arenaBytes: toArenaBytes(options.bufferBytes ?? DEFAULT_BUFFER_BYTES, 'bufferBytes'),
-      mergeBytes: toWhole(
-        options.mergeBytes ?? DEFAULT_MERGE_BYTES,
-        'mergeBytes',
-        0,
-        MAX_MERGE_BYTES,
-      ),
+      mergeBytes: options.mergeBytes ?? DEFAULT_MERGE_BYTES,
     });
     this.#tracer = options.tracer;
     this.#mapping = options.mapping;

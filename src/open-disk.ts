@@ -1,7 +1,7 @@
 /** Opening images and block devices as disks. */
 import { type FileBackend, type FileBackendOptions, openFileBackend } from './backend/file.ts';
-import { invalid, toWhole } from './arguments.ts';
-import { type BackingFormat, Chain, type NamedFilePolicy } from './image/chain.ts';
+import { invalid } from './arguments.ts';
+import { type BackingFormat, Chain, isPolicy, type NamedFilePolicy } from './image/chain.ts';
 import {
   formatOf,
   type ImageFormat,
@@ -15,13 +15,24 @@ import {
   MAX_FLUSH_INTERVAL_MS,
   MAX_METADATA_CACHE_BYTES,
 } from './image/limits.ts';
-import { checkEncryption, type EncryptionOptions } from './image/qcow2/encryption.ts';
+import { type EncryptionOptions, isEncryption } from './image/qcow2/encryption.ts';
 import { openQcow2, type Qcow2Options } from './image/qcow2/open.ts';
 import type { ResizeWork } from './image/qcow2/resizing.ts';
 import { type CacheAxes, resolveCacheMode } from './cache-mode.ts';
 import { Disk } from './disk.ts';
-import type { DiskOptions } from './disk-types.ts';
+import { DISK_OPTIONS, type DiskOptions } from './disk-types.ts';
 import { SluiceError } from './errors.ts';
+import {
+  checkedInUse,
+  checkOptions,
+  type Checks,
+  isCallback,
+  isOneOf,
+  isSignal,
+  isSwitch,
+  isWhole,
+  pick,
+} from './options.ts';
 
 /** How an image is opened. */
 export interface OpenOptions extends DiskOptions {
@@ -74,6 +85,25 @@ export interface OpenOptions extends DiskOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** Checks of OpenOptions. */
+export const OPEN_OPTIONS: Checks<OpenOptions> = {
+  ...DISK_OPTIONS,
+  // There are more formats than these to speak of.
+  format: checkedInUse,
+  backing: isPolicy,
+  backingFormat: isOneOf('raw', 'qcow2'),
+  encryption: isEncryption,
+  metadataCacheBytes: isWhole(0, MAX_METADATA_CACHE_BYTES),
+  maxSizeBytes: isWhole(0),
+  flushIntervalMs: isWhole(0, MAX_FLUSH_INTERVAL_MS),
+  onNotice: isCallback,
+  writable: isSwitch,
+  lock: isOneOf('auto', 'none'),
+  discard: isOneOf('unmap', 'ignore'),
+  depth: isWhole(1),
+  signal: isSignal,
+};
+
 /**
  * Opens an image or a block device as a disk; or several, all of one size, as one disk that is
  * striped over them in chunks of `chunkBytes`.
@@ -88,6 +118,7 @@ export async function openDisk(
   path: string | readonly string[],
   options: OpenOptions = {},
 ): Promise<Disk> {
+  checkOptions(options, OPEN_OPTIONS, 'openDisk');
   const { axes } = resolveCacheMode(options.cache);
   const paths = typeof path === 'string' ? [path] : path;
   if (options.format !== undefined) checkFormat(paths, options.format);
@@ -140,7 +171,7 @@ async function overFiles(
     }
     const [first, ...rest] = backends;
     if (first === undefined) throw invalid('a disk has at least one file');
-    return new Disk([first, ...rest], options);
+    return new Disk([first, ...rest], pick(options, DISK_OPTIONS));
   } catch (error) {
     await Promise.all(backends.map((backend) => backend.close()));
     throw error;
@@ -155,30 +186,16 @@ async function openImage(
 ): Promise<Disk> {
   const [path, ...others] = paths;
   if (path === undefined || others.length > 0) throw invalid('a qcow2 disk is one image');
-  const { encryption, ...disk } = options;
   const qcow2: Qcow2Options = {
     file: backendOptions(options, direct, noFlush),
-    disk,
-    encryption: encryption && checkEncryption(encryption),
+    disk: pick(options, DISK_OPTIONS),
+    encryption: options.encryption,
     notice: options.onNotice ?? (() => undefined),
-    backing: checkPolicy(options.backing ?? 'deny'),
-    backingFormat: checkBackingFormat(options.backingFormat),
-    metadataCacheBytes: toWhole(
-      options.metadataCacheBytes ?? DEFAULT_METADATA_CACHE_BYTES,
-      'metadataCacheBytes',
-      0,
-      MAX_METADATA_CACHE_BYTES,
-    ),
-    maxSizeBytes:
-      options.maxSizeBytes === undefined
-        ? undefined
-        : toWhole(options.maxSizeBytes, 'maxSizeBytes', 0, Number.MAX_SAFE_INTEGER),
-    flushIntervalMs: toWhole(
-      options.flushIntervalMs ?? DEFAULT_FLUSH_INTERVAL_MS,
-      'flushIntervalMs',
-      0,
-      MAX_FLUSH_INTERVAL_MS,
-    ),
+    backing: options.backing ?? 'deny',
+    backingFormat: options.backingFormat,
+    metadataCacheBytes: options.metadataCacheBytes ?? DEFAULT_METADATA_CACHE_BYTES,
+    maxSizeBytes: options.maxSizeBytes,
+    flushIntervalMs: options.flushIntervalMs ?? DEFAULT_FLUSH_INTERVAL_MS,
     resize,
   };
   return openQcow2(path, qcow2, new Chain());
@@ -199,19 +216,6 @@ function refuseQcow2Options(options: OpenOptions): void {
   const given = QCOW2_OPTIONS.find((name) => options[name] !== undefined);
   if (given === undefined) return;
   throw invalid(`${given} is for qcow2 images: pass format: 'qcow2' (-f qcow2)`);
-}
-
-function checkPolicy(policy: NamedFilePolicy): NamedFilePolicy {
-  if (policy === 'deny') return policy;
-  const folders: unknown = policy?.folders;
-  const isList = Array.isArray(folders) && folders.every((folder) => typeof folder === 'string');
-  if (isList) return policy;
-  throw invalid("backing is 'deny' or { folders: [...] } with the paths of folders");
-}
-
-function checkBackingFormat(format: BackingFormat | undefined): BackingFormat | undefined {
-  if (format === undefined || format === 'raw' || format === 'qcow2') return format;
-  throw invalid(`backingFormat is 'raw' or 'qcow2', not ${String(format)}`);
 }
 
 function checkFormat(paths: readonly string[], format: string): void {

@@ -9,6 +9,7 @@ import { REGION_SIZE } from './abi/region.ts';
 import { DEVICE_QUEUES, QUEUE_STRIDE, VIRTQUEUES } from './abi/virtio-device.ts';
 import { isArenaSize, PAGE_SIZE } from './arena.ts';
 import { invalid, toWhole } from './arguments.ts';
+import { checkedInUse, checkOptions, type Checks } from './options.ts';
 
 /** What a device is to take up. */
 export interface Footprint {
@@ -53,8 +54,16 @@ const LARGEST_BASE = 2 ** 32 - BASE_ALIGN;
 /** Bytes in a page of a WebAssembly memory. */
 export const WASM_PAGE_SIZE = 65_536;
 
+const FOOTPRINT: Checks<Footprint> = {
+  base: checkedInUse,
+  virtqueues: checkedInUse,
+  arenaBytes: checkedInUse,
+  mapBytes: checkedInUse,
+};
+
 /** Bytes of memory that a device takes up from `base` on. */
 export function footprintBytes(footprint: Footprint = {}): number {
+  checkOptions(footprint, FOOTPRINT, 'footprintBytes');
   const { base, end } = layOut(footprint);
   return end - base;
 }

@@ -1,8 +1,9 @@
 /** Checks of the options that say how requests are ordered and made stable. */
 import { FILES, SECTOR_SIZE } from './abi/limits.ts';
-import { invalid, toSwitch, toWhole } from './arguments.ts';
+import { invalid, toWhole } from './arguments.ts';
 import type { Backend } from './backend/backend.ts';
 import type { DeadlineOptions, SchedulingOptions } from './engine.ts';
+import { checkedInUse, checkOptions, type Checks, isOneOf, isSwitch, isWhole } from './options.ts';
 
 /** Longest time that a sync may wait for companions. */
 export const LARGEST_FLUSH_WAIT_MICROS = 1_000_000;
@@ -11,27 +12,31 @@ const LARGEST_EXPIRY_MS = 4_000_000;
 const LARGEST_COUNT = 0xffff_ffff;
 const LARGEST_CHUNK_BYTES = 2 ** 30;
 
+/** Checks of SchedulingOptions; the rest is in checkScheduling, which knows the files. */
+export const SCHEDULING_OPTIONS: Checks<SchedulingOptions> = {
+  barrier: isOneOf('off', 'order', 'durable'),
+  barrierFailsAfterError: isSwitch,
+  elevator: checkedInUse,
+  flushWaitMicros: isWhole(0, LARGEST_FLUSH_WAIT_MICROS),
+  chunkBytes: checkedInUse,
+};
+
+const DEADLINE_OPTIONS: Checks<DeadlineOptions> = {
+  readExpiryMs: isWhole(0, LARGEST_EXPIRY_MS),
+  writeExpiryMs: isWhole(0, LARGEST_EXPIRY_MS),
+  batch: isWhole(1, LARGEST_COUNT),
+  writesStarved: isWhole(1, LARGEST_COUNT),
+};
+
 /** Throws ERR_SLUICE_INVALID_ARGUMENT when an option is out of its range or out of place. */
 export function checkScheduling(options: SchedulingOptions, files: readonly Backend[]): void {
-  const { barrier, barrierFailsAfterError, elevator = 'none', flushWaitMicros = 0 } = options;
-  if (barrier !== undefined && !['off', 'order', 'durable'].includes(barrier)) {
-    throw invalid(`barrier must be 'off', 'order' or 'durable', not ${barrier}`);
-  }
-  toSwitch(barrierFailsAfterError, 'barrierFailsAfterError');
-  toWhole(flushWaitMicros, 'flushWaitMicros', 0, LARGEST_FLUSH_WAIT_MICROS);
-  if (typeof elevator === 'object' && elevator !== null) checkDeadline(elevator);
+  const { elevator = 'none' } = options;
+  if (typeof elevator === 'object' && elevator !== null)
+    checkOptions(elevator, DEADLINE_OPTIONS, 'elevator');
   else if (elevator !== 'none' && elevator !== 'deadline') {
     throw invalid(`elevator must be 'none', 'deadline' or its numbers, not ${String(elevator)}`);
   }
   checkFiles(files, options.chunkBytes);
-}
-
-function checkDeadline(options: DeadlineOptions): void {
-  const { readExpiryMs = 0, writeExpiryMs = 0, batch = 1, writesStarved = 1 } = options;
-  toWhole(readExpiryMs, 'readExpiryMs', 0, LARGEST_EXPIRY_MS);
-  toWhole(writeExpiryMs, 'writeExpiryMs', 0, LARGEST_EXPIRY_MS);
-  toWhole(batch, 'batch', 1, LARGEST_COUNT);
-  toWhole(writesStarved, 'writesStarved', 1, LARGEST_COUNT);
 }
 
 function checkFiles(files: readonly Backend[], chunkBytes: number | undefined): void {

@@ -94,7 +94,7 @@ async function openImage(
       flushWaitMicros: options.flushWait,
       backing: policyOf(image, options),
       backingFormat: options.backingFormat,
-      encryption: await readKey(options.keyFile),
+      encryption: await readKey({ keyFile: options.keyFile }),
       metadataCacheBytes: options.metadataCache,
       flushIntervalMs: options.flushInterval,
       onNotice,

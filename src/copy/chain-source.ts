@@ -152,12 +152,12 @@ async function readAt(
       const place = { operation: 'read', path, offset: at, cause };
       throw new SluiceError('ERR_SLUICE_IO', `${JSON.stringify(path)}: ${what}`, place);
     });
-    if (bytesRead === 0 && clusterBytes !== undefined && at % clusterBytes === 0) {
-      throw cutOff(path, at);
-    }
-    const missing = clusterBytes === undefined ? length : clusterBytes - (at % clusterBytes);
-    if (bytesRead === 0) into.fill(0, done, done + missing);
-    done += bytesRead === 0 ? missing : bytesRead;
+    done += bytesRead;
+    if (bytesRead > 0) continue;
+    const left = clusterBytes === undefined ? length : clusterBytes - (at % clusterBytes);
+    if (left === clusterBytes) throw cutOff(path, at);
+    into.fill(0, done, done + left);
+    done += left;
   }
 }
 

@@ -21,15 +21,15 @@ interface Waiting {
   readonly reject: (error: unknown) => void;
 }
 
-/** A fixed number of threads, started when there is work for them. */
+/** Threads, at most one for each processor, started when there is work for them. */
 export class CodecPool implements AsyncDisposable {
   readonly #most: number;
   readonly #workers: CodecThread[] = [];
   /** Buffers that nobody uses, by their size: fresh ones cost a page fault for each page. */
   readonly #free = new Map<number, ArrayBuffer[]>();
 
-  constructor(most = availableParallelism()) {
-    this.#most = most;
+  constructor(most = Infinity) {
+    this.#most = Math.min(most, availableParallelism());
   }
 
   /** Room for what is to be compressed or decompressed. */

@@ -116,7 +116,8 @@ export class FileWrites implements Output {
   }
 
   #failure(offset: number, length: number, cause: unknown): SluiceError {
-    return notWritten(this.#path, offset, length, cause);
+    const advice = this.#file.isBlockDevice ? 'use a larger device' : undefined;
+    return notWritten(this.#path, offset, length, cause, advice);
   }
 }
 
@@ -136,10 +137,11 @@ export function notWritten(
   offset: number,
   length: number,
   cause: unknown,
+  advice = 'free some and try again',
 ): SluiceError {
   const { code = 'unknown error' } = cause as NodeJS.ErrnoException;
   const isFull = FULL.has(code);
-  const reason = isFull ? `no space is left (${code}); free some and try again` : code;
+  const reason = isFull ? `no space is left (${code}); ${advice}` : code;
   const what = `write of ${length} bytes at offset ${offset} failed: ${reason}`;
   const place = { operation: 'write', path, offset, length, cause };
   const name = isFull ? 'ERR_SLUICE_NO_SPACE' : 'ERR_SLUICE_IO';

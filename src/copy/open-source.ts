@@ -1,9 +1,10 @@
 /** Opening images to copy or compare them. */
 import { SluiceError } from '../errors.ts';
-import type { LayersOptions } from '../image/layers.ts';
-import type { EncryptionOptions } from '../image/qcow2/encryption.ts';
+import { LAYERS_OPTIONS, type LayersOptions } from '../image/layers.ts';
+import { type EncryptionOptions, isEncryption } from '../image/qcow2/encryption.ts';
 import { isNbdUri } from '../nbd/uri.ts';
 import { openDisk } from '../open-disk.ts';
+import type { Checks } from '../options.ts';
 import { openChainSource } from './chain-source.ts';
 import type { CodecPool } from './codec-pool.ts';
 import { diskSource } from './disk-source.ts';
@@ -15,6 +16,12 @@ export interface SourceOptions extends LayersOptions {
   /** The key of encrypted images. */
   readonly encryption?: EncryptionOptions | undefined;
 }
+
+/** Checks of SourceOptions. */
+export const SOURCE_OPTIONS: Checks<SourceOptions> = {
+  ...LAYERS_OPTIONS,
+  encryption: isEncryption,
+};
 
 /** `topOnly`: what the backing file of the image says is left out. */
 export async function openSource(

@@ -13,10 +13,21 @@ import type { BigIntStats } from 'node:fs';
 import { realpath, stat } from 'node:fs/promises';
 import { dirname, isAbsolute, relative, resolve, sep } from 'node:path';
 
+import { invalid } from '../arguments.ts';
 import { SluiceError } from '../errors.ts';
+import type { Check } from '../options.ts';
 
 /** Which files the names in images may stand for; `deny`: none. */
 export type NamedFilePolicy = 'deny' | { readonly folders: readonly string[] };
+
+/** A NamedFilePolicy. */
+export const isPolicy: Check = (value, name) => {
+  if (value === 'deny') return;
+  const { folders, ...others } = Object(value) as { readonly folders?: unknown };
+  const isList = Array.isArray(folders) && folders.every((folder) => typeof folder === 'string');
+  if (isList && Object.keys(others).length === 0) return;
+  throw invalid(`${name} is 'deny' or { folders: [...] } with the paths of folders`);
+};
 
 /** What an image names another file for. */
 export type NamedKind = 'backing' | 'data';

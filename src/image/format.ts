@@ -44,10 +44,3 @@ export function readOnlyFormat(path: string, format: ReadOnlyFormat): SluiceErro
   const message = `${JSON.stringify(path)} is a ${format} image: ${READ_ONLY_ADVICE}`;
   return new SluiceError('ERR_SLUICE_UNSUPPORTED', message, { operation: 'open', path });
 }
-
-/** The format of something that is made: raw or qcow2. */
-export function checkTargetFormat(format: string): asserts format is ImageFormat {
-  if (format === 'raw' || format === 'qcow2') return;
-  const message = `targetFormat is 'raw' or 'qcow2', not ${JSON.stringify(format)}`;
-  throw new SluiceError('ERR_SLUICE_INVALID_ARGUMENT', message);
-}

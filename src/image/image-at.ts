@@ -9,9 +9,9 @@
 import { stat } from 'node:fs/promises';
 
 import { type FileBackend, openFileBackend } from '../backend/file.ts';
-import { invalid } from '../arguments.ts';
-import { resolveCacheMode, type CacheModeName } from '../cache-mode.ts';
+import { isCacheMode, resolveCacheMode, type CacheModeName } from '../cache-mode.ts';
 import { SluiceError } from '../errors.ts';
+import { type Checks, isOneOf, isSignal } from '../options.ts';
 import { hasProtocol } from './chain.ts';
 import {
   formatOf,
@@ -40,6 +40,14 @@ export interface ImageOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** Checks of ImageOptions. */
+export const IMAGE_OPTIONS: Checks<ImageOptions> = {
+  format: isOneOf('raw', 'qcow2', 'vpc', 'vmdk'),
+  lock: isOneOf('auto', 'none'),
+  cache: isCacheMode,
+  signal: isSignal,
+};
+
 /** An open image; `header` is that of a qcow2 image, `disk` is in one that is only read. */
 export interface ImageAt extends AsyncDisposable {
   readonly path: string;
@@ -66,7 +74,6 @@ export async function openImageAt(
   const { direct, noFlush } = resolveCacheMode(options.cache).axes;
   signal?.throwIfAborted();
   refuseUri(path);
-  refuseFormat(options.format);
   const files = { direct, noFlush, writable, lock, discard: 'unmap', anySize: true } as const;
   const backend = await openFileBackend(path, { ...files, lock: lock ?? 'auto' });
   try {
@@ -105,12 +112,6 @@ export function refuseUri(path: string): void {
   const found = `${JSON.stringify(path)} ${what} (${scheme}), and images are named by their paths`;
   const advice = 'convert, compare, dd, info, map and measure take nbd://; write ./ before a file';
   throw new SluiceError('ERR_SLUICE_UNSUPPORTED', `${found}; ${advice}`, { path });
-}
-
-function refuseFormat(format: string | undefined): void {
-  if (format === undefined || format === 'raw' || format === 'qcow2' || isReadOnlyFormat(format))
-    return;
-  throw invalid(`format is 'raw', 'qcow2', 'vpc' or 'vmdk', not ${JSON.stringify(format)}`);
 }
 
 /** I1. */

@@ -3,11 +3,14 @@ import {
   backingFormatOf,
   type BackingFormat,
   Chain,
+  isPolicy,
   type NamedFilePolicy,
   resolveNamed,
 } from './chain.ts';
+import { type Checks, isOneOf } from '../options.ts';
 import {
   diskBytesOf,
+  IMAGE_OPTIONS,
   type ImageAt,
   type ImageOptions,
   openImageAt,
@@ -15,7 +18,11 @@ import {
 } from './image-at.ts';
 import { type TableExtent, tableExtents } from './qcow2/extents.ts';
 import type { Qcow2Header } from './qcow2/header.ts';
-import { headerAtSnapshot, type SnapshotChoice } from './qcow2/snapshot-header.ts';
+import {
+  headerAtSnapshot,
+  isSnapshotChoice,
+  type SnapshotChoice,
+} from './qcow2/snapshot-header.ts';
 
 /** How an image with backing files is opened. */
 export interface LayersOptions extends ImageOptions {
@@ -26,6 +33,14 @@ export interface LayersOptions extends ImageOptions {
   /** A snapshot of the image: the disk is what it was then, and as large as it is now. */
   readonly snapshot?: SnapshotChoice | undefined;
 }
+
+/** Checks of LayersOptions. */
+export const LAYERS_OPTIONS: Checks<LayersOptions> = {
+  ...IMAGE_OPTIONS,
+  backing: isPolicy,
+  backingFormat: isOneOf('raw', 'qcow2'),
+  snapshot: isSnapshotChoice,
+};
 
 /**
  * A range of the disk, and what says it. Besides the kinds of tables: `hole`: a hole of a raw

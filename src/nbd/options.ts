@@ -1,5 +1,6 @@
 /** The options of a server, checked once. */
-import { invalid, toWhole } from '../arguments.ts';
+import { invalid } from '../arguments.ts';
+import { checkOptions, type Checks, isSignal, isSwitch, isText, isWhole } from '../options.ts';
 import { HANDSHAKE_TIMEOUT_MS } from './limits.ts';
 import { DEFAULT_PORT, MAX_STRING_BYTES } from './protocol.ts';
 
@@ -56,31 +57,37 @@ const MAX_TIMEOUT_MS = 2 ** 31 - 1;
 /** Longer polls win nothing over sleeping. */
 const MAX_BUSY_POLL_MICROS = 1000;
 
+const SERVER_OPTIONS: Checks<NbdServerOptions> = {
+  socket: isText,
+  port: isWhole(0, 65_535),
+  host: isText,
+  name: isText,
+  description: isText,
+  readOnly: isSwitch,
+  maxClients: isWhole(0, 2 ** 31),
+  handshakeTimeoutMs: isWhole(1, MAX_TIMEOUT_MS),
+  busyPollMicros: isWhole(0, MAX_BUSY_POLL_MICROS),
+  signal: isSignal,
+};
+
 /** Fills in defaults. Throws ERR_SLUICE_INVALID_ARGUMENT for what makes no sense. */
-export function checkOptions(options: NbdServerOptions): ServerSettings {
+export function settingsOf(options: NbdServerOptions): ServerSettings {
+  checkOptions(options, SERVER_OPTIONS, 'serveNbd');
   return {
     address: addressOf(options),
     name: checkText('name', options.name ?? ''),
     description: checkText('description', options.description ?? ''),
     readOnly: options.readOnly ?? false,
-    maxClients: toWhole(options.maxClients ?? 0, 'maxClients', 0, 2 ** 31),
-    handshakeTimeoutMs: toWhole(
-      options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS,
-      'handshakeTimeoutMs',
-      1,
-      MAX_TIMEOUT_MS,
-    ),
-    busyPollMicros: toWhole(options.busyPollMicros ?? 0, 'busyPollMicros', 0, MAX_BUSY_POLL_MICROS),
+    maxClients: options.maxClients ?? 0,
+    handshakeTimeoutMs: options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS,
+    busyPollMicros: options.busyPollMicros ?? 0,
   };
 }
 
 function addressOf(options: NbdServerOptions): ServerAddress {
   const { socket, host, port } = options;
   if (socket === undefined) {
-    return {
-      host: host ?? '127.0.0.1',
-      port: toWhole(port ?? DEFAULT_PORT, 'port', 0, 65_535),
-    };
+    return { host: host ?? '127.0.0.1', port: port ?? DEFAULT_PORT };
   }
   if (host !== undefined || port !== undefined) {
     throw invalid('socket excludes host and port');

@@ -24,7 +24,7 @@ import {
   STALL_CHECK_MS,
 } from './limits.ts';
 import { listen, uriOf } from './listen.ts';
-import { checkOptions, type NbdServerOptions, type ServerSettings } from './options.ts';
+import { type NbdServerOptions, type ServerSettings, settingsOf } from './options.ts';
 import { Peer, type PeerHost } from './peer.ts';
 import { StallWatch } from './stall-watch.ts';
 import { Turn } from './turn.ts';
@@ -81,7 +81,7 @@ const PREFERRED_BLOCK_BYTES = 4096;
  * with the signal's reason when it is aborted already. NBD proto, "Newstyle negotiation".
  */
 export async function serveNbd(device: Device, options: NbdServerOptions = {}): Promise<NbdServer> {
-  const settings = checkOptions(options);
+  const settings = settingsOf(options);
   const { signal } = options;
   if (device.arena.largestBytes < SMALLEST_LARGE_BYTES) {
     throw new SluiceError(

@@ -1,10 +1,20 @@
 /** What an image is, changed; what its disk reads as stays, but for its size. */
 import { invalid, toNumber } from '../arguments.ts';
 import type { ByteCount } from '../disk-types.ts';
-import type { NamedFilePolicy } from '../image/chain.ts';
-import { type ImageOptions, openImageAt, qcow2HeaderOf } from '../image/image-at.ts';
+import { isPolicy, type NamedFilePolicy } from '../image/chain.ts';
+import { IMAGE_OPTIONS, type ImageOptions, openImageAt, qcow2HeaderOf } from '../image/image-at.ts';
 import { type Amendment, amend as amendImage } from '../image/qcow2/amend.ts';
-import type { EncryptionOptions } from '../image/qcow2/encryption.ts';
+import { isBackingChoice } from '../image/qcow2/create-options.ts';
+import { type EncryptionOptions, isEncryption } from '../image/qcow2/encryption.ts';
+import {
+  checkedInUse,
+  checkOptions,
+  type Checks,
+  isByteCount,
+  isCallback,
+  isSwitch,
+  isWhole,
+} from '../options.ts';
 import { resizeAt } from './resize.ts';
 
 /** What an image is to be; what is left out stays. */
@@ -24,6 +34,23 @@ export interface AmendOptions extends ImageOptions {
   readonly onProgress?: ((progress: AmendProgress) => void) | undefined;
 }
 
+const CHANGES: Checks<ImageAmendment> = {
+  version: isWhole(2, 3),
+  lazyRefcounts: isSwitch,
+  refcountBits: checkedInUse,
+  backing: isBackingChoice,
+  dataFileRaw: isSwitch,
+  sizeBytes: isByteCount,
+};
+
+const AMEND_OPTIONS: Checks<AmendOptions> = {
+  ...IMAGE_OPTIONS,
+  shrink: isSwitch,
+  backing: isPolicy,
+  encryption: isEncryption,
+  onProgress: isCallback,
+};
+
 /** How many of the tables that have to change are changed. */
 export interface AmendProgress {
   readonly done: number;
@@ -41,6 +68,8 @@ export async function amend(
   changes: ImageAmendment,
   options: AmendOptions = {},
 ): Promise<void> {
+  checkOptions(changes, CHANGES, 'an amendment');
+  checkOptions(options, AMEND_OPTIONS, 'amend');
   const { sizeBytes, ...others } = changes;
   const wanted = sizeBytes === undefined ? undefined : toNumber(sizeBytes, 'sizeBytes');
   await refuseShrinking(path, wanted, options);

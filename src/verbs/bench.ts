@@ -1,8 +1,9 @@
 /** How fast requests to a disk are answered. */
 import { createHistogram } from 'node:perf_hooks';
 
-import { invalid, toWhole } from '../arguments.ts';
-import { type OpenOptions, openDisk } from '../open-disk.ts';
+import { invalid } from '../arguments.ts';
+import { OPEN_OPTIONS, type OpenOptions, openDisk } from '../open-disk.ts';
+import { checkOptions, type Checks, isSwitch, isWhole, pick } from '../options.ts';
 
 /** Options of `bench`; those of OpenOptions are about the disk. */
 export interface BenchOptions extends Omit<OpenOptions, 'writable'> {
@@ -24,6 +25,26 @@ export interface BenchOptions extends Omit<OpenOptions, 'writable'> {
   readonly drain?: boolean | undefined;
 }
 
+const DEFAULT_COUNT = 75_000;
+const DEFAULT_DEPTH = 64;
+const DEPTH_MAX = 1024;
+const DEFAULT_REQUEST_BYTES = 4096;
+const REQUEST_BYTES_MAX = 2 ** 30;
+
+const { writable: _, ...DISK_OPTIONS } = OPEN_OPTIONS;
+
+const BENCH_OPTIONS: Checks<BenchOptions> = {
+  ...DISK_OPTIONS,
+  count: isWhole(1),
+  requestDepth: isWhole(1, DEPTH_MAX),
+  requestBytes: isWhole(1, REQUEST_BYTES_MAX),
+  stepBytes: isWhole(0),
+  offset: isWhole(0),
+  pattern: isWhole(0, 255),
+  flushEvery: isWhole(0),
+  drain: isSwitch,
+};
+
 /** What was measured; nanoseconds, in the names of fio. */
 export interface BenchResult {
   readonly requests: number;
@@ -38,17 +59,15 @@ export interface BenchResult {
   };
 }
 
-const DEFAULT_COUNT = 75_000;
-const DEFAULT_DEPTH = 64;
-const DEPTH_MAX = 1024;
-const DEFAULT_REQUEST_BYTES = 4096;
-const REQUEST_BYTES_MAX = 2 ** 30;
 const PERCENTILES = [50, 90, 99, 99.9] as const;
 
 /** Sends requests one behind the other on the disk, so many at once. */
 export async function bench(path: string, options: BenchOptions = {}): Promise<BenchResult> {
   const run = checked(options);
-  await using disk = await openDisk(path, { ...options, writable: options.pattern !== undefined });
+  await using disk = await openDisk(path, {
+    ...pick(options, DISK_OPTIONS),
+    writable: options.pattern !== undefined,
+  });
   if (run.bytes > disk.size) {
     throw invalid(`a request of ${run.bytes} bytes does not fit a disk of ${disk.size}`);
   }
@@ -101,22 +120,12 @@ export async function bench(path: string, options: BenchOptions = {}): Promise<B
 }
 
 function checked(options: BenchOptions) {
-  const bytes = toWhole(
-    options.requestBytes ?? DEFAULT_REQUEST_BYTES,
-    'requestBytes',
-    1,
-    REQUEST_BYTES_MAX,
-  );
-  if (options.flushEvery !== undefined && options.pattern === undefined) {
+  checkOptions(options, BENCH_OPTIONS, 'bench');
+  const { count = DEFAULT_COUNT, requestDepth: depth = DEFAULT_DEPTH, pattern } = options;
+  const { requestBytes: bytes = DEFAULT_REQUEST_BYTES, offset = 0 } = options;
+  const { stepBytes: step = bytes, flushEvery = 0, drain = true } = options;
+  if (options.flushEvery !== undefined && pattern === undefined) {
     throw invalid('flushEvery is for writes: pass a pattern');
   }
-  return {
-    bytes,
-    count: toWhole(options.count ?? DEFAULT_COUNT, 'count', 1, Number.MAX_SAFE_INTEGER),
-    depth: toWhole(options.requestDepth ?? DEFAULT_DEPTH, 'requestDepth', 1, DEPTH_MAX),
-    step: toWhole(options.stepBytes ?? bytes, 'stepBytes', 0, Number.MAX_SAFE_INTEGER),
-    offset: toWhole(options.offset ?? 0, 'offset', 0, Number.MAX_SAFE_INTEGER),
-    flushEvery: toWhole(options.flushEvery ?? 0, 'flushEvery', 0, Number.MAX_SAFE_INTEGER),
-    drain: options.drain ?? true,
-  };
+  return { bytes, count, depth, step, offset, flushEvery, drain };
 }

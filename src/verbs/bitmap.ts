@@ -1,6 +1,11 @@
 /** Persistent bitmaps of an image: made, removed, changed. */
-import { invalid } from '../arguments.ts';
-import { type ImageAt, type ImageOptions, openImageAt, qcow2HeaderOf } from '../image/image-at.ts';
+import {
+  IMAGE_OPTIONS,
+  type ImageAt,
+  type ImageOptions,
+  openImageAt,
+  qcow2HeaderOf,
+} from '../image/image-at.ts';
 import type { EditOptions } from '../image/qcow2/begin-edit.ts';
 import {
   addBitmap,
@@ -13,6 +18,15 @@ import {
 import { type MergeSource, mergeBitmap } from '../image/qcow2/bitmap-merge.ts';
 import type { Qcow2Header } from '../image/qcow2/header.ts';
 import type { ImageFormat } from '../image/format.ts';
+import {
+  type Check,
+  checkedInUse,
+  checkOptions,
+  isOneOf,
+  isSwitch,
+  isText,
+  objectOf,
+} from '../options.ts';
 
 /** What is done to a bitmap. */
 export type BitmapAction =
@@ -26,7 +40,21 @@ export type BitmapAction =
       readonly format?: ImageFormat | undefined;
     };
 
-const DEEDS: readonly string[] = ['add', 'remove', 'clear', 'enable', 'disable', 'merge'];
+const isDeed = isOneOf('add', 'remove', 'clear', 'enable', 'disable', 'merge');
+/** What goes with each of them. */
+const isAdd = objectOf({ do: isDeed, granularityBytes: checkedInUse, enabled: isSwitch });
+const isMerge = objectOf(
+  { do: isDeed, name: isText, path: isText, format: isOneOf('raw', 'qcow2') },
+  ['name'],
+);
+const isPlain = objectOf({ do: isDeed }, ['do']);
+
+const isAction: Check = (value, name) => {
+  const { do: deed } = Object(value) as { readonly do?: unknown };
+  if (deed === 'add') isAdd(value, name);
+  else if (deed === 'merge') isMerge(value, name);
+  else isPlain(value, name);
+};
 
 /**
  * Does something to the bitmap `name`, or several things in their order: each of them is stable
@@ -40,14 +68,12 @@ export async function bitmap(
   actions: BitmapAction | readonly BitmapAction[],
   options: ImageOptions = {},
 ): Promise<void> {
-  const list = Array.isArray(actions) ? (actions as readonly BitmapAction[]) : [actions];
-  for (const action of list as readonly BitmapAction[]) {
-    if (DEEDS.includes(action.do)) continue;
-    throw invalid(`there is nothing to do to a bitmap named ${action.do}: ${DEEDS.join(', ')}`);
-  }
+  checkOptions(options, IMAGE_OPTIONS, 'bitmap');
+  const list = (Array.isArray(actions) ? actions : [actions]) as readonly BitmapAction[];
+  for (const action of list) isAction(action, 'action');
   await using image = await openImageAt(path, options, true);
   let header = qcow2HeaderOf(image, 'bitmaps');
-  for (const action of list as readonly BitmapAction[]) {
+  for (const action of list) {
     options.signal?.throwIfAborted();
     header = await act(image, header, name, action, options);
   }

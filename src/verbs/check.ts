@@ -2,7 +2,8 @@
 import { SluiceError } from '../errors.ts';
 import { type CheckReport, checkImage } from '../image/qcow2/check.ts';
 import { repairImage } from '../image/qcow2/repair.ts';
-import { type ImageOptions, openImageAt } from '../image/image-at.ts';
+import { IMAGE_OPTIONS, type ImageOptions, openImageAt } from '../image/image-at.ts';
+import { checkOptions, type Checks, isCallback, isOneOf } from '../options.ts';
 
 /** What was found. Counts that are 0 are absent, but for `check-errors`. */
 export interface ImageCheck {
@@ -35,6 +36,12 @@ export interface CheckImageOptions extends ImageOptions {
   readonly onFinding?: ((text: string) => void) | undefined;
 }
 
+const CHECK_OPTIONS: Checks<CheckImageOptions> = {
+  ...IMAGE_OPTIONS,
+  repair: isOneOf('leaks', 'all'),
+  onFinding: isCallback,
+};
+
 /** Why images of other formats are refused. */
 const NOT_CHECKED: { readonly [format: string]: string } = {
   vpc: 'is only read; qemu-img does not check it either',
@@ -47,6 +54,7 @@ const NOT_CHECKED: { readonly [format: string]: string } = {
  *   check, and those that are only read are not checked
  */
 export async function check(path: string, options: CheckImageOptions = {}): Promise<ImageCheck> {
+  checkOptions(options, CHECK_OPTIONS, 'check');
   const { repair, signal, onFinding } = options;
   await using image = await openImageAt(path, options, repair !== undefined);
   const { file, header, format } = image;

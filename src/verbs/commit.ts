@@ -10,16 +10,17 @@
 import { dirname, resolve } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 
-import { invalid, toWhole } from '../arguments.ts';
+import { invalid } from '../arguments.ts';
 import type { Disk } from '../disk.ts';
 import { SluiceError } from '../errors.ts';
 import { type ImageAt, openImageAt, qcow2HeaderOf } from '../image/image-at.ts';
-import { type LayerExtent, Layers, type LayersOptions } from '../image/layers.ts';
+import { type LayerExtent, Layers, LAYERS_OPTIONS, type LayersOptions } from '../image/layers.ts';
 import { emptyImage, makeHoles } from '../image/qcow2/empty-image.ts';
-import type { EncryptionOptions } from '../image/qcow2/encryption.ts';
+import { type EncryptionOptions, isEncryption } from '../image/qcow2/encryption.ts';
 import { type Qcow2Header, readHeader } from '../image/qcow2/header.ts';
 import { openDisk } from '../open-disk.ts';
 import { Flights } from '../flights.ts';
+import { checkOptions, type Checks, isCallback, isSwitch, isText, isWhole } from '../options.ts';
 import { fileAt } from './rebase-runs.ts';
 
 /** How far a commit is. */
@@ -43,6 +44,16 @@ export interface CommitOptions extends LayersOptions {
   readonly onProgress?: ((progress: CommitProgress) => void) | undefined;
 }
 
+const COMMIT_OPTIONS: Checks<CommitOptions> = {
+  ...LAYERS_OPTIONS,
+  base: isText,
+  keep: isSwitch,
+  bytesPerSecond: isWhole(1),
+  encryption: isEncryption,
+  onNotice: isCallback,
+  onProgress: isCallback,
+};
+
 const PIECE_BYTES = 1024 * 1024;
 const ZEROES_BYTES = 2 ** 30;
 const FLIGHTS = 8;
@@ -56,10 +67,8 @@ const DATA: ReadonlySet<LayerExtent['kind']> = new Set(['data', 'compressed']);
  *   ERR_SLUICE_UNSUPPORTED for an image with snapshots, which would change; ERR_SLUICE_LOCKED ...
  */
 export async function commit(path: string, options: CommitOptions = {}): Promise<void> {
+  checkOptions(options, COMMIT_OPTIONS, 'commit');
   const { keep = false, base, signal, onNotice: notice } = options;
-  if (options.bytesPerSecond !== undefined) {
-    toWhole(options.bytesPerSecond, 'bytesPerSecond', 1, Number.MAX_SAFE_INTEGER);
-  }
   await using top = await openImageAt(path, options, true);
   const empties = !keep && base === undefined;
   refuse(path, qcow2HeaderOf(top, 'backing file'), empties);

@@ -1,10 +1,11 @@
 /** Whether two images have the same disk. */
 import { CodecPool } from '../copy/codec-pool.ts';
 import { type CompareProgress, firstDifference } from '../copy/compare.ts';
-import { openSource, type SourceOptions } from '../copy/open-source.ts';
+import { openSource, SOURCE_OPTIONS, type SourceOptions } from '../copy/open-source.ts';
 import type { Source } from '../copy/source.ts';
 import { Layers, type LayersOptions } from '../image/layers.ts';
 import { isNbdUri } from '../nbd/uri.ts';
+import { checkOptions, type Checks, isCallback, isSignal, isSwitch, objectOf } from '../options.ts';
 
 /** Options of `compare`. */
 export interface CompareImagesOptions {
@@ -16,6 +17,14 @@ export interface CompareImagesOptions {
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: CompareProgress) => void) | undefined;
 }
+
+const COMPARE_OPTIONS: Checks<CompareImagesOptions> = {
+  first: objectOf(SOURCE_OPTIONS),
+  second: objectOf(SOURCE_OPTIONS),
+  strict: isSwitch,
+  signal: isSignal,
+  onProgress: isCallback,
+};
 
 /** What was found; offsets are those of sectors of 512 bytes. */
 export type Comparison =
@@ -33,6 +42,7 @@ export async function compare(
   otherPath: string,
   options: CompareImagesOptions = {},
 ): Promise<Comparison> {
+  checkOptions(options, COMPARE_OPTIONS, 'compare');
   const { first = {}, second = {}, strict = false, signal, onProgress } = options;
   await using codecs = new CodecPool();
   await using one = await openSource(path, { ...first, signal }, codecs);

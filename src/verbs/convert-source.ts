@@ -2,11 +2,14 @@
 import { invalid, toNumber } from '../arguments.ts';
 import type { CodecPool } from '../copy/codec-pool.ts';
 import { joinSources } from '../copy/joined-source.ts';
-import { openSource, type SourceOptions } from '../copy/open-source.ts';
+import { openSource, SOURCE_OPTIONS, type SourceOptions } from '../copy/open-source.ts';
 import { type OnUnreadable, salvaged } from '../copy/salvage.ts';
 import type { Source } from '../copy/source.ts';
 import { windowOf } from '../copy/window.ts';
 import type { ByteCount } from '../disk-types.ts';
+import { type Checks, isByteCount, isCallback } from '../options.ts';
+
+import type { TargetOptions } from './convert-target.ts';
 
 /** What is copied of images, and how they are opened. */
 export interface CopiedOptions extends SourceOptions {
@@ -18,19 +21,33 @@ export interface CopiedOptions extends SourceOptions {
   readonly onUnreadable?: OnUnreadable | undefined;
 }
 
-/** One image, or several one behind the other. `topOnly`: not what its backing file says. */
+/** Checks of CopiedOptions. */
+export const COPIED_OPTIONS: Checks<CopiedOptions> = {
+  ...SOURCE_OPTIONS,
+  startOffset: isByteCount,
+  maxLength: isByteCount,
+  onUnreadable: isCallback,
+};
+
+/** The paths of what is copied. */
+export function pathsOf(path: string | readonly string[]): readonly string[] {
+  return typeof path === 'string' ? [path] : path;
+}
+
+/** One image, or several one behind the other; over a backing file only what it has not. */
 export async function openCopied(
-  paths: readonly string[],
-  options: CopiedOptions & { readonly topOnly: boolean },
+  path: string | readonly string[],
+  options: CopiedOptions & Pick<TargetOptions, 'image'>,
   codecs: CodecPool,
 ): Promise<Source> {
+  const paths = pathsOf(path);
+  const topOnly = options.image?.backing !== undefined;
   const [first, second] = paths;
   if (first === undefined) throw invalid('there is nothing to convert: pass the path of an image');
-  if (options.topOnly && second !== undefined)
-    throw invalid('a backing file is for the copy of one image');
+  if (topOnly && second !== undefined) throw invalid('a backing file is for the copy of one image');
   const sources: Source[] = [];
   try {
-    for (const path of paths) sources.push(await openSource(path, options, codecs));
+    for (const path of paths) sources.push(await openSource(path, { ...options, topOnly }, codecs));
     const from = toNumber(options.startOffset ?? 0, 'startOffset');
     const most = toNumber(options.maxLength ?? Number.MAX_SAFE_INTEGER, 'maxLength');
     const source = windowOf(joinSources(sources), from, most);

@@ -1,11 +1,10 @@
 /** The image that a copy makes. */
 import { access } from 'node:fs/promises';
 
-import { invalid, toSwitch } from '../arguments.ts';
+import { invalid } from '../arguments.ts';
 import type { CodecPool } from '../copy/codec-pool.ts';
 import { FileWrites } from '../copy/file-writes.ts';
 import { ImageTarget } from '../copy/image-target.ts';
-import { NewFile } from '../copy/new-file.ts';
 import { NewImageFile } from '../copy/new-image-file.ts';
 import { RawTarget } from '../copy/raw-target.ts';
 import type { Target } from '../copy/target.ts';
@@ -14,15 +13,18 @@ import { fill } from '../image/fill.ts';
 import type { ImageFormat } from '../image/format.ts';
 import { layoutOf } from '../image/qcow2/create-layout.ts';
 import {
-  checkPreallocation,
+  checkRawImage,
+  isPreallocation,
+  NEW_QCOW2_OPTIONS,
   type NewImage,
   newImageOf,
   type NewQcow2Options,
   type Preallocation,
-  refuseQcow2Options,
 } from '../image/qcow2/create-options.ts';
 import { makeLuksArea } from '../image/qcow2/luks-create.ts';
-import { pathBeside, refuseSameFile } from './create-names.ts';
+import { type Check, type Checks, isOneOf, isSignal, isSwitch, objectOf } from '../options.ts';
+import { pathBeside } from './create-names.ts';
+import { NewFiles, type NewPaths, newPathsOf } from './new-files.ts';
 
 /** What is made of the disk. */
 export interface TargetOptions {
@@ -39,12 +41,31 @@ export interface TargetOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** Files that are written, and take their names when all is there. */
-export interface NewTarget extends AsyncDisposable {
+/** Granules must fit the pieces. */
+const isSparseBytes: Check = (value, name) => {
+  const isGranule =
+    typeof value === 'number' &&
+    value >= 512 &&
+    value <= 2 ** 21 &&
+    Number.isInteger(Math.log2(value));
+  if (isGranule || value === 0) return;
+  throw invalid(`${name} is 0 or a power of two from 512 to 2 MiB`);
+};
+
+/** Checks of TargetOptions. */
+export const TARGET_OPTIONS: Checks<TargetOptions> = {
+  targetFormat: isOneOf('raw', 'qcow2'),
+  image: objectOf(NEW_QCOW2_OPTIONS),
+  preallocation: isPreallocation,
+  compress: isSwitch,
+  sparseBytes: isSparseBytes,
+  signal: isSignal,
+};
+
+/** What is written, and the files that it goes into. */
+export interface NewTarget {
   readonly target: Target;
-  /** The one that is to have the name of the image. */
-  readonly file: NewFile;
-  finish(isStable: boolean): Promise<void>;
+  readonly files: NewFiles;
 }
 
 export const DEFAULT_SPARSE_BYTES = 4096;
@@ -66,7 +87,7 @@ export function newQcow2Of(sizeBytes: number, options: TargetOptions): NewImage 
   const { image = {}, preallocation = 'off', compress } = options;
   const made = newImageOf({ ...image, preallocation, sizeBytes });
   layoutOf(made);
-  if (!toSwitch(compress, 'compress')) return made;
+  if (compress !== true) return made;
   const other = [
     made.encryption !== undefined ? 'encrypted' : undefined,
     made.dataFile !== undefined ? 'in a data file' : undefined,
@@ -76,36 +97,27 @@ export function newQcow2Of(sizeBytes: number, options: TargetOptions): NewImage 
   throw invalid(`clusters are not both compressed and ${other}; leave out one of the two`);
 }
 
-/** @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT for options that a raw image cannot have */
-export function checkRaw({ image, preallocation, compress }: TargetOptions): void {
-  if (toSwitch(compress, 'compress')) {
-    throw invalid('a raw image cannot be compressed; pass targetFormat: qcow2');
-  }
-  refuseQcow2Options(image);
-  if (preallocation !== undefined) checkPreallocation(preallocation, ['off', 'falloc', 'full']);
+/** Whatever the size is. @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT */
+export function checkTarget(options: TargetOptions): void {
+  if (options.targetFormat === 'qcow2') newQcow2Of(0, options);
+  else checkRaw(options);
 }
 
-/** Granules must fit the pieces. */
-export function checkSparse(bytes: number | undefined): void {
-  if (bytes === undefined || bytes === 0) return;
-  const isGranule = Number.isInteger(Math.log2(bytes)) && bytes >= 512 && bytes <= 2 ** 21;
-  if (!isGranule) throw invalid('sparseBytes is 0 or a power of two from 512 to 2 MiB');
+function checkRaw({ image, preallocation = 'off', compress }: TargetOptions): void {
+  if (compress === true) {
+    throw invalid('a raw image cannot be compressed; pass targetFormat: qcow2');
+  }
+  checkRawImage(preallocation, image);
 }
 
 async function newRaw(path: string, sizeBytes: number, options: TargetOptions): Promise<NewTarget> {
-  checkRaw(options);
   const { preallocation: how = 'off', sparseBytes = DEFAULT_SPARSE_BYTES, signal } = options;
-  const file = await NewFile.create(path);
-  try {
+  return targetIn({ path }, async ({ image: file }) => {
     const range = { from: 0, to: sizeBytes, how } as const;
     if (how === 'falloc') await fill(new NewImageFile(file, path), range, { signal });
     const granule = how === 'full' ? 0 : sparseBytes;
-    const target = new RawTarget(new FileWrites(file, path), { sizeBytes, sparseBytes: granule });
-    return targetOf(target, [file]);
-  } catch (error) {
-    await file[Symbol.asyncDispose]();
-    throw error;
-  }
+    return new RawTarget(new FileWrites(file, path), { sizeBytes, sparseBytes: granule });
+  });
 }
 
 async function newQcow2(
@@ -114,32 +126,26 @@ async function newQcow2(
   { compress, sparseBytes, signal }: TargetOptions,
   codecs: CodecPool,
 ): Promise<NewTarget> {
-  const { backing, dataFile, encryption } = image;
-  const dataPath = dataFile === undefined ? undefined : pathBeside(path, 'dataFile', dataFile.name);
+  const { backing, encryption } = image;
   const backingPath = backing && pathBeside(path, 'backing', backing.name);
-  await refuseSameFile(path, { backing: backingPath, data: dataPath });
+  const paths = await newPathsOf(path, image, backingPath);
   if (backingPath !== undefined) await refuseMissing(backingPath);
   const luks = encryption === undefined ? undefined : await makeLuksArea(encryption);
   signal?.throwIfAborted();
-  const file = await NewFile.create(path);
-  const files = [file];
-  try {
-    // The data file has its name first: an image without it would be no disk.
-    if (dataPath !== undefined) files.unshift(await NewFile.create(dataPath));
-    const [first = file] = files;
-    const options = {
+  return targetIn(paths, async ({ image: file, data }) => {
+    const { dataPath = path } = paths;
+    // Without data; where every cluster has its place it is all that the image takes.
+    const leastBytes = layoutOf(image).clusters * image.clusterBytes;
+    if (file.isBlockDevice) await new NewImageFile(file, path).truncate(leastBytes);
+    return new ImageTarget(new FileWrites(file, path), {
       image,
       codecs: compress === true ? codecs : undefined,
       isFull: sparseBytes === 0,
-      data: dataPath === undefined ? undefined : new FileWrites(first, dataPath),
-      room: new NewImageFile(first, dataPath ?? path),
+      data: data && new FileWrites(data, dataPath),
+      room: new NewImageFile(data ?? file, dataPath),
       luks,
-    };
-    return targetOf(new ImageTarget(new FileWrites(file, path), options), files);
-  } catch (error) {
-    await disposeAll(files);
-    throw error;
-  }
+    });
+  });
 }
 
 /** A copy of what is not in a backing file is worth nothing without it. */
@@ -151,18 +157,16 @@ async function refuseMissing(backingPath: string): Promise<void> {
   });
 }
 
-/** The last of the files is the image. */
-function targetOf(target: Target, files: readonly NewFile[]): NewTarget {
-  return {
-    target,
-    file: files.at(-1) as NewFile,
-    finish: async (isStable) => {
-      for (const file of files) await file.finish(isStable);
-    },
-    [Symbol.asyncDispose]: () => disposeAll(files),
-  };
-}
-
-async function disposeAll(files: readonly NewFile[]): Promise<void> {
-  for (const file of files) await file[Symbol.asyncDispose]();
+/** What is made goes into new files. */
+async function targetIn(
+  paths: NewPaths,
+  make: (files: NewFiles) => Target | Promise<Target>,
+): Promise<NewTarget> {
+  const files = await NewFiles.create(paths);
+  try {
+    return { target: await make(files), files };
+  } catch (error) {
+    await files[Symbol.asyncDispose]();
+    throw error;
+  }
 }

@@ -1,23 +1,15 @@
 /** A copy of a disk in another format. */
-import { availableParallelism } from 'node:os';
-
-import { invalid, toSwitch } from '../arguments.ts';
-import { type CacheModeName, resolveCacheMode } from '../cache-mode.ts';
+import { invalid } from '../arguments.ts';
+import { type CacheModeName, isCacheMode, resolveCacheMode } from '../cache-mode.ts';
 import { CodecPool } from '../copy/codec-pool.ts';
 import { copyDisk } from '../copy/copy.ts';
-import { checkTargetFormat } from '../image/format.ts';
 import type { ImageOptions } from '../image/image-at.ts';
 import { isNbdUri } from '../nbd/uri.ts';
+import { checkOptions, type Checks, isOneOf, isSwitch } from '../options.ts';
 import { copyInto, isThere } from './convert-existing.ts';
-import { type CopiedOptions, openCopied } from './convert-source.ts';
-import {
-  checkRaw,
-  checkSparse,
-  newQcow2Of,
-  newTarget,
-  type TargetOptions,
-} from './convert-target.ts';
-import { type CopyingOptions, copyingOf } from './copying.ts';
+import { COPIED_OPTIONS, type CopiedOptions, openCopied, pathsOf } from './convert-source.ts';
+import { checkTarget, newTarget, TARGET_OPTIONS, type TargetOptions } from './convert-target.ts';
+import { COPYING_OPTIONS, type CopyingOptions, copyingOf } from './copying.ts';
 import { type BitmapChoice, checkBitmaps, copyBitmaps } from './copy-bitmaps.ts';
 
 /** Options of `convert`; those of CopiedOptions are about the source. */
@@ -35,6 +27,16 @@ export interface ConvertOptions extends CopiedOptions, TargetOptions, CopyingOpt
   readonly targetCache?: CacheModeName | undefined;
 }
 
+const CONVERT_OPTIONS: Checks<ConvertOptions> = {
+  ...COPIED_OPTIONS,
+  ...TARGET_OPTIONS,
+  ...COPYING_OPTIONS,
+  bitmaps: isOneOf('all', 'usable'),
+  existing: isSwitch,
+  targetIsZero: isSwitch,
+  targetCache: isCacheMode,
+};
+
 /**
  * Copies the disk of an image, or several one behind the other, into a new file, which takes its
  * name when it is whole: until then what has the name stays as it is. The images must not be
@@ -46,23 +48,24 @@ export async function convert(
   targetPath: string,
   options: ConvertOptions = {},
 ): Promise<void> {
+  checkOptions(options, CONVERT_OPTIONS, 'convert');
   const copying = copyingOf(options);
-  const paths = typeof path === 'string' ? [path] : path;
+  const paths = pathsOf(path);
   await checkBefore(paths, targetPath, options);
-  await using codecs = new CodecPool(Math.min(copying.parallel, availableParallelism()));
-  const topOnly = options.image?.backing !== undefined;
-  await using source = await openCopied(paths, { ...options, topOnly }, codecs);
+  await using codecs = new CodecPool(copying.parallel);
+  await using source = await openCopied(paths, options, codecs);
   const { targetCache: cache = 'unsafe' } = options;
   if (await isThere(targetPath, options)) {
     await copyInto(targetPath, source, options, copying);
     return await addBitmaps(paths, options, targetPath, { cache });
   }
   const { noFlush } = resolveCacheMode(cache).axes;
-  await using made = await newTarget(targetPath, source.sizeBytes, options, codecs);
-  await copyDisk(source, made.target, copying);
-  await made.target.finish();
+  const { target, files } = await newTarget(targetPath, source.sizeBytes, options, codecs);
+  await using made = files;
+  await copyDisk(source, target, copying);
+  await target.finish();
   // Nobody else knows the file yet, and it is synced as a whole.
-  await addBitmaps(paths, options, made.file.workPath, { cache: 'unsafe', lock: 'none' });
+  await addBitmaps(paths, options, made.image.workPath, { cache: 'unsafe', lock: 'none' });
   options.signal?.throwIfAborted();
   await made.finish(!noFlush);
 }
@@ -86,13 +89,10 @@ async function checkBefore(
 ): Promise<void> {
   const { targetFormat = 'raw', bitmaps, startOffset, maxLength, snapshot } = options;
   const keeps = options.existing === true || isNbdUri(targetPath);
-  checkTargetFormat(targetFormat);
-  checkSparse(options.sparseBytes);
   const [first, second] = paths;
-  if (keeps && toSwitch(options.compress, 'compress'))
+  if (keeps && options.compress === true)
     throw invalid('an image that exists is not written compressed');
-  if (targetFormat === 'raw') checkRaw(options);
-  else if (!keeps) newQcow2Of(0, options);
+  if (targetFormat === 'raw' || !keeps) checkTarget(options);
   if (bitmaps === undefined || first === undefined) return;
   if (targetFormat === 'raw') throw invalid('a raw image has no bitmaps: pass targetFormat: qcow2');
   if (second !== undefined || (startOffset ?? maxLength ?? snapshot) !== undefined)

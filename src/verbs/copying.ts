@@ -1,7 +1,8 @@
 /** How a copy goes on. */
-import { invalid, toNumber, toWhole } from '../arguments.ts';
+import { invalid, toNumber } from '../arguments.ts';
 import type { CopyOptions, CopyProgress } from '../copy/copy.ts';
 import type { ByteCount } from '../disk-types.ts';
+import { type Checks, isByteCount, isCallback, isSignal, isWhole } from '../options.ts';
 
 /** How fast a copy is, and who is told of it. */
 export interface CopyingOptions {
@@ -18,10 +19,17 @@ export interface CopyingOptions {
 const DEFAULT_PARALLEL = 3;
 const PARALLEL_MAX = 16;
 
+/** Checks of CopyingOptions. */
+export const COPYING_OPTIONS: Checks<CopyingOptions> = {
+  parallel: isWhole(1, PARALLEL_MAX),
+  rateBytes: isByteCount,
+  signal: isSignal,
+  onProgress: isCallback,
+};
+
 /** @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT */
 export function copyingOf(options: CopyingOptions): CopyOptions {
   const { parallel = DEFAULT_PARALLEL, rateBytes, signal, onProgress } = options;
-  toWhole(parallel, 'parallel', 1, PARALLEL_MAX);
   if (rateBytes === undefined) return { parallel, signal, onProgress };
   const rate = toNumber(rateBytes, 'rateBytes');
   if (rate === 0) throw invalid('rateBytes is 1 at least');

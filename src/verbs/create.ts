@@ -2,22 +2,33 @@
 import { dirname, resolve } from 'node:path';
 
 import { invalid, toNumber } from '../arguments.ts';
-import { NewFile } from '../copy/new-file.ts';
 import { NewImageFile } from '../copy/new-image-file.ts';
 import type { ByteCount } from '../disk-types.ts';
-import type { NamedFilePolicy } from '../image/chain.ts';
+import { isPolicy, type NamedFilePolicy } from '../image/chain.ts';
 import { fill, type FillProgress, type FillWork } from '../image/fill.ts';
 import type { ImageFormat } from '../image/format.ts';
 import { createImage } from '../image/qcow2/create.ts';
 import { layoutOf } from '../image/qcow2/create-layout.ts';
 import {
-  checkPreallocation,
+  checkRawImage,
+  isPreallocation,
+  NEW_QCOW2_OPTIONS,
   newImageOf,
   type NewQcow2Options,
   type Preallocation,
-  refuseQcow2Options,
 } from '../image/qcow2/create-options.ts';
-import { backingBytes, pathBeside, refuseSameFile } from './create-names.ts';
+import {
+  checkOptions,
+  type Checks,
+  isByteCount,
+  isCallback,
+  isOneOf,
+  isSignal,
+  isSwitch,
+  objectOf,
+} from '../options.ts';
+import { backingBytes } from './create-names.ts';
+import { NewFiles, newPathsOf } from './new-files.ts';
 
 /** Options of `create`. */
 export interface CreateImageOptions {
@@ -38,6 +49,17 @@ export interface CreateImageOptions {
   /** Told where data is set aside or written. */
   readonly onProgress?: ((progress: FillProgress) => void) | undefined;
 }
+
+const CREATE_OPTIONS: Checks<CreateImageOptions> = {
+  format: isOneOf('raw', 'qcow2'),
+  sizeBytes: isByteCount,
+  preallocation: isPreallocation,
+  image: objectOf(NEW_QCOW2_OPTIONS),
+  backing: isPolicy,
+  openBacking: isSwitch,
+  signal: isSignal,
+  onProgress: isCallback,
+};
 
 /** What was made. */
 export interface CreatedImage {
@@ -60,55 +82,43 @@ export async function create(
   path: string,
   options: CreateImageOptions = {},
 ): Promise<CreatedImage> {
-  const { format = 'raw', signal } = options;
-  signal?.throwIfAborted();
-  if (format === 'raw') return await createRaw(path, options);
-  if (format === 'qcow2') return await createQcow2(path, options);
-  throw invalid(`format is 'raw' or 'qcow2', not ${String(format)}`);
+  checkOptions(options, CREATE_OPTIONS, 'create');
+  options.signal?.throwIfAborted();
+  return options.format === 'qcow2' ? createQcow2(path, options) : createRaw(path, options);
 }
 
 async function createRaw(path: string, options: CreateImageOptions): Promise<CreatedImage> {
   const { preallocation: how = 'off', image } = options;
-  checkPreallocation(how, ['off', 'falloc', 'full']);
-  refuseQcow2Options(image);
+  checkRawImage(how, image);
   if (options.sizeBytes === undefined) throw noSize();
   const asked = toNumber(options.sizeBytes, 'sizeBytes');
   const sizeBytes = Math.ceil(asked / SECTOR_BYTES) * SECTOR_BYTES;
-  await using file = await NewFile.create(path);
-  const bytes = new NewImageFile(file, path);
+  await using files = await NewFiles.create({ path });
+  const bytes = new NewImageFile(files.image, path);
   await bytes.truncate(sizeBytes);
   await fill(bytes, { from: 0, to: sizeBytes, how }, workOf(options));
-  await finish(options, [file]);
+  await finish(options, files);
   return { path, format: 'raw', sizeBytes };
 }
 
 async function createQcow2(path: string, options: CreateImageOptions): Promise<CreatedImage> {
   const { image = {}, preallocation = 'off', openBacking = true } = options;
-  const { dataFile } = image;
   // Names and numbers are refused before a file is opened for them.
   newImageOf({ ...image, preallocation, sizeBytes: 0 });
-  const { sizeBytes, ...names } = await sizeOf(path, options, openBacking);
+  const { sizeBytes, backing } = await sizeOf(path, options, openBacking);
   const made = newImageOf({ ...image, preallocation, sizeBytes });
   layoutOf(made);
-  const dataPath = dataFile === undefined ? undefined : pathBeside(path, 'dataFile', dataFile.name);
-  await refuseSameFile(path, { ...names, data: dataPath });
-  await using file = await NewFile.create(path);
-  if (dataPath === undefined) {
-    await createImage(new NewImageFile(file, path), made, workOf(options));
-    await finish(options, [file]);
-  } else {
-    await using data = await NewFile.create(dataPath);
-    const dataFile = new NewImageFile(data, dataPath);
-    await createImage(new NewImageFile(file, path), made, { ...workOf(options), dataFile });
-    // The data file has its name first: an image without it would be no disk.
-    await finish(options, [data, file]);
-  }
+  const paths = await newPathsOf(path, image, backing);
+  await using files = await NewFiles.create(paths);
+  const dataFile = files.data && new NewImageFile(files.data, paths.dataPath ?? path);
+  await createImage(new NewImageFile(files.image, path), made, { ...workOf(options), dataFile });
+  await finish(options, files);
   return { path, format: 'qcow2', sizeBytes: made.sizeBytes };
 }
 
-async function finish({ signal }: CreateImageOptions, files: readonly NewFile[]): Promise<void> {
+async function finish({ signal }: CreateImageOptions, files: NewFiles): Promise<void> {
   signal?.throwIfAborted();
-  for (const file of files) await file.finish(true);
+  await files.finish(true);
 }
 
 function workOf({ signal, onProgress }: CreateImageOptions): FillWork {

@@ -7,10 +7,17 @@ import type { Qcow2Header } from '../image/qcow2/header.ts';
 import { describeLuks } from '../image/qcow2/luks.ts';
 import type { LuksInfo } from '../image/qcow2/luks-header.ts';
 import { readSnapshotTable, type Snapshot } from '../image/qcow2/snapshot-table.ts';
-import { diskBytesOf, type ImageAt, type ImageOptions, openImageAt } from '../image/image-at.ts';
-import { Layers, type LayersOptions } from '../image/layers.ts';
+import {
+  diskBytesOf,
+  IMAGE_OPTIONS,
+  type ImageAt,
+  type ImageOptions,
+  openImageAt,
+} from '../image/image-at.ts';
+import { Layers, LAYERS_OPTIONS, type LayersOptions } from '../image/layers.ts';
 import { openNbdSource } from '../copy/nbd-source.ts';
 import { isNbdUri } from '../nbd/uri.ts';
+import { checkOptions } from '../options.ts';
 import type { ReadOnlyDisk } from '../image/read-only-disk.ts';
 import type { VmdkInfo } from '../image/vmdk/open.ts';
 
@@ -68,6 +75,7 @@ export interface ImageInfo {
 
 /** Says what an image is. No other file is opened. */
 export async function info(path: string, options: ImageOptions = {}): Promise<ImageInfo> {
+  checkOptions(options, IMAGE_OPTIONS, 'info');
   if (isNbdUri(path)) return await exportInfo(path, options);
   await using image = await openImageAt(path, options, false);
   return await infoOf(image);
@@ -75,6 +83,7 @@ export async function info(path: string, options: ImageOptions = {}): Promise<Im
 
 /** The same of an image and its backing files, the top one first. */
 export async function chainInfo(path: string, options: LayersOptions = {}): Promise<ImageInfo[]> {
+  checkOptions(options, LAYERS_OPTIONS, 'chainInfo');
   if (isNbdUri(path)) return [await exportInfo(path, options)];
   await using layers = await Layers.open(path, options);
   const found: ImageInfo[] = [];

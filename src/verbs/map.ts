@@ -3,11 +3,12 @@ import { CRYPT_NONE } from '../abi/qcow2.ts';
 import { toNumber } from '../arguments.ts';
 import type { ByteCount } from '../disk-types.ts';
 import type { ImageAt } from '../image/image-at.ts';
-import { Layers, type LayersOptions } from '../image/layers.ts';
+import { Layers, LAYERS_OPTIONS, type LayersOptions } from '../image/layers.ts';
 import { mergeExtents } from '../image/merge-extents.ts';
 import { openNbdSource } from '../copy/nbd-source.ts';
 import { windowOf } from '../copy/window.ts';
 import { isNbdUri } from '../nbd/uri.ts';
+import { checkOptions, type Checks, isByteCount } from '../options.ts';
 
 /** A range of a disk. */
 export interface MapExtent {
@@ -34,11 +35,18 @@ export interface MapOptions extends LayersOptions {
   readonly maxLength?: ByteCount | undefined;
 }
 
+const MAP_OPTIONS: Checks<MapOptions> = {
+  ...LAYERS_OPTIONS,
+  startOffset: isByteCount,
+  maxLength: isByteCount,
+};
+
 /** Tells the ranges of a disk in order; neighbours that are alike are one. */
 export async function* map(
   path: string,
   options: MapOptions = {},
 ): AsyncGenerator<MapExtent, void, void> {
+  checkOptions(options, MAP_OPTIONS, 'map');
   const from = toNumber(options.startOffset ?? 0, 'startOffset');
   const most = toNumber(options.maxLength ?? Number.MAX_SAFE_INTEGER, 'maxLength');
   const tell = isNbdUri(path) ? toldOfExport : toldOfImage;

@@ -1,21 +1,25 @@
 /** How much room an image will take, in the keys of `qemu-img measure --output=json`. */
 import { BITMAP_ENTRY_BYTES, L2_ENTRY_BYTES } from '../abi/qcow2.ts';
-import { invalid, toNumber } from '../arguments.ts';
+import { toNumber } from '../arguments.ts';
 import type { ByteCount } from '../disk-types.ts';
-import { checkTargetFormat, type ImageFormat } from '../image/format.ts';
-import { Layers, type LayersOptions } from '../image/layers.ts';
+import type { ImageFormat } from '../image/format.ts';
+import { Layers, LAYERS_OPTIONS, type LayersOptions } from '../image/layers.ts';
 import { openNbdSource } from '../copy/nbd-source.ts';
 import type { Source } from '../copy/source.ts';
 import { isNbdUri } from '../nbd/uri.ts';
 import { readBitmapDirectory } from '../image/qcow2/bitmap-directory.ts';
 import { layoutOf } from '../image/qcow2/create-layout.ts';
 import {
-  checkPreallocation,
+  checkRawImage,
+  isPreallocation,
+  NEW_QCOW2_OPTIONS,
   type NewImage,
   newImageOf,
   type NewQcow2Options,
   type Preallocation,
 } from '../image/qcow2/create-options.ts';
+
+import { checkOptions, type Checks, isByteCount, isOneOf, objectOf } from '../options.ts';
 
 /** Bytes of a file. */
 export interface ImageMeasure {
@@ -37,6 +41,15 @@ export interface MeasureOptions extends LayersOptions {
   readonly image?: NewQcow2Options | undefined;
 }
 
+const MEASURE_OPTIONS: Checks<MeasureOptions> = {
+  ...LAYERS_OPTIONS,
+  targetFormat: isOneOf('raw', 'qcow2'),
+  preallocation: isPreallocation,
+  image: objectOf(NEW_QCOW2_OPTIONS),
+};
+
+const isSize = objectOf({ sizeBytes: isByteCount }, ['sizeBytes']);
+
 const SECTOR_BYTES = 512;
 
 /**
@@ -48,8 +61,9 @@ export async function measure(
   source: string | { readonly sizeBytes: ByteCount },
   options: MeasureOptions = {},
 ): Promise<ImageMeasure> {
-  checkTargetFormat(options.targetFormat ?? 'raw');
+  checkOptions(options, MEASURE_OPTIONS, 'measure');
   if (typeof source !== 'string') {
+    isSize(source, 'source');
     const image = targetOf(toNumber(source.sizeBytes, 'sizeBytes'), options);
     return typeof image === 'number' ? rawMeasure(image) : measureOf(image, 0);
   }
@@ -71,9 +85,7 @@ export async function measure(
 function targetOf(sizeBytes: number, options: MeasureOptions): NewImage | number {
   const { targetFormat = 'raw', preallocation = 'off', image = {} } = options;
   if (targetFormat === 'qcow2') return newImageOf({ ...image, preallocation, sizeBytes });
-  checkPreallocation(preallocation, ['off', 'falloc', 'full']);
-  const [first] = Object.entries(image).find(([, value]) => value !== undefined) ?? [];
-  if (first !== undefined) throw invalid(`${first} is for qcow2 images: pass targetFormat: qcow2`);
+  checkRawImage(preallocation, image);
   return Math.ceil(sizeBytes / SECTOR_BYTES) * SECTOR_BYTES;
 }
 

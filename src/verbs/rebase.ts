@@ -9,20 +9,23 @@
 import { dirname, resolve } from 'node:path';
 
 import { invalid } from '../arguments.ts';
-import type { CacheModeName } from '../cache-mode.ts';
+import { type CacheModeName, isCacheMode } from '../cache-mode.ts';
 import { SluiceError } from '../errors.ts';
 import {
   backingFormatOf,
   type BackingFormat,
+  isPolicy,
   type NamedFilePolicy,
   resolveNamed,
 } from '../image/chain.ts';
-import { type ImageOptions, openImageAt, qcow2HeaderOf } from '../image/image-at.ts';
+import { IMAGE_OPTIONS, type ImageOptions, openImageAt, qcow2HeaderOf } from '../image/image-at.ts';
 import { Layers } from '../image/layers.ts';
-import type { EncryptionOptions } from '../image/qcow2/encryption.ts';
+import { isBackingChoice } from '../image/qcow2/create-options.ts';
+import { type EncryptionOptions, isEncryption } from '../image/qcow2/encryption.ts';
 import type { Qcow2Header } from '../image/qcow2/header.ts';
 import { checkBacking, setBacking } from '../image/qcow2/set-backing.ts';
 import { openDisk } from '../open-disk.ts';
+import { checkOptions, type Checks, isCallback, isSwitch } from '../options.ts';
 import { copyDifferences, type RebaseProgress } from './rebase-copy.ts';
 import { fileAt, sideOf } from './rebase-runs.ts';
 
@@ -34,7 +37,7 @@ export interface NewBackingFile {
 
 /** Options of `rebase`. */
 export interface RebaseOptions extends ImageOptions {
-  /** Default `none`: the image will have no backing file. */
+  /** `none`: the image will have no backing file. */
   readonly backing?: NewBackingFile | 'none' | undefined;
   /**
    * Only the name is changed, and no other file is looked at: for a backing file that was moved,
@@ -52,6 +55,17 @@ export interface RebaseOptions extends ImageOptions {
   readonly onProgress?: ((progress: RebaseProgress) => void) | undefined;
 }
 
+const REBASE_OPTIONS: Checks<RebaseOptions> = {
+  ...IMAGE_OPTIONS,
+  backing: isBackingChoice,
+  unsafe: isSwitch,
+  allow: isPolicy,
+  encryption: isEncryption,
+  sourceCache: isCacheMode,
+  onNotice: isCallback,
+  onProgress: isCallback,
+};
+
 /**
  * Lets a qcow2 image have another backing file. What the disk reads as stays, unless `unsafe`: what
  * the new backing file has otherwise is copied into the image first. Stopped before its end, it has
@@ -60,6 +74,7 @@ export interface RebaseOptions extends ImageOptions {
  *   ERR_SLUICE_FILE_REFUSED, ERR_SLUICE_LOCKED, ERR_SLUICE_NO_SPACE ...
  */
 export async function rebase(path: string, options: RebaseOptions = {}): Promise<void> {
+  checkOptions(options, REBASE_OPTIONS, 'rebase');
   const { backing, unsafe = false, signal } = options;
   if (backing === undefined) {
     throw invalid("backing is missing: pass { name, format }, or 'none' for no backing file");

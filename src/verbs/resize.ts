@@ -3,13 +3,14 @@ import { invalid, toNumber } from '../arguments.ts';
 import type { Disk } from '../disk.ts';
 import type { ByteCount } from '../disk-types.ts';
 import { SluiceError } from '../errors.ts';
-import type { NamedFilePolicy } from '../image/chain.ts';
+import { isPolicy, type NamedFilePolicy } from '../image/chain.ts';
 import { type ImageFormat, isReadOnlyFormat, readOnlyFormat } from '../image/format.ts';
-import { type ImageOptions, openImageAt, qcow2HeaderOf } from '../image/image-at.ts';
+import { IMAGE_OPTIONS, type ImageOptions, openImageAt, qcow2HeaderOf } from '../image/image-at.ts';
 import { bitmapsToResize } from '../image/qcow2/bitmap-resize.ts';
-import { checkPreallocation, type Preallocation } from '../image/qcow2/create-options.ts';
-import type { EncryptionOptions } from '../image/qcow2/encryption.ts';
+import { isPreallocation, type Preallocation } from '../image/qcow2/create-options.ts';
+import { type EncryptionOptions, isEncryption } from '../image/qcow2/encryption.ts';
 import { openDisk, openToResize } from '../open-disk.ts';
+import { checkOptions, type Checks, isSwitch, isWhole, objectOf } from '../options.ts';
 
 /** Options of `resize`. */
 export interface ResizeImageOptions extends ImageOptions {
@@ -26,8 +27,18 @@ export interface ResizeImageOptions extends ImageOptions {
   readonly encryption?: EncryptionOptions | undefined;
 }
 
+const RESIZE_OPTIONS: Checks<ResizeImageOptions> = {
+  ...IMAGE_OPTIONS,
+  shrink: isSwitch,
+  preallocation: isPreallocation,
+  backing: isPolicy,
+  encryption: isEncryption,
+};
+
 /** The size of a disk: in bytes, or what is to be added to it; less than 0: taken away. */
 export type NewSize = ByteCount | { readonly by: number };
+
+const isChange = objectOf({ by: isWhole(Number.MIN_SAFE_INTEGER) }, ['by']);
 
 const PIECE_BYTES = 4 * 1024 * 1024;
 const FALLOCATE_BYTES = 2 ** 30;
@@ -45,10 +56,13 @@ export async function resize(
   size: NewSize,
   options: ResizeImageOptions = {},
 ): Promise<number> {
+  checkOptions(options, RESIZE_OPTIONS, 'resize');
+  if (typeof size === 'object') isChange(size, 'size');
+  else toNumber(size, 'size');
   const format = await formatOf(path, options);
   refusePreallocation(path, format, options.preallocation ?? 'off');
   const wanted = (found: number): number => {
-    const bytes = typeof size === 'object' ? found + size.by : toNumber(size, 'size');
+    const bytes = typeof size === 'object' ? found + size.by : Number(size);
     const isSize = Number.isSafeInteger(bytes) && bytes > 0;
     if (!isSize) throw invalid(`a disk has 1 byte at least; ${bytes} were asked for`);
     return bytes;
@@ -124,7 +138,6 @@ async function roomFor(
 }
 
 function refusePreallocation(path: string, format: ImageFormat, mode: Preallocation): void {
-  checkPreallocation(mode, ['off', 'metadata', 'falloc', 'full']);
   if (format === 'qcow2' || mode !== 'metadata') return;
   const what = `cannot resize ${JSON.stringify(path)} with preallocation 'metadata'`;
   const message = `${what}: a raw image has none; use falloc or full`;

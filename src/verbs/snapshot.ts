@@ -1,5 +1,6 @@
 /** Internal snapshots of an image: told, taken, applied and deleted. */
-import { qcow2HeaderOf, type ImageOptions, openImageAt } from '../image/image-at.ts';
+import { invalid, show } from '../arguments.ts';
+import { IMAGE_OPTIONS, type ImageOptions, openImageAt, qcow2HeaderOf } from '../image/image-at.ts';
 import type { Qcow2Header } from '../image/qcow2/header.ts';
 import {
   applySnapshot as apply,
@@ -9,6 +10,7 @@ import {
 } from '../image/qcow2/snapshot-edit.ts';
 import { readSnapshotTable, type Snapshot } from '../image/qcow2/snapshot-table.ts';
 import type { ImageFile } from '../image/image-file.ts';
+import { type Check, checkOptions, type Checks, isCallback } from '../options.ts';
 import { snapshotInfo, type SnapshotInfo } from './info.ts';
 
 /** How snapshots are changed. */
@@ -23,8 +25,18 @@ export interface CreateSnapshotOptions extends SnapshotOptions {
   readonly date?: Date | undefined;
 }
 
+const SNAPSHOT_OPTIONS: Checks<SnapshotOptions> = { ...IMAGE_OPTIONS, onNotice: isCallback };
+
+const isDate: Check = (value, name) => {
+  if (value instanceof Date && !Number.isNaN(value.getTime())) return;
+  throw invalid(`${name} must be a valid Date, not ${show(value)}`);
+};
+
+const CREATE_OPTIONS: Checks<CreateSnapshotOptions> = { ...SNAPSHOT_OPTIONS, date: isDate };
+
 /** The snapshots of an image in their order; a raw image has none. */
 export async function snapshots(path: string, options: ImageOptions = {}): Promise<SnapshotInfo[]> {
+  checkOptions(options, IMAGE_OPTIONS, 'snapshots');
   await using image = await openImageAt(path, options, false);
   if (image.header === undefined) return [];
   const table = await readSnapshotTable(image.file, image.header, path);
@@ -35,11 +47,12 @@ export async function snapshots(path: string, options: ImageOptions = {}): Promi
  * Takes a snapshot of the disk. Other snapshots may have its name; its id is its own.
  * @throws SluiceError ERR_SLUICE_UNSUPPORTED for images that can have none, or no more of them
  */
-export function createSnapshot(
+export async function createSnapshot(
   path: string,
   name: string,
   options: CreateSnapshotOptions = {},
 ): Promise<SnapshotInfo> {
+  checkOptions(options, CREATE_OPTIONS, 'createSnapshot');
   const { date } = options;
   return edit(path, options, (file, header, how) =>
     create(file, header, path, { ...how, name, date }),
@@ -51,11 +64,12 @@ export function createSnapshot(
  * id counts before a name.
  * @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT when there is no such snapshot
  */
-export function applySnapshot(
+export async function applySnapshot(
   path: string,
   idOrName: string,
   options: SnapshotOptions = {},
 ): Promise<SnapshotInfo> {
+  checkOptions(options, SNAPSHOT_OPTIONS, 'applySnapshot');
   return edit(path, options, (file, header, how) => apply(file, header, path, idOrName, how));
 }
 
@@ -63,11 +77,12 @@ export function applySnapshot(
  * Deletes the first snapshot with this name.
  * @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT when there is none
  */
-export function deleteSnapshot(
+export async function deleteSnapshot(
   path: string,
   name: string,
   options: SnapshotOptions = {},
 ): Promise<SnapshotInfo> {
+  checkOptions(options, SNAPSHOT_OPTIONS, 'deleteSnapshot');
   return edit(path, options, (file, header, how) => remove(file, header, path, name, how));
 }
 

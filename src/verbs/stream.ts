@@ -4,8 +4,6 @@
  * A qcow2 image begins with tables that say what comes behind them, so the disk is read twice: once
  * to know them, and once for the bytes. Nothing is kept but the first of those tables.
  */
-import { availableParallelism } from 'node:os';
-
 import { invalid } from '../arguments.ts';
 import { ChunkStream, LateChunks } from '../copy/chunk-stream.ts';
 import { CodecPool } from '../copy/codec-pool.ts';
@@ -16,14 +14,20 @@ import type { Output } from '../copy/output.ts';
 import { RawTarget } from '../copy/raw-target.ts';
 import type { Source } from '../copy/source.ts';
 import type { Target } from '../copy/target.ts';
-import { checkTargetFormat } from '../image/format.ts';
 import { makeLuksArea } from '../image/qcow2/luks-create.ts';
-import { type CopiedOptions, openCopied } from './convert-source.ts';
-import { checkRaw, checkSparse, newQcow2Of, type TargetOptions } from './convert-target.ts';
-import { type CopyingOptions, copyingOf } from './copying.ts';
+import { checkOptions, type Checks } from '../options.ts';
+import { COPIED_OPTIONS, type CopiedOptions, openCopied } from './convert-source.ts';
+import { checkTarget, newQcow2Of, TARGET_OPTIONS, type TargetOptions } from './convert-target.ts';
+import { COPYING_OPTIONS, type CopyingOptions, copyingOf } from './copying.ts';
 
 /** Options of `stream`; those of CopiedOptions are about the source. */
 export interface StreamOptions extends CopiedOptions, TargetOptions, CopyingOptions {}
+
+const STREAM_OPTIONS: Checks<StreamOptions> = {
+  ...COPIED_OPTIONS,
+  ...TARGET_OPTIONS,
+  ...COPYING_OPTIONS,
+};
 
 /** Makes the target of a pass. */
 type MakeTarget = (output: Output) => Target;
@@ -38,15 +42,17 @@ export async function* stream(
   path: string | readonly string[],
   options: StreamOptions = {},
 ): AsyncGenerator<Uint8Array, void, void> {
+  checkOptions(options, STREAM_OPTIONS, 'stream');
   const copying = copyingOf(options);
-  checkStream(options);
+  checkTarget(options);
+  if (options.image?.dataFile !== undefined) {
+    throw invalid('a stream is one file, and a data file is another one; leave it out');
+  }
   const stop = new AbortController();
   const signal =
     options.signal === undefined ? stop.signal : AbortSignal.any([stop.signal, options.signal]);
-  const topOnly = options.image?.backing !== undefined;
-  await using codecs = new CodecPool(Math.min(copying.parallel, availableParallelism()));
-  const paths = typeof path === 'string' ? [path] : path;
-  await using source = await openCopied(paths, { ...options, topOnly, signal }, codecs);
+  await using codecs = new CodecPool(copying.parallel);
+  await using source = await openCopied(path, { ...options, signal }, codecs);
   const makeTarget = await targetsFor(source, options, codecs);
   const late = new LateChunks();
   const pass = passesOver(source, makeTarget, { ...copying, signal });
@@ -65,15 +71,6 @@ export async function* stream(
     chunks.fail(stop.signal.reason);
     await writing;
   }
-}
-
-/** What can be said without the disk. */
-function checkStream(options: StreamOptions): void {
-  checkTargetFormat(options.targetFormat ?? 'raw');
-  checkSparse(options.sparseBytes);
-  if ((options.targetFormat ?? 'raw') === 'raw') return checkRaw(options);
-  if (newQcow2Of(0, options).dataFile === undefined) return;
-  throw invalid('a stream is one file, and a data file is another one; leave it out');
 }
 
 /** The same target for every pass over the disk. */

@@ -10,6 +10,7 @@ import { CONFIG_BARRIER, CONFIG_FLAGS } from '../abi/region.ts';
 import { invalid, toWhole } from '../arguments.ts';
 import { SluiceError } from '../errors.ts';
 import type { Disk } from '../disk.ts';
+import { checkOptions } from '../options.ts';
 import { layOut, WASM_PAGE_SIZE } from '../place.ts';
 import { CopiedGuest } from './copied-guest.ts';
 import { offeredFeatures } from './features.ts';
@@ -19,9 +20,9 @@ import { VirtioBlk } from './virtio-blk.ts';
 import {
   toEvents,
   toFixed,
-  toLegacy,
   toRegions,
   toValues,
+  VIRTIO_BLK_OPTIONS,
   type VirtioBlkOptions,
 } from './virtio-blk-options.ts';
 import type { VirtioBlkParts } from './virtio-blk-types.ts';
@@ -55,6 +56,7 @@ export function createVirtioBlk(disk: Disk, options: VirtioBlkOptions): VirtioBl
   if (typeof options !== 'object' || options === null) {
     throw invalid('a virtio-blk device needs options: at least where guest memory is');
   }
+  checkOptions(options, VIRTIO_BLK_OPTIONS, 'createVirtioBlk');
   if (disk.closed) throw new SluiceError('ERR_SLUICE_CLOSED', 'the disk is closed; open it again');
   const parts = toParts(disk, options);
   const { mapBytes } = disk.device;
@@ -111,7 +113,7 @@ function copyOf({ device }: Disk, { guest, regions }: Ground): CopiedGuest | und
 /** Everything that can be wrong with the options is found here, before the disk moves. */
 function toParts(disk: Disk, options: VirtioBlkOptions): Omit<VirtioBlkParts, 'makeQueues'> {
   const { engine, blockSizeBytes: granuleBytes, unmaps: mayUnmap } = disk.device;
-  const legacy = toLegacy(options);
+  const { legacy = false } = options;
   const values = toValues(options, { capacityBytes: disk.size, granuleBytes, mayUnmap });
   const settings = toFixed(options);
   toPolicies(requestSettings(0n, values, settings));

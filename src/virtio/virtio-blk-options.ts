@@ -3,7 +3,8 @@ import { SECTOR_SIZE } from '../abi/limits.ts';
 import { VIRTIO_BLK_ID_BYTES } from '../abi/virtio-blk.ts';
 import { BLK_RANGES, VIRTQUEUES } from '../abi/virtio-device.ts';
 import { QUEUE_SIZE_MAX } from '../abi/virtio-ring.ts';
-import { invalid, toSwitch, toWhole } from '../arguments.ts';
+import { invalid, toWhole } from '../arguments.ts';
+import { checkedInUse, type Checks, isCallback, isSwitch } from '../options.ts';
 import { type ConfigValues, SEG_MAX_LIMIT } from './config-space.ts';
 import type { FeatureSwitches } from './features.ts';
 import type { FixedSettings } from './negotiation.ts';
@@ -71,7 +72,30 @@ const LARGEST_BLOCK = 65_536;
 const LARGEST_WORD = 0xffff_ffff;
 /** 2 GiB less a block, so that no request takes for ever and every count fits 31 bits. */
 const RANGE_BYTES = 2 ** 31 - LARGEST_BLOCK;
-const CALLBACKS = ['onInterrupt', 'onInterruptLine', 'onError', 'onStopped'] as const;
+
+/** Checks of VirtioBlkOptions. */
+export const VIRTIO_BLK_OPTIONS: Checks<VirtioBlkOptions> = {
+  memory: checkedInUse,
+  base: checkedInUse,
+  ram: checkedInUse,
+  ramBytes: checkedInUse,
+  guest: checkedInUse,
+  queues: checkedInUse,
+  queueSizeMax: checkedInUse,
+  features: checkedInUse,
+  serial: checkedInUse,
+  blockSizeBytes: checkedInUse,
+  segMax: checkedInUse,
+  sizeMaxBytes: checkedInUse,
+  legacy: isSwitch,
+  readError: checkedInUse,
+  writeError: checkedInUse,
+  arenaBytes: checkedInUse,
+  onInterrupt: isCallback,
+  onInterruptLine: isCallback,
+  onError: isCallback,
+  onStopped: isCallback,
+};
 
 /** Checks the options that have a place in the configuration space. */
 export function toValues(options: VirtioBlkOptions, disk: DiskFacts): ConfigValues {
@@ -118,20 +142,10 @@ export function toFixed({
   return { id, readError, writeError };
 }
 
-/** Checks the callbacks. */
+/** What the device tells. */
 export function toEvents(options: VirtioBlkOptions): VirtioBlkEvents {
-  for (const name of CALLBACKS) {
-    const callback: unknown = options[name];
-    if (callback === undefined || typeof callback === 'function') continue;
-    throw invalid(`${name} must be a function`);
-  }
   const { onInterrupt, onInterruptLine, onError, onStopped } = options;
   return { onInterrupt, onInterruptLine, onError, onStopped };
-}
-
-/** Checks `legacy`. */
-export function toLegacy({ legacy }: VirtioBlkOptions): boolean {
-  return toSwitch(legacy, 'legacy');
 }
 
 /** Guest RAM in a given memory, as regions. */

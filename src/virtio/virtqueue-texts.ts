@@ -109,7 +109,7 @@ export function attachText(
     case ATTACH_IN_ORDER:
       return 'a copied guest has no IN_ORDER; do not offer it';
     case ATTACH_INFLIGHT:
-      return 'what is in flight is recorded for split rings only, without IN_ORDER or a copied guest';
+      return 'only split rings have an inflight record, without IN_ORDER or a copied guest';
     default:
       return `the engine refuses with ${code}`;
   }

@@ -38,9 +38,9 @@ function rows(text: string): string[][] {
   );
 }
 
-/** Runs the program of a chapter on a disk of 4 MiB; what it prints, in lines. */
+/** Runs the marked program of a chapter on a disk of 4 MiB; what it prints, in lines. */
 async function runExample(title: string): Promise<string[]> {
-  const [, code] = /```js\n([^]*?)```/.exec(chapter(title)) ?? [];
+  const [, code] = /<!-- run by [^]*?```js\n([^]*?)```/.exec(chapter(title)) ?? [];
   // Below the root, so that the example finds the package by its name.
   await mkdir(join(ROOT, 'build'), { recursive: true });
   const folder = await mkdtemp(join(ROOT, 'build', 'readme-'));
@@ -68,6 +68,10 @@ describe('the README', () => {
 
   it('has an example of a guest that runs', async () => {
     expect(await runExample('Virtio')).toEqual(['0 0 0 7']);
+  });
+
+  it('has an example of the work on images that runs', async () => {
+    expect(await runExample('Images')).toEqual(["[ 'before-upgrade' ]", '0 0']);
   });
 
   it.each(['serve', 'crash'])('has the help of sluice %s', async (command) => {

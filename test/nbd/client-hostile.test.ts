@@ -640,4 +640,27 @@ describe('a server that is odd, and right', LIMIT, () => {
       [wire.WRITE, MIB - 512, 512],
     ]);
   });
+
+  it('may not do WRITE_ZEROES after all: zeroes are sent, and it is asked once', async () => {
+    const ENOTSUP = 95;
+    const seen: SeenRequest[] = [];
+    await using server = await serveScript(async (peer) => {
+      await peer.agree({ structured: false, blocks: [512, 4096, 512 * 1024] });
+      for (;;) {
+        const request = await peer.request();
+        seen.push(request);
+        peer.simple(request.cookie, request.type === wire.WRITE_ZEROES ? ENOTSUP : 0);
+      }
+    });
+    await using client = await NbdClient.connect(server.uri);
+    await client.writeZeroes(0, MIB);
+    await client.writeZeroes(4096, 512);
+    const parts = seen.map(({ type, offset, length }) => [type, offset, length]);
+    expect(parts).toEqual([
+      [wire.WRITE_ZEROES, 0, MIB],
+      [wire.WRITE, 0, 512 * 1024],
+      [wire.WRITE, 512 * 1024, 512 * 1024],
+      [wire.WRITE, 4096, 512],
+    ]);
+  });
 });

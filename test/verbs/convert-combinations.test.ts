@@ -137,7 +137,7 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'convert with any options', () => {
     const rows: readonly (readonly [Options, RegExp])[] = [
       [{ ...qcow2, compress: true, preallocation: 'full' }, /both compressed and preallocated/],
       [{ ...qcow2, compress: true, image: { dataFile: { name: 'd', raw: false } } }, /data file/],
-      [{ preallocation: 'metadata' }, /preallocation must be off or falloc or full/],
+      [{ preallocation: 'metadata' }, /preallocation must be 'off' or 'falloc' or 'full'/],
       [{ image: { clusterBits: 12 } }, /clusterBits is for qcow2 images/],
       [{ compress: true }, /a raw image cannot be compressed/],
       [{ bitmaps: 'all' }, /a raw image has no bitmaps/],

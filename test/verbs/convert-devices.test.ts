@@ -22,9 +22,9 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'a block device', () => {
   });
 
   /** Undefined: none can be made here. */
-  function makeDevice(): string | undefined {
+  function makeDevice(bytes = DEVICE_BYTES): string | undefined {
     const file = join(folder, 'file');
-    writeFileSync(file, new Uint8Array(DEVICE_BYTES).fill(0xff));
+    writeFileSync(file, new Uint8Array(bytes).fill(0xff));
     const { status, stdout } = spawnSync('losetup', ['-f', '--show', file], { encoding: 'utf8' });
     return status === 0 ? stdout.trim() : undefined;
   }
@@ -57,6 +57,23 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'a block device', () => {
       const [expected, found] = ['expected', 'found'].map((name) => bytesOf(join(folder, name)));
       expect(found!.equals(expected!)).toBe(true);
       expect(statSync(device).isBlockDevice()).toBe(true);
+    } finally {
+      execFileSync('losetup', ['-d', device]);
+    }
+  });
+
+  it.for([
+    [['-o', 'preallocation=metadata'], 'the device has 1048576 bytes, and the image takes', true],
+    [['-S', '0'], 'no space is left (ENOSPC); use a larger device', false],
+  ] as const)('that is too small: %j', async ([args, message, isUntouched], context) => {
+    const device = makeDevice(MIB);
+    if (device === undefined) return context.skip('loop devices cannot be made here');
+    try {
+      const run = await sluice(['convert', '-O', 'qcow2', ...args, from, device]);
+      expect(run.code).toBe(1);
+      expect(run.stderr).toContain(message);
+      const noise = Buffer.alloc(MIB, 0xff);
+      if (isUntouched) expect(readFileSync(device).equals(noise)).toBe(true);
     } finally {
       execFileSync('losetup', ['-d', device]);
     }

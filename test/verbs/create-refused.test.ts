@@ -36,7 +36,7 @@ const REFUSED: readonly Row[] = [
   ['-o compat=0.10,compression_type=zstd FILE 1M', 'version 2 of qcow2 knows no'],
   ['-o compat=0.10,data_file=d FILE 1M', 'version 2 of qcow2 knows no'],
   ['-o compression_type=lzma FILE 1M', 'compression_type is zlib or zstd'],
-  ['-o preallocation=some FILE 1M', 'preallocation must be off or'],
+  ['-o preallocation=some FILE 1M', "preallocation must be 'off' or"],
   ['-o data_file_raw=on FILE 1M', 'there is no data file'],
   ['-o data_file=d,data_file_raw=on -b base.raw -F raw FILE', 'cannot be a backing file'],
   ['-o data_file=FILE FILE 1M', 'the image and its data file'],
@@ -57,7 +57,7 @@ const REFUSED: readonly Row[] = [
   ['-o encrypt.format=luks,encrypt.key-secret=z FILE 1M', "the secret 'z'"],
   ['-o encrypt.iter-time=10 FILE 1M', "'encrypt.iter-time' is for encrypted images"],
   ['-f raw -b base.raw -F raw FILE 1M', "'backing_file' is for qcow2"],
-  ['-f raw -o preallocation=metadata FILE 1M', 'preallocation must be off or falloc or full'],
+  ['-f raw -o preallocation=metadata FILE 1M', "preallocation must be 'off' or 'falloc' or 'full'"],
   ['-f raw -o cluster_size=4k FILE 1M', "'cluster_size' is for qcow2"],
   ['nowhere/FILE 1M', 'ENOENT'],
 ];

@@ -17,7 +17,7 @@ import {
   quietOption,
 } from './common.ts';
 import { formatOptions, isOn, optionPairs, versionOf } from './format-options.ts';
-import { keyOption, readKey } from './key.ts';
+import { type KeyOptions, keyOptions, readKey } from './key.ts';
 import { withProgress } from './progress.ts';
 import { parseSize } from './size.ts';
 
@@ -37,11 +37,10 @@ Examples:
   sluice amend -o compat=0.10 disk.qcow2
   sluice amend -o lazy_refcounts=on,refcount_bits=64 disk.qcow2`;
 
-interface AmendOptions extends CommonOptions, ChainOptions, ChangeOptions {
+interface AmendOptions extends CommonOptions, ChainOptions, ChangeOptions, KeyOptions {
   readonly options: readonly string[];
   readonly progress?: true;
   readonly force?: true;
-  readonly keyFile?: string;
 }
 
 export function addAmend(program: Command, terminal: Terminal): void {
@@ -56,7 +55,7 @@ export function addAmend(program: Command, terminal: Terminal): void {
       formatOption(),
       cacheOption(),
       new Option('--force', 'let the disk become smaller: what lies behind its end is lost'),
-      keyOption(),
+      ...keyOptions(),
       progressOption(),
       quietOption(),
       allowOption(),
@@ -75,9 +74,9 @@ export function addAmend(program: Command, terminal: Terminal): void {
 }
 
 async function amend(path: string, options: AmendOptions, terminal: Terminal): Promise<void> {
-  const { format, cache, force, keyFile } = options;
+  const { format, cache, force } = options;
   const changes = changesOf(optionPairs(options.options));
-  const encryption = await readKey(keyFile);
+  const encryption = await readKey(options);
   const backing = policyOf(path, options);
   await withProgress(terminal, options, async (show, signal) => {
     const onProgress = ({ done, total }: image.AmendProgress): void =>

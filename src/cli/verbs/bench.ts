@@ -18,7 +18,7 @@ import {
   policyOf,
   quietOption,
 } from './common.ts';
-import { keyOption, readKey } from './key.ts';
+import { type KeyOptions, keyOptions, readKey } from './key.ts';
 import { sizeArgument } from './size.ts';
 
 const NOTES = `
@@ -33,7 +33,7 @@ const DEFAULT_COUNT = 75_000;
 const DEFAULT_DEPTH = 64;
 const DEFAULT_BYTES = 4096;
 
-interface BenchOptions extends CommonOptions, ChainOptions {
+interface BenchOptions extends CommonOptions, ChainOptions, KeyOptions {
   readonly output: 'human' | 'json';
   readonly count: number;
   readonly depth: number;
@@ -46,7 +46,6 @@ interface BenchOptions extends CommonOptions, ChainOptions {
   readonly drain: boolean;
   readonly cache: CacheModeName;
   readonly nocache?: true;
-  readonly keyFile?: string;
   readonly quiet?: true;
 }
 
@@ -86,7 +85,7 @@ function hostOptions(): Option[] {
     cacheOption(),
     new Option('-n, --nocache', 'as -t none'),
     quietOption(),
-    keyOption(),
+    ...keyOptions(),
     forceShareOption(),
     allowOption(),
   ];
@@ -100,7 +99,7 @@ async function bench(path: string, options: BenchOptions): Promise<void> {
     lock: lockOf(options),
     cache: options.nocache === true ? 'none' : options.cache,
     ...(format === 'qcow2' ? { backing: policyOf(path, options) } : {}),
-    encryption: await readKey(options.keyFile),
+    encryption: await readKey(options),
     count,
     requestDepth: depth,
     requestBytes: size,

@@ -15,7 +15,7 @@ import {
   progressOption,
   quietOption,
 } from './common.ts';
-import { keyOption, readKey } from './key.ts';
+import { type KeyOptions, keyOptions, readKey } from './key.ts';
 import { withProgress } from './progress.ts';
 import { sizeArgument } from './size.ts';
 
@@ -29,11 +29,10 @@ Examples:
   sluice commit disk.qcow2
   sluice commit -p -b base.qcow2 disk.qcow2        several layers down`;
 
-interface CommitOptions extends CommonOptions, ChainOptions, ChangeOptions {
+interface CommitOptions extends CommonOptions, ChainOptions, ChangeOptions, KeyOptions {
   readonly base?: string;
   readonly rate?: number;
   readonly drop?: true;
-  readonly keyFile?: string;
   readonly progress?: true;
 }
 
@@ -50,7 +49,7 @@ export function addCommit(program: Command, terminal: Terminal): void {
       new Option('-b, --base <file>', 'the file that is written, some layers down; implies -d'),
       new Option('-r, --rate <size>', 'bytes in a second, at most').argParser(sizeArgument),
       new Option('-d, --drop', 'do not empty the image'),
-      keyOption(),
+      ...keyOptions(),
       progressOption(),
       quietOption(),
       allowOption(),
@@ -61,8 +60,8 @@ export function addCommit(program: Command, terminal: Terminal): void {
 }
 
 async function commit(path: string, options: CommitOptions, terminal: Terminal): Promise<void> {
-  const { format, cache, base, rate, drop: keep, keyFile, quiet } = options;
-  const encryption = await readKey(keyFile);
+  const { format, cache, base, rate, drop: keep, quiet } = options;
+  const encryption = await readKey(options);
   const backing = policyOf(path, options);
   const onNotice = quiet === true ? undefined : (text: string) => terminal.line(text);
   const how = { format, cache, base, keep, encryption, backing, onNotice };

@@ -4,6 +4,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander';
 import { CACHE_MODES, type CacheModeName } from '../../cache-mode.ts';
 import { isReadOnlyFormat } from '../../image/format.ts';
 import type { NamedFilePolicy, SourceFormat } from '../../node.ts';
+import { secretOption } from './secret.ts';
 
 /** Options that every verb has. */
 export interface CommonOptions {
@@ -38,7 +39,7 @@ export function addVerb(program: Command, verb: Verb): Command {
     .allowExcessArguments(false)
     .showHelpAfterError(`Try 'sluice ${verb.name} --help'.`)
     .addHelpText('after', verb.notes);
-  for (const option of verb.options) command.addOption(option);
+  for (const option of [...verb.options, secretOption()]) command.addOption(option);
   refuseOption(command, '--image-opts', 'name the image by its path');
   return command;
 }

@@ -17,7 +17,7 @@ import {
   quietOption,
   sourceFormatOption,
 } from './common.ts';
-import { keyOption, readKey } from './key.ts';
+import { type KeyOptions, keyOptions, readKey } from './key.ts';
 import { type ProgressOptions, withProgress } from './progress.ts';
 
 const NOTES = `
@@ -33,11 +33,10 @@ const CODE_DIFFERENT = 1;
 const CODE_NOT_OPEN = 2;
 const CODE_NOT_READ = 4;
 
-interface CompareOptions extends CommonOptions, ChainOptions, ProgressOptions {
+interface CompareOptions extends CommonOptions, ChainOptions, ProgressOptions, KeyOptions {
   readonly output: 'human' | 'json';
   readonly secondFormat?: SourceFormat;
   readonly strict?: true;
-  readonly keyFile?: string;
 }
 
 export function addCompare(program: Command, terminal: Terminal): void {
@@ -52,7 +51,7 @@ export function addCompare(program: Command, terminal: Terminal): void {
       sourceFormatOption('-F, --second-format <fmt>', 'the second image'),
       outputOption(),
       new Option('-s, --strict', 'other sizes and other allocations are differences, too'),
-      keyOption(),
+      ...keyOptions(),
       progressOption(),
       quietOption(),
       forceShareOption(),
@@ -72,8 +71,8 @@ async function compare(
   options: CompareOptions,
   terminal: Terminal,
 ): Promise<void> {
-  const { format, secondFormat, strict, quiet, output, keyFile } = options;
-  const encryption = await readKey(keyFile);
+  const { format, secondFormat, strict, quiet, output } = options;
+  const encryption = await readKey(options);
   const how = { lock: lockOf(options), encryption };
   try {
     const found = await withProgress(terminal, options, (onProgress, signal) =>

@@ -24,10 +24,10 @@ import {
 } from './common.ts';
 import { asksForHelp, listOptions, madeOptionsOf } from './create-options.ts';
 import { formatOptions } from './format-options.ts';
-import { keyOption, readKey } from './key.ts';
+import { type KeyOptions, keyOptions, readKey } from './key.ts';
 import type { SnapshotChoice } from '../../image/qcow2/snapshot-header.ts';
 import { withProgress } from './progress.ts';
-import { readSecrets, secretOption, type SecretOptions } from './secret.ts';
+import { readSecrets } from './secret.ts';
 import { parseSize, sizeArgument } from './size.ts';
 import { snapshotOption } from './snapshot-choice.ts';
 
@@ -47,7 +47,8 @@ Examples:
   sluice convert -O qcow2 'nbd+unix:///?socket=disk.sock' copy.qcow2
   sluice convert disk.qcow2 nbd://host/export`;
 
-interface ConvertOptions extends CommonOptions, ChainOptions, SecretOptions {
+interface ConvertOptions extends CommonOptions, ChainOptions, KeyOptions {
+  readonly object: readonly string[];
   readonly targetFormat: ImageFormat;
   readonly cache: CacheModeName;
   readonly sourceCache: CacheModeName;
@@ -64,7 +65,6 @@ interface ConvertOptions extends CommonOptions, ChainOptions, SecretOptions {
   readonly skipBrokenBitmaps?: true;
   readonly rate?: number;
   readonly coroutines?: number;
-  readonly keyFile?: string;
   readonly progress?: true;
   readonly quiet?: true;
 }
@@ -100,7 +100,7 @@ function sourceOptions(): Option[] {
     snapshotOption('the disk as a snapshot of the image has it'),
     new Option('--salvage', 'what cannot be read is zeroes, and said'),
     cacheOption('-T, --source-cache <mode>', 'the images'),
-    keyOption(),
+    ...keyOptions(),
     forceShareOption(),
     allowOption(),
   ];
@@ -117,7 +117,6 @@ function targetOptions(): Option[] {
     ]),
     new Option('--bitmaps', 'copy the bitmaps of the image, too'),
     new Option('--skip-broken-bitmaps', 'with --bitmaps: leave out what cannot be used'),
-    secretOption(),
     new Option('-c, --compress', 'compress the clusters of the target'),
     new Option(
       '-S, --sparse <size>',
@@ -172,7 +171,8 @@ async function convert(
 /** What is copied, and into what. */
 async function copiedOf(paths: readonly string[], options: ConvertOptions, terminal: Terminal) {
   const { targetFormat } = options;
-  const keys = { secrets: await readSecrets(options), key: null, isNeeded: true };
+  const secrets = await readSecrets(options);
+  const keys = { secrets, key: null, isNeeded: true };
   const { sizeBytes, preallocation, image: made } = madeOptionsOf(targetFormat, options, keys);
   if (sizeBytes !== undefined) throw invalid('a copy is as large as its source; leave out size');
   const onUnreadable = (offset: number, length: number, { message }: Error): void =>
@@ -182,7 +182,7 @@ async function copiedOf(paths: readonly string[], options: ConvertOptions, termi
     lock: lockOf(options),
     backing: { folders: [...paths.map((path) => dirname(path)), ...options.allow] },
     snapshot: options.snapshot,
-    encryption: await readKey(options.keyFile),
+    encryption: await readKey(options, secrets),
     cache: options.sourceCache,
     targetFormat,
     image: made,

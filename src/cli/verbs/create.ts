@@ -9,9 +9,9 @@ import type { Terminal } from '../terminal.ts';
 import { addVerb, allowOption, type ChainOptions, quietOption, writableFormat } from './common.ts';
 import { asksForHelp, listOptions, madeOptionsOf } from './create-options.ts';
 import { formatOptions } from './format-options.ts';
-import { keyOption, readKey } from './key.ts';
+import { keyFileOption, readKey } from './key.ts';
 import { withProgress } from './progress.ts';
-import { readSecrets, secretOption, type SecretOptions } from './secret.ts';
+import { readSecrets, type SecretOptions } from './secret.ts';
 import { sizeArgument } from './size.ts';
 
 const NOTES = `
@@ -50,8 +50,7 @@ export function addCreate(program: Command, terminal: Terminal): void {
       ]),
       new Option('-u, --unsafe', 'do not open the backing file'),
       formatOptions(),
-      secretOption(),
-      keyOption(),
+      keyFileOption(),
       quietOption(),
       allowOption(),
     ],
@@ -73,7 +72,7 @@ async function create(
   const { format, keyFile, unsafe, quiet } = options;
   if (asksForHelp(options)) return writeResult(listOptions(format));
   if (path === undefined) throw invalid('the file that is to be made is missing; pass FILE');
-  const key = (await readKey(keyFile))?.key as Uint8Array | undefined;
+  const key = (await readKey({ keyFile }))?.key as Uint8Array | undefined;
   const keys = { secrets: await readSecrets(options), key, isNeeded: true };
   const { sizeBytes, preallocation, image: made } = madeOptionsOf(format, options, keys);
   if (size !== undefined && sizeBytes !== undefined) {

@@ -15,7 +15,7 @@ import {
   sourceFormatOption,
   targetFormatOption,
 } from './common.ts';
-import { keyOption, readKey } from './key.ts';
+import { type KeyOptions, keyOptions, readKey } from './key.ts';
 import { withProgress } from './progress.ts';
 import { parseSize } from './size.ts';
 
@@ -32,9 +32,8 @@ Examples:
 const DEFAULT_BLOCK_BYTES = 512;
 const OPERANDS = ['if', 'of', 'bs', 'count', 'skip'] as const;
 
-interface DdOptions extends CommonOptions, ChainOptions {
+interface DdOptions extends CommonOptions, ChainOptions, KeyOptions {
   readonly targetFormat: ImageFormat;
-  readonly keyFile?: string;
 }
 
 export function addDd(program: Command, terminal: Terminal): void {
@@ -47,7 +46,7 @@ export function addDd(program: Command, terminal: Terminal): void {
     options: [
       sourceFormatOption('-f, --format <fmt>', 'the image'),
       targetFormatOption('the target'),
-      keyOption(),
+      ...keyOptions(),
       forceShareOption(),
       allowOption(),
     ],
@@ -64,7 +63,7 @@ async function dd(operands: string[], options: DdOptions, terminal: Terminal): P
   const blockBytes = numberOf(given.get('bs')) ?? DEFAULT_BLOCK_BYTES;
   if (blockBytes === 0) throw invalid('bs must be at least 1');
   const count = numberOf(given.get('count'));
-  const encryption = await readKey(options.keyFile);
+  const encryption = await readKey(options);
   const isThere = isNbdUri(target);
   const left = isThere ? { whatThereIs: 'the target is written in part' } : {};
   await withProgress(terminal, left, (onProgress, signal) =>

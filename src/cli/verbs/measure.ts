@@ -19,8 +19,8 @@ import {
 } from './common.ts';
 import { asksForHelp, listOptions, madeOptionsOf } from './create-options.ts';
 import { formatOptions } from './format-options.ts';
-import { keyOption, readKey } from './key.ts';
-import { readSecrets, secretOption, type SecretOptions } from './secret.ts';
+import { keyFileOption, readKey } from './key.ts';
+import { readSecrets, type SecretOptions } from './secret.ts';
 import { sizeArgument } from './size.ts';
 import { snapshotOption } from './snapshot-choice.ts';
 
@@ -55,8 +55,7 @@ export function addMeasure(program: Command): void {
       new Option('--size <size>', 'of the disk, where no image is copied').argParser(sizeArgument),
       snapshotOption('a snapshot of the image'),
       outputOption(),
-      secretOption(),
-      keyOption(),
+      keyFileOption(),
       forceShareOption(),
       allowOption(),
     ],
@@ -69,7 +68,7 @@ export function addMeasure(program: Command): void {
 async function measure(path: string | undefined, options: MeasureOptions): Promise<void> {
   const { format, targetFormat, output, size, snapshot, keyFile } = options;
   if (asksForHelp(options)) return writeResult(listOptions(targetFormat));
-  const key = (await readKey(keyFile))?.key as Uint8Array | undefined;
+  const key = (await readKey({ keyFile }))?.key as Uint8Array | undefined;
   const keys = { secrets: await readSecrets(options), key, isNeeded: false };
   const { preallocation, image: made } = madeOptionsOf(targetFormat, options, keys);
   const source = sourceOf(path, size);

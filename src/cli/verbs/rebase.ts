@@ -15,7 +15,7 @@ import {
   progressOption,
   quietOption,
 } from './common.ts';
-import { keyOption, readKey } from './key.ts';
+import { type KeyOptions, keyOptions, readKey } from './key.ts';
 import { withProgress } from './progress.ts';
 
 const NOTES = `
@@ -30,12 +30,11 @@ Examples:
   sluice rebase -b '' disk.qcow2                   no backing file any more
   sluice rebase -u -b moved.qcow2 -F qcow2 disk.qcow2`;
 
-interface RebaseOptions extends CommonOptions, ChainOptions, ChangeOptions {
+interface RebaseOptions extends CommonOptions, ChainOptions, ChangeOptions, KeyOptions {
   readonly unsafe?: true;
   readonly backing?: string;
   readonly backingFormat?: 'raw' | 'qcow2';
   readonly sourceCache: CacheModeName;
-  readonly keyFile?: string;
   readonly progress?: true;
 }
 
@@ -56,7 +55,7 @@ export function addRebase(program: Command, terminal: Terminal): void {
       formatOption(),
       cacheOption(),
       cacheOption('-T, --source-cache <mode>', 'the backing files'),
-      keyOption(),
+      ...keyOptions(),
       progressOption(),
       quietOption(),
       allowOption(),
@@ -84,8 +83,8 @@ async function rebase(
   options: RebaseOptions,
   terminal: Terminal,
 ): Promise<void> {
-  const { format, cache, sourceCache, unsafe, keyFile, quiet } = options;
-  const encryption = await readKey(keyFile);
+  const { format, cache, sourceCache, unsafe, quiet } = options;
+  const encryption = await readKey(options);
   const allow = policyOf(path, options);
   const onNotice = quiet === true ? undefined : (text: string) => terminal.line(text);
   const how = { format, cache, sourceCache, unsafe, encryption, allow, backing, onNotice };

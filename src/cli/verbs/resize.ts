@@ -12,7 +12,7 @@ import {
   policyOf,
   quietOption,
 } from './common.ts';
-import { keyOption, readKey } from './key.ts';
+import { type KeyOptions, keyOptions, readKey } from './key.ts';
 import { parseSize } from './size.ts';
 
 const NOTES = `
@@ -27,11 +27,10 @@ Examples:
   sluice resize disk.qcow2 +10G
   sluice resize --shrink -f raw disk.img -1G`;
 
-interface ResizeOptions extends CommonOptions, ChainOptions {
+interface ResizeOptions extends CommonOptions, ChainOptions, KeyOptions {
   readonly preallocation: image.Preallocation;
   readonly shrink?: true;
   readonly quiet?: true;
-  readonly keyFile?: string;
 }
 
 export function addResize(program: Command, terminal: Terminal): void {
@@ -47,7 +46,7 @@ export function addResize(program: Command, terminal: Terminal): void {
         .choices(['off', 'metadata', 'falloc', 'full'])
         .default('off'),
       new Option('--shrink', 'let it become smaller: what lies behind its end is lost'),
-      keyOption(),
+      ...keyOptions(),
       quietOption(),
       allowOption(),
     ],
@@ -81,8 +80,8 @@ async function resize(
   options: ResizeOptions,
   terminal: Terminal,
 ): Promise<void> {
-  const { format, shrink, preallocation, quiet, keyFile } = options;
-  const encryption = await readKey(keyFile);
+  const { format, shrink, preallocation, quiet } = options;
+  const encryption = await readKey(options);
   const backing = policyOf(path, options);
   if (format === undefined && quiet !== true && (await image.info(path)).format === 'raw') {
     terminal.warn(`${JSON.stringify(path)} is taken for a raw image; pass -f raw to say so`);

@@ -6,8 +6,18 @@ import {
   EXTENDED_L2_CLUSTER_BITS_MIN,
   REFCOUNT_ORDER_MAX,
 } from '../../abi/qcow2.ts';
-import { invalid, toSwitch, toWhole } from '../../arguments.ts';
-import { checkNewLuks, type NewLuks } from './luks-options.ts';
+import { invalid, show, toWhole } from '../../arguments.ts';
+import {
+  type Check,
+  checkOptions,
+  type Checks,
+  isOneOf,
+  isSwitch,
+  isWhole,
+  objectOf,
+  pick,
+} from '../../options.ts';
+import { isNewLuks, type NewLuks } from './luks-options.ts';
 
 /** What is set aside for data that is not there yet. */
 export type Preallocation = 'off' | 'metadata' | 'falloc' | 'full';
@@ -64,25 +74,57 @@ const DEFAULT_CLUSTER_BITS = 16;
 const V2_REFCOUNT_ORDER = 4;
 const LARGEST_BYTES = Number.MAX_SAFE_INTEGER - SECTOR_BYTES;
 
+/** Whoever opens the image must find the same name. */
+const isName: Check = (value, what) => {
+  const bytes = new TextEncoder().encode(String(value));
+  toWhole(bytes.length, `the length of ${what} in bytes`, 1, BACKING_NAME_BYTES_MAX);
+  const name = new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes);
+  if (!bytes.includes(0) && name === value) return;
+  throw invalid(`${what} must be Unicode without NUL, not ${show(value)}`);
+};
+
+/** A backing file: its name and format. */
+const isBackingFile: Check = objectOf({ name: isName, format: isOneOf('raw', 'qcow2') }, [
+  'name',
+  'format',
+]);
+
+/** A backing file, or none. */
+export const isBackingChoice: Check = (value, name) => {
+  if (value !== 'none') isBackingFile(value, name);
+};
+
+/** A Preallocation. */
+export const isPreallocation: Check = isOneOf('off', 'metadata', 'falloc', 'full');
+
+/** Checks of NewQcow2Options. */
+export const NEW_QCOW2_OPTIONS: Checks<NewQcow2Options> = {
+  version: isWhole(2, 3),
+  clusterBits: isWhole(CLUSTER_BITS_MIN, CLUSTER_BITS_MAX),
+  refcountOrder: isWhole(0, REFCOUNT_ORDER_MAX),
+  extendedL2: isSwitch,
+  lazyRefcounts: isSwitch,
+  compression: isOneOf('deflate', 'zstd'),
+  backing: isBackingFile,
+  dataFile: objectOf({ name: isName, raw: isSwitch }, ['name']),
+  encryption: isNewLuks,
+};
+
+const CREATE_OPTIONS: Checks<CreateOptions> = {
+  ...NEW_QCOW2_OPTIONS,
+  sizeBytes: isWhole(0, LARGEST_BYTES),
+  preallocation: isPreallocation,
+};
+
 /** @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT for options that no image can have */
 export function newImageOf(options: CreateOptions): NewImage {
-  const { version = 3, compression = 'deflate', backing, dataFile } = options;
-  const { preallocation = 'off', encryption } = options;
-  const { clusterBits = DEFAULT_CLUSTER_BITS, refcountOrder = V2_REFCOUNT_ORDER } = options;
-  toWhole(version, 'version', 2, 3);
-  toWhole(options.sizeBytes, 'sizeBytes', 0, LARGEST_BYTES);
-  toWhole(refcountOrder, 'refcountOrder', 0, REFCOUNT_ORDER_MAX);
-  const extendedL2 = toSwitch(options.extendedL2, 'extendedL2');
-  const lowestBits = extendedL2 ? EXTENDED_L2_CLUSTER_BITS_MIN : CLUSTER_BITS_MIN;
-  toWhole(clusterBits, 'clusterBits', lowestBits, CLUSTER_BITS_MAX);
-  checkOneOf(compression, 'compression', ['deflate', 'zstd']);
-  checkPreallocation(preallocation, ['off', 'metadata', 'falloc', 'full']);
-  if (encryption !== undefined) checkNewLuks(encryption);
-  if (backing !== undefined) {
-    checkName(backing.name, 'backing.name');
-    checkOneOf(backing.format, 'backing.format', ['raw', 'qcow2']);
-  }
-  if (dataFile !== undefined) checkName(dataFile.name, 'dataFile.name');
+  // A NewImage may be made again.
+  checkOptions(pick(options, CREATE_OPTIONS), CREATE_OPTIONS, 'a qcow2 image');
+  const { version = 3, compression = 'deflate', preallocation = 'off' } = options;
+  const { extendedL2 = false, lazyRefcounts = false, clusterBits = DEFAULT_CLUSTER_BITS } = options;
+  const { refcountOrder = V2_REFCOUNT_ORDER } = options;
+  if (extendedL2)
+    toWhole(clusterBits, 'clusterBits', EXTENDED_L2_CLUSTER_BITS_MIN, CLUSTER_BITS_MAX);
   const image: NewImage = {
     ...options,
     sizeBytes: Math.ceil(options.sizeBytes / SECTOR_BYTES) * SECTOR_BYTES,
@@ -91,7 +133,7 @@ export function newImageOf(options: CreateOptions): NewImage {
     clusterBytes: 2 ** clusterBits,
     refcountOrder,
     extendedL2,
-    lazyRefcounts: toSwitch(options.lazyRefcounts, 'lazyRefcounts'),
+    lazyRefcounts,
     compression,
     preallocation,
   };
@@ -108,7 +150,7 @@ function checkTogether(image: NewImage): void {
     throw invalid(`version 2 of qcow2 knows no ${later}; leave them out, or use version 3`);
   }
   if (dataFile === undefined) return;
-  if (toSwitch(dataFile.raw, 'dataFile.raw') && image.backing !== undefined) {
+  if (dataFile.raw && image.backing !== undefined) {
     throw invalid('a raw data file holds the whole disk; there cannot be a backing file as well');
   }
 }
@@ -129,27 +171,11 @@ function checkMapped({ preallocation, backing, version, extendedL2, ...image }: 
   throw invalid(`${found}; use version 3, or preallocation full`);
 }
 
-/** For a raw image. @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT */
-export function refuseQcow2Options(options: NewQcow2Options = {}): void {
+const isRawPreallocation = isOneOf('off', 'falloc', 'full');
+
+/** What a raw image cannot have. @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT */
+export function checkRawImage(preallocation: Preallocation, options: NewQcow2Options = {}): void {
+  isRawPreallocation(preallocation, 'preallocation');
   const [first] = Object.entries(options).find(([, value]) => value !== undefined) ?? [];
   if (first !== undefined) throw invalid(`${first} is for qcow2 images, and a raw one is made`);
-}
-
-/** @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT */
-export function checkPreallocation(value: string, known: readonly Preallocation[]): void {
-  checkOneOf(value, 'preallocation', known);
-}
-
-function checkOneOf(value: string, name: string, known: readonly string[]): void {
-  if (!known.includes(value)) throw invalid(`${name} must be ${known.join(' or ')}, not ${value}`);
-}
-
-/** Whoever opens the image must find the same name. */
-function checkName(name: string, what: string): void {
-  const bytes = new TextEncoder().encode(name);
-  toWhole(bytes.length, `the length of ${what} in bytes`, 1, BACKING_NAME_BYTES_MAX);
-  if (!bytes.includes(0) && new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes) === name) {
-    return;
-  }
-  throw invalid(`${what} must be Unicode without NUL, not ${JSON.stringify(name)}`);
 }

@@ -10,6 +10,7 @@
 import { CRYPT_AES, CRYPT_NONE } from '../../abi/qcow2.ts';
 import { invalid } from '../../arguments.ts';
 import { SluiceError } from '../../errors.ts';
+import { type Check, type Checks, objectOf } from '../../options.ts';
 import type { ImageFile } from '../image-file.ts';
 import { legacyCipher } from './aes-cbc.ts';
 import type { SectorDecipher } from './crypt-view.ts';
@@ -22,11 +23,16 @@ export interface EncryptionOptions {
   readonly key: Uint8Array | string;
 }
 
-/** Checks what a caller has passed. */
-export function checkEncryption({ key }: EncryptionOptions): EncryptionOptions {
-  if (typeof key === 'string' || key instanceof Uint8Array) return { key };
-  throw invalid('encryption.key must be a string or a Uint8Array');
-}
+/** A passphrase. */
+export const isKey: Check = (value, name) => {
+  if (typeof value === 'string' || value instanceof Uint8Array) return;
+  throw invalid(`${name} must be a string or a Uint8Array`);
+};
+
+const ENCRYPTION_OPTIONS: Checks<EncryptionOptions> = { key: isKey };
+
+/** EncryptionOptions. */
+export const isEncryption: Check = objectOf(ENCRYPTION_OPTIONS, ['key']);
 
 /** The cipher of an image's data, or undefined where there is none. See K1 to K3. */
 export async function unlock(

@@ -1,5 +1,6 @@
 /** How the data of a new image is encrypted, and how much room its LUKS header takes. */
-import { invalid, toWhole } from '../../arguments.ts';
+import { type Check, type Checks, isOneOf, isWhole, objectOf } from '../../options.ts';
+import { isKey } from './encryption.ts';
 import type { LuksHash } from './luks-header.ts';
 
 /** The encryption of a new image: LUKS version 1, AES in XTS mode, plain64. */
@@ -22,6 +23,16 @@ const SLOT_GRANULE_BYTES = 4096;
 const DEFAULT_ITER_TIME_MS = 2000;
 const ITER_TIME_MS_MAX = 60_000;
 
+const NEW_LUKS: Checks<NewLuks> = {
+  key: isKey,
+  cipher: isOneOf('aes-128', 'aes-256'),
+  hash: isOneOf('sha1', 'sha256', 'sha512'),
+  iterTimeMs: isWhole(1, ITER_TIME_MS_MAX),
+};
+
+/** NewLuks. */
+export const isNewLuks: Check = objectOf(NEW_LUKS, ['key']);
+
 /** NewLuks without gaps. */
 export interface LuksChoice {
   /** Of both halves of an XTS key. */
@@ -34,23 +45,6 @@ export interface LuksChoice {
 export function luksChoiceOf(options: NewLuks): LuksChoice {
   const { cipher = 'aes-256', hash = 'sha256', iterTimeMs = DEFAULT_ITER_TIME_MS } = options;
   return { keyBytes: cipher === 'aes-128' ? 32 : 64, hash, iterTimeMs };
-}
-
-/** @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT */
-export function checkNewLuks({ key, cipher, hash, iterTimeMs }: NewLuks): void {
-  if (typeof key !== 'string' && !(key instanceof Uint8Array)) {
-    throw invalid('encryption.key must be a string or a Uint8Array');
-  }
-  checkOneOf(cipher, 'encryption.cipher', ['aes-128', 'aes-256']);
-  checkOneOf(hash, 'encryption.hash', ['sha1', 'sha256', 'sha512']);
-  if (iterTimeMs !== undefined) {
-    toWhole(iterTimeMs, 'encryption.iterTimeMs', 1, ITER_TIME_MS_MAX);
-  }
-}
-
-function checkOneOf(value: string | undefined, name: string, known: readonly string[]): void {
-  if (value === undefined || known.includes(value)) return;
-  throw invalid(`${name} must be ${known.join(' or ')}, not ${value}`);
 }
 
 /** Where a slot's key begins, in bytes from the start of the area. */

@@ -1,5 +1,6 @@
 /** A snapshot as if it were the disk: for reading what the tables of one say. */
 import { SluiceError } from '../../errors.ts';
+import { type Check, isText, objectOf } from '../../options.ts';
 import type { ImageFile } from '../image-file.ts';
 import type { Qcow2Header } from './header.ts';
 import { findSnapshot } from './snapshot-entries.ts';
@@ -7,6 +8,13 @@ import { readSnapshotTable } from './snapshot-table.ts';
 
 /** Which snapshot: the one with this id or else this name; or with the id, the name, or both. */
 export type SnapshotChoice = string | { readonly id?: string; readonly name?: string };
+
+const isIdOrName = objectOf({ id: isText, name: isText });
+
+/** A SnapshotChoice. */
+export const isSnapshotChoice: Check = (value, name) => {
+  if (typeof value !== 'string') isIdOrName(value, name);
+};
 
 const NOTHING = new Uint8Array(0);
 

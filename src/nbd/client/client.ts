@@ -5,6 +5,7 @@
  *    and carry no more than its maximum payload.
  * A2 Reads may be anywhere: they are widened. Writes begin at a block; the block in which one ends
  *    is read first, and written whole.
+ * A3 Zeroes are data where the server has no WRITE_ZEROES, or says that it cannot do it after all.
  */
 import { Flights } from '../../flights.ts';
 import {
@@ -19,7 +20,7 @@ import {
   TRANSMISSION_SEND_WRITE_ZEROES,
 } from '../protocol.ts';
 import { type ConnectionOptions, NbdConnection } from './connection.ts';
-import type { Asked } from './failures.ts';
+import { type Asked, isNotSupported } from './failures.ts';
 import { EXTENT_BYTES } from './replies.ts';
 
 /** A range of an export. */
@@ -45,6 +46,8 @@ export class NbdClient implements AsyncDisposable {
   readonly minimumBlockBytes: number;
   readonly #connection: NbdConnection;
   readonly #maxPayloadBytes: number;
+  /** The server writes zeroes by itself. */
+  #zeroes: boolean;
 
   private constructor(connection: NbdConnection) {
     const { agreement } = connection;
@@ -53,6 +56,7 @@ export class NbdClient implements AsyncDisposable {
     this.size = agreement.sizeBytes;
     this.isReadOnly = (agreement.flags & TRANSMISSION_READ_ONLY) !== 0;
     this.minimumBlockBytes = agreement.minimumBlockBytes;
+    this.#zeroes = this.#has(TRANSMISSION_SEND_WRITE_ZEROES);
   }
 
   /**
@@ -86,15 +90,7 @@ export class NbdClient implements AsyncDisposable {
   /** Writes zeroes, which need not take space. */
   async writeZeroes(offset: number, length: number): Promise<void> {
     const whole = this.#floor(length);
-    if (this.#has(TRANSMISSION_SEND_WRITE_ZEROES)) {
-      await inParts(offset, whole, LONGEST_BYTES, (part) =>
-        this.#ask(CMD_WRITE_ZEROES, { operation: 'write zeroes', ...part }),
-      );
-    } else {
-      await inParts(offset, whole, Math.min(this.#maxPayloadBytes, ZEROES.length), (part) =>
-        this.#write(part.offset, ZEROES.subarray(0, part.length)),
-      );
-    }
+    await inParts(offset, whole, LONGEST_BYTES, (part) => this.#writeZeroes(part));
     const rest = length - whole;
     if (rest > 0) await this.#writeTail(offset + whole, ZEROES.subarray(0, rest));
   }
@@ -158,6 +154,22 @@ export class NbdClient implements AsyncDisposable {
 
   #write(offset: number, data: Uint8Array): Promise<void> {
     return this.#ask(CMD_WRITE, { operation: 'write', offset, length: data.length }, data);
+  }
+
+  /** A3. */
+  async #writeZeroes(part: Part): Promise<void> {
+    if (this.#zeroes) {
+      try {
+        return await this.#ask(CMD_WRITE_ZEROES, { operation: 'write zeroes', ...part });
+      } catch (error) {
+        if (!isNotSupported(error)) throw error;
+        this.#zeroes = false;
+      }
+    }
+    const most = Math.min(this.#maxPayloadBytes, ZEROES.length);
+    await inParts(part.offset, part.length, most, ({ offset, length }) =>
+      this.#write(offset, ZEROES.subarray(0, length)),
+    );
   }
 
   /** A2. */

@@ -1,6 +1,6 @@
 /** What goes wrong between a client and its server, in words. What a server says is hostile. */
 import { SluiceError } from '../../errors.ts';
-import { NBD_ENOSPC, NBD_EPERM } from '../protocol.ts';
+import { NBD_ENOSPC, NBD_ENOTSUP, NBD_EPERM } from '../protocol.ts';
 
 /** A server that does not keep to the protocol: what it said, and what it must say. */
 export class Breach extends Error {
@@ -67,6 +67,12 @@ export function refusedError(uri: string, asked: Asked, { error, message }: Refu
   const text = `${JSON.stringify(uri)}: ${failedText(asked)}: the server reported ${said}`;
   const cause = Object.assign(new Error(said), { code: name });
   return new SluiceError(codeOf(error, asked), text, { ...placeOf(uri, asked), cause });
+}
+
+/** The error of a request that the server does not do at all. */
+export function isNotSupported(error: unknown): boolean {
+  const { cause } = error as { readonly cause?: NodeJS.ErrnoException };
+  return cause?.code === ERROR_NAMES[NBD_ENOTSUP];
 }
 
 function codeOf(error: number, { operation }: Asked) {
