@@ -1,5 +1,6 @@
 // The record of what is in flight of a split queue, in memory that outlives the process:
-// vhost-user, "Inflight I/O tracking". The next process finds in it what was taken and not returned.
+// vhost-user, "Inflight I/O tracking". The next process finds in it what was taken and not
+// returned.
 //
 // I1  A chain is in the record before anything of it is done.
 // I2  A chain leaves it when the driver can see its used entry. What a batch of used entries leaves
