@@ -12,6 +12,12 @@ export type { EncryptionOptions } from './image/qcow2/encryption.ts';
 export type { NbdServer, NbdServerOptions } from './nbd/server.ts';
 export { openDisk, type OpenOptions } from './open-disk.ts';
 export { FileTrace } from './trace/file-trace.ts';
+export {
+  serveVhostUser,
+  type VhostUserEvents,
+  type VhostUserOptions,
+  type VhostUserServer,
+} from './vhost-user/server.ts';
 /** The work of qemu-img. */
 export * as image from './verbs/index.ts';
 

@@ -1,0 +1,142 @@
+/**
+ * One ring of a vhost-user device.
+ *
+ *     size, addresses, base ─▶ kick set and enabled ─▶ attached ─ GET_VRING_BASE, disabled ─▶ left
+ *
+ * G1  A ring is attached as soon as it may run. What is in it is looked at then: the front-end may
+ *     have rung before anybody listened.
+ * G2  A split ring goes on where `used` says that it is, with the front-end's base as the next
+ *     available entry, or behind what the record of the last process has.
+ * G3  Whoever leaves a ring waits for what is in flight of it; the driver sees it used.
+ */
+import {
+  QUEUE_SIZE_MAX,
+  USED_IDX,
+  VIRTIO_F_EVENT_IDX,
+  VIRTIO_F_INDIRECT_DESC,
+  VIRTIO_F_RING_PACKED,
+} from '../abi/virtio-ring.ts';
+import { hasFeature } from '../virtio/features.ts';
+import type { RawQueues } from '../virtio/raw-queues.ts';
+import type { RingPosition } from '../virtio/virtqueue-types.ts';
+import type { Call, Kick } from './doorbells.ts';
+import type { Inflight } from './inflight.ts';
+import { broken } from './protocol.ts';
+
+/** Where the parts of a ring lie: addresses of the guest. */
+export interface RingAddresses {
+  readonly desc: bigint;
+  readonly driver: bigint;
+  readonly device: bigint;
+}
+
+/** What a ring needs of its session. */
+export interface RingOwner {
+  readonly queues: RawQueues;
+  /** What was negotiated. */
+  readonly features: bigint;
+  readonly inflight: Inflight | undefined;
+  /** Bytes of the guest's memory from an address on. */
+  view(guestAddress: bigint): DataView;
+}
+
+const INDEX_MASK = 0xffff;
+const AVAIL_BITS = 16;
+
+export class VhostRing {
+  size = 0;
+  /** As the front-end said them: its own addresses. */
+  userAddresses: RingAddresses | undefined;
+  /** As in SET_VRING_BASE. */
+  base = 0;
+  enabled = false;
+  call: Call | undefined;
+  error: Call | undefined;
+  /** Kicks are to come in a descriptor, or the ring is polled for ever (VRING_NOFD). */
+  hasKick = false;
+  #kick: Kick | undefined;
+  #isAttached = false;
+  readonly #index: number;
+  readonly #owner: RingOwner;
+
+  constructor(index: number, owner: RingOwner) {
+    this.#index = index;
+    this.#owner = owner;
+  }
+
+  get isAttached(): boolean {
+    return this.#isAttached;
+  }
+
+  /** May run, and does not yet. */
+  get isReady(): boolean {
+    return this.hasKick && this.enabled && !this.#isAttached && this.userAddresses !== undefined;
+  }
+
+  set kick(kick: Kick | undefined) {
+    this.#kick?.close();
+    this.#kick = kick;
+  }
+
+  /** G1, G2. */
+  attach(addresses: RingAddresses): void {
+    const { queues, features, inflight } = this.#owner;
+    const packed = hasFeature(features, VIRTIO_F_RING_PACKED);
+    if (!isRingSize(this.size, packed)) throw broken(`a ring of ${this.size} entries`);
+    const usedIndex = packed ? 0 : this.#owner.view(addresses.device).getUint16(USED_IDX, true);
+    const record = packed ? undefined : inflight?.begin(this.#index, this.size, usedIndex);
+    const nextAvail = record ? (usedIndex + record.resubmits) & INDEX_MASK : this.base;
+    queues.attach(this.#index, {
+      ...addresses,
+      size: this.size,
+      packed,
+      indirect: hasFeature(features, VIRTIO_F_INDIRECT_DESC),
+      eventIdx: hasFeature(features, VIRTIO_F_EVENT_IDX),
+      inOrder: false,
+      position: packed ? packedPosition(this.base) : { nextAvail, nextUsed: usedIndex },
+      inflight: record,
+    });
+    this.#isAttached = true;
+  }
+
+  /** G3. */
+  async leave(): Promise<void> {
+    if (!this.#isAttached) return;
+    const position = await this.#owner.queues.detach(this.#index);
+    this.#isAttached = false;
+    const isPacked = hasFeature(this.#owner.features, VIRTIO_F_RING_PACKED);
+    this.base = isPacked ? packedBase(position) : position.nextAvail;
+  }
+
+  /** Without waiting: it is dead at once, and what is in flight is not returned. */
+  async kill(): Promise<void> {
+    this.#isAttached = false;
+    await this.#owner.queues.reset(this.#index);
+  }
+
+  /** The front-end's descriptors are not needed any more. */
+  close(): void {
+    this.kick = undefined;
+    this.hasKick = false;
+    this.call?.close();
+    this.call = undefined;
+    this.error?.close();
+    this.error = undefined;
+  }
+}
+
+/** So much is checked before anything of the ring is read; the engine checks the rest. */
+function isRingSize(size: number, packed: boolean): boolean {
+  return size > 0 && size <= QUEUE_SIZE_MAX && (packed || Number.isInteger(Math.log2(size)));
+}
+
+function packedPosition(base: number): RingPosition {
+  // Without the used half, as in older front-ends, nothing is in flight.
+  const nextAvail = base & INDEX_MASK;
+  const nextUsed = base >>> AVAIL_BITS;
+  return { nextAvail, nextUsed: nextUsed === 0 ? nextAvail : nextUsed };
+}
+
+function packedBase({ nextAvail, nextUsed }: RingPosition): number {
+  return ((nextUsed << AVAIL_BITS) | nextAvail) >>> 0;
+}

@@ -1,0 +1,212 @@
+/**
+ * A disk as a vhost-user-blk device: a back-end for QEMU and other virtual machine monitors.
+ *
+ * W1  One front-end at a time; the next one is heard when all of the last has ended. So a front-end
+ *     may come back at once.
+ * W2  The engine lives in a shared memory of up to 4 GiB, and the front-end's memory is mapped into
+ *     it: rings are parsed and data is moved where the guest has them.
+ */
+import { EventEmitter, once } from 'node:events';
+import { createServer, type Server, type Socket } from 'node:net';
+
+import { invalid } from '../arguments.ts';
+import type { Disk } from '../disk.ts';
+import { SluiceError } from '../errors.ts';
+import { listen } from '../nbd/listen.ts';
+import { type Checks, checkOptions, isSignal, isText, isWhole } from '../options.ts';
+import { footprintBytes, WASM_PAGE_SIZE } from '../place.ts';
+import { createVirtioBlk } from '../virtio/create-virtio-blk.ts';
+import type { VirtioBlk } from '../virtio/virtio-blk.ts';
+import { VIRTQUEUES } from '../abi/virtio-device.ts';
+import { FrontEnd } from './front-end.ts';
+import { GuestMemory } from './guest-memory.ts';
+import { loadVhostNative, type VhostNative } from './native.ts';
+import { Session } from './session.ts';
+
+/** How a disk is served. */
+export interface VhostUserOptions {
+  /** Path of the unix socket to create. */
+  readonly socket: string;
+  /** Request queues, 1 to 63. Default 1. */
+  readonly queues?: number | undefined;
+  /** What GET_ID answers, at most 20 bytes of UTF-8. Default: nothing. */
+  readonly serial?: string | undefined;
+  /** Logical block, a power of two from 512 to 65,536. Default 512. */
+  readonly blockSizeBytes?: number | undefined;
+  /** Aborting closes the server as `close` does. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+const OPTIONS: Checks<VhostUserOptions> = {
+  socket: isText,
+  queues: isWhole(1, VIRTQUEUES),
+  serial: isText,
+  blockSizeBytes: isWhole(512, 65_536),
+  signal: isSignal,
+};
+
+/** What a server tells its owner. */
+export interface VhostUserEvents {
+  /** A front-end is there. */
+  connect: [];
+  /** It has gone, and everything of it has ended. */
+  disconnect: [];
+  /** What a front-end, its guest or the disk has done wrong. The server goes on. */
+  fault: [error: Error];
+}
+
+/** QEMU's default for vhost-user-blk; a chain without INDIRECT must fit into the ring. */
+const QUEUE_SIZE = 128;
+/** Requests of the guest take no transfer buffers. */
+const ARENA_BYTES = 65_536;
+const MEMORY_PAGES = 65_536;
+
+/** A running server. Made by `serveVhostUser`. */
+export class VhostUserServer extends EventEmitter<VhostUserEvents> implements AsyncDisposable {
+  /** Resolves when the server is closed, whoever closed it. */
+  readonly closed: Promise<void>;
+  readonly #listener: Server;
+  readonly #blk: VirtioBlk;
+  readonly #memory: GuestMemory;
+  readonly #native: VhostNative;
+  #session: Session | undefined;
+  #frontEnd: FrontEnd | undefined;
+  /** The front-end that waits for its turn. */
+  #turn: Promise<void> = Promise.resolve();
+  #closing: Promise<void> | undefined;
+  #resolveClosed: () => void = () => undefined;
+
+  /** @internal */
+  constructor(disk: Disk, options: VhostUserOptions, native: VhostNative) {
+    super();
+    const { queues = 1, serial, blockSizeBytes } = options;
+    const { mapBytes } = disk.device;
+    const place = { base: 0, virtqueues: queues, arenaBytes: ARENA_BYTES, mapBytes };
+    const floor = footprintBytes(place);
+    const initial = Math.ceil(floor / WASM_PAGE_SIZE);
+    const memory = new WebAssembly.Memory({ initial, maximum: MEMORY_PAGES, shared: true });
+    this.#native = native;
+    this.#memory = new GuestMemory(memory, floor, native);
+    this.#blk = createVirtioBlk(disk, {
+      memory,
+      base: 0,
+      arenaBytes: ARENA_BYTES,
+      queues,
+      queueSizeMax: QUEUE_SIZE,
+      segMax: QUEUE_SIZE - 2,
+      legacy: true,
+      // Of transports that this one is not.
+      features: { notificationData: false, ringReset: false },
+      serial,
+      blockSizeBytes,
+      onInterrupt: (kind, queue) => this.#session?.interrupt(kind, queue),
+      onError: (error) => {
+        this.#session?.failed();
+        this.emit('fault', error);
+      },
+    });
+    this.closed = new Promise((resolve) => (this.#resolveClosed = resolve));
+    this.#listener = createServer({ pauseOnConnect: true });
+    this.#listener.on('connection', (socket) => this.#accept(socket));
+    this.#listener.on('error', (error) => this.emit('fault', error));
+  }
+
+  /** Starts to listen. @internal */
+  async open(socket: string): Promise<void> {
+    try {
+      await listen(this.#listener, { path: socket });
+    } catch (error) {
+      await this.#blk.close();
+      throw error;
+    }
+  }
+
+  /**
+   * Accepts nobody any more, returns what is in flight, and lets go of the disk, which stays open
+   * and is not flushed.
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #close(): Promise<void> {
+    const ended = once(this.#listener, 'close');
+    this.#listener.close();
+    this.#frontEnd?.close();
+    await this.#turn;
+    await ended;
+    await this.#blk.close();
+    this.#resolveClosed();
+  }
+
+  /** W1. */
+  #accept(socket: Socket): void {
+    const last = this.#turn;
+    this.#turn = last.then(() => this.#serve(socket));
+  }
+
+  async #serve(socket: Socket): Promise<void> {
+    if (this.#closing !== undefined || socket.destroyed) {
+      socket.destroy();
+      return;
+    }
+    try {
+      const frontEnd = new FrontEnd(socket, this.#native);
+      this.#frontEnd = frontEnd;
+      this.#session = new Session({
+        frontEnd,
+        blk: this.#blk,
+        memory: this.#memory,
+        native: this.#native,
+        report: (error) => this.#report(error),
+      });
+      this.emit('connect');
+      await this.#session.run();
+    } catch (error) {
+      this.#report(error);
+    } finally {
+      socket.destroy();
+      this.#session = undefined;
+      this.#frontEnd = undefined;
+      this.emit('disconnect');
+    }
+  }
+
+  #report(error: unknown): void {
+    this.emit('fault', error instanceof Error ? error : new Error(String(error)));
+  }
+}
+
+/**
+ * Serves a disk as a vhost-user-blk device. Resolves when front-ends can connect. Needs the
+ * optional package koffi. Closing the disk closes the server first.
+ * @throws SluiceError ERR_SLUICE_UNSUPPORTED without koffi; ERR_SLUICE_INVALID_ARGUMENT;
+ *   ERR_SLUICE_BUSY when the disk has a virtio device, or requests in flight; the system's error
+ *   when the socket cannot be bound
+ */
+export async function serveVhostUser(
+  disk: Disk,
+  options: VhostUserOptions,
+): Promise<VhostUserServer> {
+  checkOptions(options, OPTIONS, 'serveVhostUser');
+  const { socket, signal } = options;
+  if (typeof socket !== 'string' || socket === '') throw invalid('socket must be a path');
+  signal?.throwIfAborted();
+  if (disk.closed) throw new SluiceError('ERR_SLUICE_CLOSED', 'the disk is closed; open it again');
+  const server = new VhostUserServer(disk, options, loadVhostNative());
+  await server.open(socket);
+  const detach = disk.attach({ close: () => server.close(), sharesBuffers: false });
+  const abort = (): void => void server.close();
+  signal?.addEventListener('abort', abort, { once: true });
+  void server.closed.then(() => {
+    detach();
+    signal?.removeEventListener('abort', abort);
+  });
+  if (signal?.aborted === true) await server.close();
+  return server;
+}

@@ -1,0 +1,440 @@
+/**
+ * One front-end, from its first message to its last: what it says is done message by message.
+ *
+ * S1  A request is done when it is answered: what it stops has stopped, and what it maps is there.
+ * S2  What cannot be done is answered so where the front-end wants an answer (REPLY_ACK); else the
+ *     connection ends, with the reason told to the owner.
+ * S3  At the end nothing of the front-end's memory is touched any more, and the device is as new.
+ *     What was in flight is returned first: a guest that is still there goes on with the next
+ *     back-end.
+ * S4  A front-end without STATUS does not say DRIVER_OK: its first ring that may run does.
+ */
+import { closeSync, fstatSync } from 'node:fs';
+
+import { BLK_CONFIG_SIZE, BLK_CONFIG_WRITEBACK } from '../abi/virtio-blk.ts';
+import { GUEST_REGIONS } from '../abi/virtio-device.ts';
+import {
+  VIRTIO_CONFIG_S_ACKNOWLEDGE,
+  VIRTIO_CONFIG_S_DRIVER,
+  VIRTIO_CONFIG_S_DRIVER_OK,
+  VIRTIO_CONFIG_S_FEATURES_OK,
+  VIRTIO_F_RING_PACKED,
+  VIRTIO_F_VERSION_1,
+} from '../abi/virtio-ring.ts';
+import { hasFeature } from '../virtio/features.ts';
+import type { RawQueues } from '../virtio/raw-queues.ts';
+import type { VirtioBlk } from '../virtio/virtio-blk.ts';
+import { Call, Kick } from './doorbells.ts';
+import { closeAll, type FrontEnd } from './front-end.ts';
+import type { GuestMemory } from './guest-memory.ts';
+import { Inflight, inflightBytes, type InflightShape } from './inflight.ts';
+import type { VhostNative } from './native.ts';
+import {
+  BACKEND_CONFIG_CHANGE_MSG,
+  broken,
+  F_PROTOCOL_FEATURES,
+  type Message,
+  OFFERED_PROTOCOL,
+  PROTOCOL,
+  regionOf,
+  regionsOf,
+  replyBytes,
+  type RequestName,
+  requestBytes,
+  u64,
+  vringState,
+} from './protocol.ts';
+import { Regions } from './regions.ts';
+import { type RingAddresses, type RingOwner, VhostRing } from './ring.ts';
+
+/** What a session works with. */
+export interface SessionParts {
+  readonly frontEnd: FrontEnd;
+  readonly blk: VirtioBlk;
+  readonly memory: GuestMemory;
+  readonly native: VhostNative;
+  /** Is told what was wrong. */
+  readonly report: (error: unknown) => void;
+}
+
+/** A payload, with a descriptor or without; nothing: the request has no reply of its own. */
+type Answer = Uint8Array | { readonly payload: Uint8Array; readonly fd: number } | undefined;
+type Handler = (message: Message) => Answer | void | Promise<Answer | void>;
+
+const RING_INDEX_MASK = 0xffn;
+/** SET_VRING_KICK and the like: there is no descriptor. */
+const NO_FD = 0x100n;
+const CONFIG_HEAD_BYTES = 12;
+const CONFIG_BYTES_MAX = 256;
+const UP_TO_DRIVER = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
+
+export class Session implements RingOwner {
+  readonly queues: RawQueues;
+  features = 0n;
+  inflight: Inflight | undefined;
+  readonly #parts: SessionParts;
+  readonly #rings: readonly VhostRing[];
+  readonly #regions: Regions;
+  readonly #handlers: Readonly<Record<RequestName, Handler>>;
+  #protocol = 0n;
+  #backendRequests: number | undefined;
+
+  constructor(parts: SessionParts) {
+    const { blk, memory } = parts;
+    this.#parts = parts;
+    this.queues = blk.queues;
+    this.#rings = Array.from(
+      { length: blk.queues.count },
+      (_, index) => new VhostRing(index, this),
+    );
+    this.#regions = new Regions(memory, blk.queues);
+    this.#handlers = this.#table();
+  }
+
+  /** Until the front-end has gone, or has broken the protocol (S3). */
+  async run(): Promise<void> {
+    const { frontEnd, report } = this.#parts;
+    try {
+      for (let next = await frontEnd.next(); next !== undefined; next = await frontEnd.next()) {
+        await this.#handle(next);
+      }
+    } catch (error) {
+      report(error);
+    } finally {
+      frontEnd.close();
+      await this.#end();
+    }
+  }
+
+  /** The device wants to be heard. */
+  interrupt(kind: 'used' | 'config', queue: number): void {
+    if (kind === 'used') return this.#rings[queue]?.call?.ring();
+    if (this.#backendRequests === undefined) return;
+    try {
+      this.#parts.native.send(this.#backendRequests, requestBytes(BACKEND_CONFIG_CHANGE_MSG));
+    } catch (error) {
+      this.#parts.report(error);
+    }
+  }
+
+  /** The driver, or the front-end, has broken a ring. */
+  failed(): void {
+    for (const ring of this.#rings) ring.error?.ring();
+  }
+
+  view(guestAddress: bigint): DataView {
+    return this.#regions.view(guestAddress);
+  }
+
+  /** S1, S2. */
+  async #handle(message: Message): Promise<void> {
+    const { frontEnd, report } = this.#parts;
+    const { request, name, needsReply, fds } = message;
+    const acknowledges = needsReply && (this.#protocol & PROTOCOL.REPLY_ACK) !== 0n;
+    try {
+      if (name === undefined) throw broken(`request ${request}, which was not offered`);
+      const answer = await this.#handlers[name](message);
+      if (answer instanceof Uint8Array) frontEnd.send(replyBytes(request, answer));
+      else if (answer) {
+        frontEnd.send(replyBytes(request, answer.payload), answer.fd);
+        closeSync(answer.fd);
+      } else if (acknowledges) frontEnd.send(replyBytes(request, u64(0n)));
+    } catch (error) {
+      if (!acknowledges) throw error;
+      report(error);
+      frontEnd.send(replyBytes(request, u64(1n)));
+    } finally {
+      closeAll(fds);
+    }
+  }
+
+  #table(): Record<RequestName, Handler> {
+    const { blk } = this.#parts;
+    return {
+      GET_FEATURES: () => u64(blk.features.offered | F_PROTOCOL_FEATURES),
+      SET_FEATURES: (message) => this.#setFeatures(message.payload.getBigUint64(0, true)),
+      GET_PROTOCOL_FEATURES: () => u64(OFFERED_PROTOCOL),
+      SET_PROTOCOL_FEATURES: ({ payload }) => {
+        this.#protocol = payload.getBigUint64(0, true) & OFFERED_PROTOCOL;
+      },
+      SET_OWNER: () => undefined,
+      RESET_OWNER: () => this.#reset(),
+      RESET_DEVICE: () => this.#reset(),
+      GET_QUEUE_NUM: () => u64(BigInt(blk.queues.count)),
+      GET_MAX_MEM_SLOTS: () => u64(BigInt(GUEST_REGIONS)),
+      SET_MEM_TABLE: (message) => this.#setMemory(message),
+      ADD_MEM_REG: (message) => this.#addRegion(message),
+      REM_MEM_REG: (message) => this.#regions.remove(regionOf(message)),
+      SET_VRING_NUM: (message) => {
+        this.#resting(message).size = message.payload.getUint32(4, true);
+      },
+      SET_VRING_ADDR: (message) => this.#setAddresses(message),
+      SET_VRING_BASE: (message) => {
+        this.#resting(message).base = message.payload.getUint32(4, true);
+      },
+      GET_VRING_BASE: (message) => this.#getBase(message),
+      SET_VRING_KICK: (message) => this.#setKick(message),
+      SET_VRING_CALL: (message) => this.#setCall(message),
+      SET_VRING_ERR: (message) => this.#setError(message),
+      SET_VRING_ENABLE: (message) => this.#enable(message),
+      SET_BACKEND_REQ_FD: (message) => this.#setBackendRequests(message),
+      GET_CONFIG: (message) => this.#getConfig(message),
+      SET_CONFIG: (message) => this.#setConfig(message),
+      GET_INFLIGHT_FD: (message) => this.#newInflight(message),
+      SET_INFLIGHT_FD: (message) => this.#oldInflight(message),
+      SET_STATUS: ({ payload }) => this.#setStatus(Number(payload.getBigUint64(0, true))),
+      GET_STATUS: () => u64(BigInt(blk.status)),
+    };
+  }
+
+  #setFeatures(features: bigint): void {
+    this.features = features & ~F_PROTOCOL_FEATURES;
+    // Without them rings need not be enabled one by one.
+    if ((features & F_PROTOCOL_FEATURES) === 0n)
+      for (const ring of this.#rings) ring.enabled = true;
+  }
+
+  async #setMemory(message: Message): Promise<void> {
+    const regions = regionsOf(message);
+    if (message.fds.length !== regions.length) {
+      throw broken(`${regions.length} regions with ${message.fds.length} descriptors`);
+    }
+    for (const ring of this.#rings) await ring.leave();
+    await this.#regions.removeAll();
+    for (const [index, region] of regions.entries()) {
+      this.#regions.add(region, message.fds[index] as number);
+    }
+    await this.#startRings();
+  }
+
+  async #addRegion(message: Message): Promise<void> {
+    const [fd] = message.fds;
+    if (fd === undefined) throw broken('a region without a descriptor');
+    this.#regions.add(regionOf(message), fd);
+    await this.#startRings();
+  }
+
+  #setAddresses(message: Message): void {
+    const { payload } = message;
+    this.#resting(message).userAddresses = {
+      desc: payload.getBigUint64(8, true),
+      device: payload.getBigUint64(16, true),
+      driver: payload.getBigUint64(24, true),
+    };
+  }
+
+  async #getBase(message: Message): Promise<Uint8Array> {
+    const ring = this.#ring(message);
+    await ring.leave();
+    ring.close();
+    return vringState(message.payload.getUint32(0, true), ring.base);
+  }
+
+  async #setKick(message: Message): Promise<void> {
+    const { ring, index, fd } = this.#bell(message);
+    if (fd === undefined) throw broken(`ring ${index} to be polled, which was not offered`);
+    const { frontEnd } = this.#parts;
+    const rung = (): void => this.queues.notify(index);
+    ring.kick = new Kick(fd, () => frontEnd.newHandle(), rung);
+    ring.hasKick = true;
+    await this.#startRings();
+  }
+
+  #setCall(message: Message): void {
+    const { ring, fd } = this.#bell(message);
+    ring.call?.close();
+    ring.call = fd === undefined ? undefined : new Call(fd, this.#parts.native);
+    // What was used while nobody listened.
+    ring.call?.ring();
+  }
+
+  #setError(message: Message): void {
+    const { ring, fd } = this.#bell(message);
+    ring.error?.close();
+    ring.error = fd === undefined ? undefined : new Call(fd, this.#parts.native);
+  }
+
+  async #enable(message: Message): Promise<void> {
+    const ring = this.#ring(message);
+    ring.enabled = message.payload.getUint32(4, true) !== 0;
+    if (!ring.enabled) return ring.leave();
+    await this.#startRings();
+  }
+
+  #setBackendRequests({ fds }: Message): void {
+    const [fd] = fds;
+    if (fd === undefined || !fstatSync(fd).isSocket()) throw broken('no socket for requests');
+    if (this.#backendRequests !== undefined) closeSync(this.#backendRequests);
+    this.#backendRequests = fds.shift();
+  }
+
+  #getConfig({ payload }: Message): Uint8Array {
+    const offset = payload.getUint32(0, true);
+    const size = payload.getUint32(4, true);
+    // An empty reply says that it cannot be.
+    if (offset > CONFIG_BYTES_MAX || size > CONFIG_BYTES_MAX - offset) return new Uint8Array();
+    const answer = new Uint8Array(CONFIG_HEAD_BYTES + size);
+    answer.set(new Uint8Array(payload.buffer, 0, CONFIG_HEAD_BYTES));
+    const known = Math.min(size, Math.max(0, BLK_CONFIG_SIZE - offset));
+    this.#parts.blk.readConfig(
+      offset,
+      answer.subarray(CONFIG_HEAD_BYTES, CONFIG_HEAD_BYTES + known),
+    );
+    return answer;
+  }
+
+  async #setConfig({ payload }: Message): Promise<void> {
+    const { blk } = this.#parts;
+    const offset = payload.getUint32(0, true);
+    const size = payload.getUint32(4, true);
+    if (size > payload.byteLength - CONFIG_HEAD_BYTES) throw broken('less configuration than said');
+    const before = blk.wce;
+    const bytes = new Uint8Array(payload.buffer, CONFIG_HEAD_BYTES, size);
+    const done = blk.writeConfig(offset, bytes);
+    if (this.inflight !== undefined && blk.wce !== before) {
+      this.inflight.cache = blk.wce ? 'on' : 'off';
+    }
+    if (!(await done)) throw broken('a change of the write cache, whose flush failed');
+  }
+
+  /** Memory for a record; a packed ring has none, which an empty size says. */
+  async #newInflight({ payload }: Message): Promise<Answer> {
+    const reply = new Uint8Array(payload.buffer.slice(0, payload.byteLength));
+    const view = new DataView(reply.buffer);
+    view.setBigUint64(0, 0n, true);
+    view.setBigUint64(8, 0n, true);
+    if (hasFeature(this.features, VIRTIO_F_RING_PACKED)) return reply;
+    const shape = shapeOf(payload);
+    const { native } = this.#parts;
+    const size = inflightBytes(shape);
+    const fd = native.createFile('sluice-inflight', size);
+    try {
+      await this.#useInflight(fd, 0n, BigInt(size), shape);
+    } catch (error) {
+      closeSync(fd);
+      throw error;
+    }
+    view.setBigUint64(0, BigInt(size), true);
+    return { payload: reply, fd };
+  }
+
+  async #oldInflight({ payload, fds }: Message): Promise<void> {
+    const [fd] = fds;
+    const shape = shapeOf(payload);
+    const size = payload.getBigUint64(0, true);
+    if (fd === undefined || size < BigInt(inflightBytes(shape))) {
+      throw broken(`a record of ${size} bytes for ${shape.queues} rings of ${shape.queueSize}`);
+    }
+    await this.#useInflight(fd, payload.getBigUint64(8, true), size, shape);
+  }
+
+  async #useInflight(fd: number, at: bigint, size: bigint, shape: InflightShape): Promise<void> {
+    for (const ring of this.#rings) await ring.leave();
+    this.inflight?.release();
+    this.inflight = undefined;
+    const { memory } = this.#parts;
+    this.inflight = new Inflight(memory.map(fd, at, size), memory.memory, shape);
+    await this.#startRings();
+  }
+
+  async #setStatus(status: number): Promise<void> {
+    if (status === 0) return this.#reset();
+    this.#raiseStatus(status);
+    await this.#startRings();
+  }
+
+  /** The bits of a status in the order in which a driver sets them. */
+  #raiseStatus(status: number): void {
+    const { blk } = this.#parts;
+    const fresh = status & ~blk.status;
+    blk.writeDriverFeatures(0, Number(BigInt.asUintN(32, this.features)));
+    blk.writeDriverFeatures(1, Number(this.features >> 32n));
+    blk.writeStatus(blk.status | (status & ~VIRTIO_CONFIG_S_DRIVER_OK));
+    if ((fresh & VIRTIO_CONFIG_S_DRIVER_OK) === 0) return;
+    // No request is taken before the cache is as the guest has left it.
+    if (this.inflight?.cache === 'off') {
+      void blk.writeConfig(BLK_CONFIG_WRITEBACK, Uint8Array.of(0));
+    }
+    blk.writeStatus(blk.status | VIRTIO_CONFIG_S_DRIVER_OK);
+    if ((blk.status & VIRTIO_CONFIG_S_DRIVER_OK) !== 0) return;
+    throw broken(`features that cannot be: ${blk.features.refusal ?? 'VERSION_1 is missing'}`);
+  }
+
+  /** S4. */
+  async #goLive(): Promise<void> {
+    const { blk } = this.#parts;
+    if ((this.#protocol & PROTOCOL.STATUS) !== 0n) return;
+    const isLive = (blk.status & VIRTIO_CONFIG_S_DRIVER_OK) !== 0;
+    if (isLive && blk.features.negotiated === this.features) return;
+    if (blk.status !== 0) await blk.reset();
+    const isModern = hasFeature(this.features, VIRTIO_F_VERSION_1);
+    const agreed = isModern ? VIRTIO_CONFIG_S_FEATURES_OK : 0;
+    this.#raiseStatus(UP_TO_DRIVER | agreed | VIRTIO_CONFIG_S_DRIVER_OK);
+  }
+
+  /** Attaches the rings that may run now. */
+  async #startRings(): Promise<void> {
+    for (const ring of this.#rings) {
+      const addresses = ring.isReady ? this.#translated(ring) : undefined;
+      if (addresses === undefined) continue;
+      if (!this.#rings.some(({ isAttached }) => isAttached)) await this.#goLive();
+      ring.attach(addresses);
+    }
+  }
+
+  /** Undefined: the memory that a part lies in has not come yet. */
+  #translated({ userAddresses }: VhostRing): RingAddresses | undefined {
+    const desc = userAddresses && this.#regions.guestAddressOf(userAddresses.desc);
+    const driver = userAddresses && this.#regions.guestAddressOf(userAddresses.driver);
+    const device = userAddresses && this.#regions.guestAddressOf(userAddresses.device);
+    if (desc === undefined || driver === undefined || device === undefined) return undefined;
+    return { desc, driver, device };
+  }
+
+  async #reset(): Promise<void> {
+    await Promise.all(this.#rings.map((ring) => ring.kill()));
+    await this.#parts.blk.reset();
+    if (this.inflight !== undefined) this.inflight.cache = 'unknown';
+  }
+
+  /** S3. */
+  async #end(): Promise<void> {
+    for (const ring of this.#rings) await ring.leave();
+    for (const ring of this.#rings) ring.close();
+    await this.#regions.removeAll();
+    this.inflight?.release();
+    await this.#parts.blk.reset();
+    if (this.#backendRequests !== undefined) closeSync(this.#backendRequests);
+  }
+
+  #ring({ name, payload }: Message): VhostRing {
+    const index = payload.getUint32(0, true);
+    const ring = this.#rings[index];
+    if (ring === undefined)
+      throw broken(`${name} of ring ${index}; there are ${this.#rings.length}`);
+    return ring;
+  }
+
+  /** A ring whose place may be changed. */
+  #resting(message: Message): VhostRing {
+    const ring = this.#ring(message);
+    if (ring.isAttached) throw broken(`${message.name} of a ring that runs`);
+    return ring;
+  }
+
+  /** The ring of SET_VRING_KICK and the like, and the descriptor, which is taken. */
+  #bell({ name, payload, fds }: Message) {
+    const word = payload.getBigUint64(0, true);
+    const index = Number(word & RING_INDEX_MASK);
+    const ring = this.#rings[index];
+    if (ring === undefined)
+      throw broken(`${name} of ring ${index}; there are ${this.#rings.length}`);
+    const fd = (word & NO_FD) === 0n ? fds.shift() : undefined;
+    if (fd === undefined && (word & NO_FD) === 0n) throw broken(`${name} without a descriptor`);
+    return { ring, index, fd };
+  }
+}
+
+function shapeOf(payload: DataView): InflightShape {
+  return { queues: payload.getUint16(16, true), queueSize: payload.getUint16(18, true) };
+}
