@@ -130,7 +130,8 @@ export class Session implements RingOwner {
   async #handle(message: Message): Promise<void> {
     const { frontEnd, report } = this.#parts;
     const { request, name, needsReply, fds } = message;
-    const acknowledges = needsReply && (this.#protocol & PROTOCOL.REPLY_ACK) !== 0n;
+    // Looked at when the request is done: it may be the one that agrees on it.
+    const acknowledges = (): boolean => needsReply && (this.#protocol & PROTOCOL.REPLY_ACK) !== 0n;
     try {
       if (name === undefined) throw broken(`request ${request}, which was not offered`);
       const answer = await this.#handlers[name](message);
@@ -138,9 +139,9 @@ export class Session implements RingOwner {
       else if (answer) {
         frontEnd.send(replyBytes(request, answer.payload), answer.fd);
         closeSync(answer.fd);
-      } else if (acknowledges) frontEnd.send(replyBytes(request, u64(0n)));
+      } else if (acknowledges()) frontEnd.send(replyBytes(request, u64(0n)));
     } catch (error) {
-      if (!acknowledges) throw error;
+      if (!acknowledges()) throw error;
       report(error);
       frontEnd.send(replyBytes(request, u64(1n)));
     } finally {
