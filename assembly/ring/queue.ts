@@ -23,7 +23,7 @@ import {
   ATTACH_RANGE,
   ATTACH_SIZE,
   ATTACH_UNKNOWN,
-  DEVICE_COPIED,
+  DEVICE_LANDS,
   QUEUE_BROKEN,
   QUEUE_DEAD,
   QUEUE_IN_ORDER,
@@ -73,7 +73,7 @@ export function attachQueue(device: usize, index: u32): u32 {
   queue.size = queue.configSize;
   queue.flags = queue.configFlags;
   if (!isSize(queue)) return ATTACH_SIZE;
-  if (state.has(DEVICE_COPIED) && queue.has(QUEUE_IN_ORDER)) return ATTACH_IN_ORDER;
+  if (state.has(DEVICE_LANDS) && queue.has(QUEUE_IN_ORDER)) return ATTACH_IN_ORDER;
   const error = placeRing(device, queue);
   if (error != 0) return error;
   if (!isPosition(queue)) return ATTACH_POSITION;

@@ -53,6 +53,12 @@ export interface VirtioBlkOptions extends VirtioBlkEvents {
    * Requests of the guest take none. Default 4 MiB.
    */
   readonly arenaBytes?: number | undefined;
+  /**
+   * With `memory`: where in it a request has written, before the driver hears of that. For
+   * emulators that keep translations of the guest's code. The rings are not told of. Without
+   * IN_ORDER.
+   */
+  readonly onWritten?: ((address: number, lengthBytes: number) => void) | undefined;
 }
 
 /** What the disk says about itself. */
@@ -71,7 +77,14 @@ const LARGEST_BLOCK = 65_536;
 const LARGEST_WORD = 0xffff_ffff;
 /** 2 GiB less a block, so that no request takes for ever and every count fits 31 bits. */
 const RANGE_BYTES = 2 ** 31 - LARGEST_BLOCK;
-const CALLBACKS = ['onInterrupt', 'onInterruptLine', 'onError', 'onStopped'] as const;
+const CALLBACKS = [
+  'onInterrupt',
+  'onInterruptLine',
+  'onError',
+  'onStopped',
+  'onClosed',
+  'onWritten',
+] as const;
 
 /** Checks the options that have a place in the configuration space. */
 export function toValues(options: VirtioBlkOptions, disk: DiskFacts): ConfigValues {
@@ -125,8 +138,8 @@ export function toEvents(options: VirtioBlkOptions): VirtioBlkEvents {
     if (callback === undefined || typeof callback === 'function') continue;
     throw invalid(`${name} must be a function`);
   }
-  const { onInterrupt, onInterruptLine, onError, onStopped } = options;
-  return { onInterrupt, onInterruptLine, onError, onStopped };
+  const { onInterrupt, onInterruptLine, onError, onStopped, onClosed } = options;
+  return { onInterrupt, onInterruptLine, onError, onStopped, onClosed };
 }
 
 /** Checks `legacy`. */

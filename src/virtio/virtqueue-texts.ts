@@ -106,7 +106,7 @@ export function attachText(
     case ATTACH_UNKNOWN:
       return 'the device has no such queue';
     case ATTACH_IN_ORDER:
-      return 'a copied guest has no IN_ORDER; do not offer it';
+      return 'a copied or watched guest has no IN_ORDER; do not offer it';
     default:
       return `the engine refuses with ${code}`;
   }
