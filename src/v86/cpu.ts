@@ -22,6 +22,8 @@ export interface V86Cpu {
   readonly mem8: Uint8Array;
   readonly io: V86Io;
   readonly devices: { readonly pci: V86PciBus };
+  /** One flag: the processor has halted and waits for an interrupt. */
+  readonly in_hlt: { [index: number]: number };
   /** Guest RAM has changed: forgets what was compiled from it. */
   jit_dirty_cache(start: number, end: number): void;
   /** Every reset of the machine: by the guest, or by `restart`. */
@@ -75,6 +77,7 @@ const OF_EMULATOR = [
 const OF_CPU = [
   'wasm_memory.grow',
   'mem8.byteOffset',
+  'in_hlt',
   'io.ports.length',
   'io.create_empty_entry',
   'io.register_read',

@@ -167,6 +167,8 @@ export class Machine {
     if (blks.every(({ status }) => status === 0)) return reboot();
     if (this.#isRebooting) return;
     this.#isRebooting = true;
+    // The system that asked does not go on: one that finds itself alive tries a triple fault next.
+    this.cpu.in_hlt[0] = 1;
     void this.#inTurn(async () => {
       const wasRunning = await this.#stop();
       await Promise.all(resets);

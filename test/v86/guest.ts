@@ -7,19 +7,32 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { V86 } from 'v86';
+import { describe } from 'vitest';
+import type { Peer } from '../../scripts/peers.mjs';
 import { GUEST, hasGuest, MODULES } from '../../scripts/guests.mjs';
+import type { V86Cpu } from '../../src/v86/cpu.ts';
+import { describeWithPeers } from '../support/peers.ts';
 import { cpio, type CpioEntry } from './cpio.ts';
 
-/** Why tests that boot a guest are skipped; undefined: they are not. */
-export const NO_GUEST = hasGuest()
-  ? undefined
-  : 'needs a Debian kernel for i386: node scripts/guests.mjs fetches it';
+/** `describe` for tests that boot the guest, and need these programs. */
+export function describeWithGuest(
+  programs: readonly Peer[],
+  title: string,
+  body: () => void,
+): void {
+  if (hasGuest()) return describeWithPeers(programs, title, body);
+  const skipReason = 'needs a Debian kernel for i386, which node scripts/guests.mjs fetches';
+  describe(title, { skip: true, meta: { skipReason } }, body);
+}
 
 const RAM_BYTES = 128 << 20;
+/** So long the guest may boot, or be at a command. */
+const PATIENCE_MS = 60_000;
 const PROMPT = 'the-shell-is-ready';
 const COMMAND_LINE = [
   'console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on',
-  'noisapnp isapnp=0 cryptomgr.notests',
+  // By the chipset: the kernel finds no other way here, and v86 does not survive a triple fault.
+  'noisapnp isapnp=0 cryptomgr.notests reboot=p',
 ].join(' ');
 const INIT = `#!/bin/busybox sh
 export PATH=/sbin:/bin
@@ -44,7 +57,19 @@ export function createEmulator(options: { readonly boots?: boolean } = {}): V86 
     disable_speaker: true,
     ...(boots ? system() : {}),
   });
+  if (boots) emulator.add_listener('emulator-loaded', () => keepKernel(emulator));
   return emulator;
+}
+
+/** v86 puts the kernel into RAM when it is made, and never again: at a reset we do. */
+function keepKernel(emulator: V86): void {
+  const { cpu } = (emulator as unknown as { v86: { cpu: V86Cpu & { load_bios(): void } } }).v86;
+  const ram = cpu.mem8.slice();
+  const load = cpu.load_bios.bind(cpu);
+  cpu.load_bios = () => {
+    load();
+    emulator.write_memory(ram, 0);
+  };
 }
 
 function system() {
@@ -94,11 +119,6 @@ export class Shell {
     });
   }
 
-  /** Everything that came so far and was not taken. */
-  get output(): string {
-    return this.#output;
-  }
-
   /** Waits until the guest has booted. */
   async ready(): Promise<void> {
     await this.#until(PROMPT);
@@ -127,6 +147,7 @@ export class Shell {
 
   /** What came before a text, with carriage returns taken out; both are taken. */
   async #until(text: string): Promise<string> {
+    const deadline = Date.now() + PATIENCE_MS;
     for (;;) {
       const at = this.#output.indexOf(text);
       if (at >= 0) {
@@ -134,7 +155,11 @@ export class Shell {
         this.#output = this.#output.slice(at + text.length);
         return before.replaceAll('\r', '').trim();
       }
-      await new Promise<void>((resolve) => (this.#waiting = resolve));
+      if (Date.now() > deadline) throw new Error(`the guest does not say ${text}: ${this.#output}`);
+      await new Promise<void>((resolve) => {
+        this.#waiting = resolve;
+        setTimeout(resolve, PATIENCE_MS).unref();
+      });
     }
   }
 }
