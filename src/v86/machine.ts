@@ -9,6 +9,7 @@
  */
 import { invalid } from '../arguments.ts';
 import { SluiceError } from '../errors.ts';
+import { parseState } from '../virtio/state.ts';
 import type { VirtioBlk } from '../virtio/virtio-blk.ts';
 import { cpuOf, type V86Cpu, type V86Emulator } from './cpu.ts';
 
@@ -148,15 +149,7 @@ export class Machine {
   #fitting(part: unknown): readonly SavedMember[] {
     if (part === undefined || part === null) return [];
     const saved = toSaved(part);
-    for (const { slot, sizeBytes } of saved) {
-      const now = this.#members.get(slot)?.sizeBytes();
-      if (now === sizeBytes) continue;
-      const is = now === undefined ? 'none is attached there' : `the one there has ${now}`;
-      throw invalid(
-        `the state has a disk of ${sizeBytes} bytes in slot ${slot}, and ${is}; ` +
-          'attach the disks that were there, in the same order, and restore again',
-      );
-    }
+    for (const one of saved) refuseMisfit(one, this.#members.get(one.slot));
     return saved;
   }
 
@@ -190,6 +183,21 @@ export class Machine {
     this.#turn = result.catch(() => undefined);
     return result;
   }
+}
+
+/** Refuses what the disk in its slot cannot take over. */
+function refuseMisfit({ slot, sizeBytes, state }: SavedMember, member: Member | undefined): void {
+  const now = member?.sizeBytes();
+  if (member === undefined || now !== sizeBytes) {
+    const is = now === undefined ? 'none is attached there' : `the one there has ${now}`;
+    throw invalid(
+      `the state has a disk of ${sizeBytes} bytes in slot ${slot}, and ${is}; ` +
+        'attach the disks that were there, in the same order, and restore again',
+    );
+  }
+  const { features, legacy, registers } = member.blk;
+  const { count, sizeMax } = registers;
+  parseState(state, { offered: features.offered, legacy, count, sizeMax });
 }
 
 function toSaved(part: unknown): readonly SavedMember[] {

@@ -1,7 +1,9 @@
 // Disks in an emulator that does not run: plugging, ports, interrupts, resets, states, and drivers
 // that break every rule. What a real guest does is in boot.test.ts.
 
+import { fileURLToPath } from 'node:url';
 import * as fc from 'fast-check';
+import { rolldown } from 'rolldown';
 import type { V86 } from 'v86';
 import { afterEach, describe, expect, it } from 'vitest';
 import { MemoryBackend } from '../../src/backend/memory.ts';
@@ -135,6 +137,20 @@ describe('attaching', () => {
     const older = Object.assign(Object.create(cpu) as object, { jit_dirty_cache: undefined });
     const other = Object.assign(Object.create(emulator) as V86, { v86: { cpu: older } });
     await expect(attachVirtioBlk(other, disk)).rejects.toThrow('lacks jit_dirty_cache;');
+  });
+});
+
+describe('the module', () => {
+  it('imports no package, and nothing of Node', async () => {
+    const build = await rolldown({
+      input: fileURLToPath(new URL('../../src/v86.ts', import.meta.url)),
+      platform: 'browser',
+      external: /^[^./]/,
+    });
+    const { output } = await build.generate();
+    await build.close();
+    const imports = output.flatMap((file) => (file.type === 'chunk' ? file.imports : ['?']));
+    expect(imports).toEqual([]);
   });
 });
 
@@ -301,11 +317,13 @@ describe('states', () => {
 
   it('E2: a state of other disks is refused, and the machine goes on', async () => {
     const { emulator, guest, slot } = await setUp();
-    guest.boot(slot);
+    guest.boot(slot, true);
     const state = await emulator.save_state();
     for (const [sizeBytes, options, text] of [
       [2 * MIB, {}, 'the one there has 2097152'],
       [MIB, { slot: 20 }, 'none is attached there'],
+      [MIB, { features: { packed: false } }, 'not offered'],
+      [MIB, { queueSizeMax: 32 }, 'queues[0].size'],
     ] as const) {
       const other = makeEmulator();
       await attachVirtioBlk(other, makeDisk(sizeBytes).disk, { ...SMALL, ...options });

@@ -11,6 +11,8 @@ export const VIRTIO_BLK = 0x1042_1af4;
 /** Guest RAM that drivers use. */
 const RAM_FROM = 1 << 20;
 const RAM_BYTES = 4 << 20;
+/** Entries of a queue, where the device has so many. */
+const QUEUE_SIZE = 64;
 
 interface Ports {
   port_read8(port: number): number;
@@ -83,7 +85,9 @@ export class PciGuest {
 
   /** A driver from reset to DRIVER_OK, on queue 0. */
   boot(slot: number, packed = false): BlkDriver {
-    const queue = createDriverQueue(packed, { memory: this.memory, size: 64 });
+    this.write(slot, 0x16, 2, 0);
+    const size = Math.min(QUEUE_SIZE, this.read(slot, 0x18, 2));
+    const queue = createDriverQueue(packed, { memory: this.memory, size });
     const status = (value: number): void => this.write(slot, 0x14, 1, value);
     for (const value of [0, 1, 3]) status(value);
     // VERSION_1, and what the ring is; FLUSH, CONFIG_WCE, DISCARD, WRITE_ZEROES.
@@ -93,8 +97,7 @@ export class PciGuest {
       this.write(slot, 0x0c, 4, bits);
     });
     status(11);
-    this.write(slot, 0x16, 2, 0);
-    this.write(slot, 0x18, 2, 64);
+    this.write(slot, 0x18, 2, size);
     [queue.desc, queue.driver, queue.device].forEach((address, index) => {
       this.write(slot, 0x20 + index * 8, 4, Number(address));
       this.write(slot, 0x24 + index * 8, 4, 0);
