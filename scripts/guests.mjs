@@ -125,6 +125,7 @@ function aptConf(work) {
     'APT::Architecture': 'i386',
     'APT::Architectures': 'i386',
     'APT::Sandbox::User': 'root',
+    'APT::Update::Error-Mode': 'any',
     'Acquire::Retries': '3',
     'Acquire::http::Timeout': '30',
     'Acquire::Languages': 'none',
@@ -192,7 +193,8 @@ function run(program, args, cwd, env = {}) {
     timeout: TIMEOUT_MS,
   });
   if (error !== undefined) throw new Error(`${program}: ${error.message}`);
-  if (status !== 0) throw new Error(`${program} ${args[0]}: ${stderr.trim() || `exit ${status}`}`);
+  if (status !== 0)
+    throw new Error(`${program} ${args[0]}: ${stderr.trim().split('\n')[0] || `exit ${status}`}`);
   return stdout;
 }
 

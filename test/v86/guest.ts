@@ -27,7 +27,7 @@ export function describeWithGuest(
 
 const RAM_BYTES = 128 << 20;
 /** So long the guest may boot, or be at a command. */
-const PATIENCE_MS = 60_000;
+const PATIENCE_MS = 100_000;
 const PROMPT = 'the-shell-is-ready';
 const COMMAND_LINE = [
   'console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on',
