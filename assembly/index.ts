@@ -197,7 +197,7 @@ export function listLanded(base: usize): u32 {
   return listWritten(changetype<usize>(device), device.landed);
 }
 
-/** The host has copied what the chain at DEVICE_LANDED has written: the next one's turn. */
+/** The host has looked at what the chain at DEVICE_LANDED has written: the next one's turn. */
 export function landChain(base: usize): void {
   land(base + REGION_SIZE);
 }

@@ -97,21 +97,27 @@ describe('the installed package', { timeout: PROGRAM_TIMEOUT_MS }, () => {
       import * as core from 'sluice';
       import * as node from 'sluice/node';
       import * as testing from 'sluice/testing';
-      const names = [core.createEngine, node.openDisk, node.serveNbd].map((f) => typeof f);
+      import { attachVirtioBlk } from 'sluice/v86';
+      const calls = [core.createEngine, node.openDisk, node.serveNbd, attachVirtioBlk];
+      const names = calls.map((f) => typeof f);
       console.log(JSON.stringify([...names, Object.keys(testing).length > 0]));`;
-    expect(await evaluate('module', code)).toEqual(['function', 'function', 'function', true]);
+    const functions = Array.from({ length: 4 }, () => 'function');
+    expect(await evaluate('module', code)).toEqual([...functions, true]);
   });
 
   it('has types for programs without the DOM library', async () => {
     const code = `
       import { openDisk, serveNbd } from 'sluice/node';
       import { Disk } from 'sluice';
+      import { attachVirtioBlk, type V86Emulator } from 'sluice/v86';
       import { MemoryBackend } from 'sluice/testing';
       export const disks: Disk[] = [
         await openDisk('disk.img'),
         new Disk(new MemoryBackend({ sizeBytes: 512 })),
       ];
-      export const servers = disks.map((disk) => serveNbd(disk));`;
+      export const servers = disks.map((disk) => serveNbd(disk));
+      declare const emulator: V86Emulator;
+      export const devices = disks.map((disk) => attachVirtioBlk(emulator, disk));`;
     expect(await typeErrors(code)).toBe('');
   });
 

@@ -24,7 +24,7 @@ import {
   ATTACH_RANGE,
   ATTACH_SIZE,
   ATTACH_UNKNOWN,
-  DEVICE_COPIED,
+  DEVICE_LANDS,
   QUEUE_BROKEN,
   QUEUE_DEAD,
   QUEUE_IN_ORDER,
@@ -74,7 +74,7 @@ export function attachQueue(device: usize, index: u32): u32 {
   queue.size = queue.configSize;
   queue.flags = queue.configFlags;
   if (!isSize(queue)) return ATTACH_SIZE;
-  if (state.has(DEVICE_COPIED) && queue.has(QUEUE_IN_ORDER)) return ATTACH_IN_ORDER;
+  if (state.has(DEVICE_LANDS) && queue.has(QUEUE_IN_ORDER)) return ATTACH_IN_ORDER;
   if (queue.inflight != 0 && !keepsRecord(state, queue)) return ATTACH_INFLIGHT;
   const error = placeRing(device, queue);
   if (error != 0) return error;
@@ -88,7 +88,7 @@ export function attachQueue(device: usize, index: u32): u32 {
 
 /** True when there can be a record of what is in flight (inflight.ts). */
 function keepsRecord(state: Device, queue: Queue): bool {
-  if (queue.isPacked || queue.has(QUEUE_IN_ORDER) || state.has(DEVICE_COPIED)) return false;
+  if (queue.isPacked || queue.has(QUEUE_IN_ORDER) || state.has(DEVICE_LANDS)) return false;
   return queue.resubmits <= ((queue.nextAvail - queue.nextUsed) & 0xffff);
 }
 

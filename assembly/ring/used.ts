@@ -7,9 +7,10 @@
 // U3  Used entries are published once in a call, and then it is decided whether the driver wants an
 //     interrupt.
 // U4  Nothing is returned to a queue that is being reset.
-// U5  The chains of a copied guest are returned when the host has copied what they wrote.
+// U5  Where chains land (DEVICE_LANDS) they are returned when the host has looked at what they
+//     wrote.
 
-import { DEVICE_COPIED, QUEUE_DEAD, QUEUE_IN_ORDER } from '../../src/abi/virtio-device.ts';
+import { DEVICE_LANDS, QUEUE_DEAD, QUEUE_IN_ORDER } from '../../src/abi/virtio-device.ts';
 import {
   COUNT_INTERRUPTS,
   COUNT_INTERRUPTS_SUPPRESSED,
@@ -30,11 +31,11 @@ export function returnChain(engine: usize, index: u32): void {
   const queue = Queue.at(device, chain.queue);
   chain.state = CHAIN_DONE;
   if (queue.state == QUEUE_DEAD) closeChain(device, index);
-  else if (changetype<Device>(device).has(DEVICE_COPIED)) appendLanded(device, index);
+  else if (changetype<Device>(device).has(DEVICE_LANDS)) appendLanded(device, index);
   else putUsed(device, queue, index);
 }
 
-/** The host has copied what the first chain in line wrote (U5). There is one. */
+/** The host has looked at what the first chain in line wrote (U5). There is one. */
 export function landChain(device: usize): void {
   const state = changetype<Device>(device);
   const index = state.landed;
@@ -96,7 +97,7 @@ function putInOrder(device: usize, queue: Queue): bool {
 
 function appendLanded(device: usize, index: u32): void {
   const state = changetype<Device>(device);
-  // The line of an in-order queue uses `next`; a copied guest's queues have no such line.
+  // The line of an in-order queue uses `next`; where chains land there is no such queue.
   Chain.at(device, index).next = NONE;
   if (state.landed == NONE) state.landed = index;
   else Chain.at(device, state.landedTail).next = index;

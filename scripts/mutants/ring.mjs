@@ -208,7 +208,7 @@ const RINGS = [
     replace: 'CHAIN_DONE;\n  if',
   }),
   mutant('U5: chains of a copied guest are returned at once', USED, {
-    find: 'else if (changetype<Device>(device).has(DEVICE_COPIED)) appendLanded(device, index);',
+    find: 'else if (changetype<Device>(device).has(DEVICE_LANDS)) appendLanded(device, index);',
     replace: '',
   }),
   mutant('Y1: a peek goes past what is available', PEEK, {

@@ -31,7 +31,7 @@ export const DEVICE_HELD = 80;
 export const DEVICE_IN_FLIGHT = 84;
 /** u32: errno of the last request that was stopped. */
 export const DEVICE_HELD_ERRNO = 88;
-/** u32: the first chain that waits to be landed, or none (DEVICE_COPIED). */
+/** u32: the first chain that waits to be landed, or none (DEVICE_LANDS). */
 export const DEVICE_LANDED = 92;
 /** u64: offset on the disk of the last request that was stopped. */
 export const DEVICE_HELD_OFFSET = 96;
@@ -48,6 +48,10 @@ export const DEVICE_DISCARD = 8;
 export const DEVICE_WRITE_ZEROES = 16;
 /** What is mapped is a copy of the guest's memory, which the host keeps (copied guests). */
 export const DEVICE_COPIED = 32;
+/** Somebody watches guest memory: what is written there is to be told. */
+export const DEVICE_WATCHED = 64;
+/** Decided chains land: they wait until the host has looked at what they have written. */
+export const DEVICE_LANDS = 96;
 
 /** The guest is told. */
 export const ON_ERROR_REPORT = 0;
@@ -179,7 +183,7 @@ export const ATTACH_OVERLAP = 5;
 export const ATTACH_POSITION = 6;
 /** No such queue or region. */
 export const ATTACH_UNKNOWN = 7;
-/** IN_ORDER for a copied guest: its chains stand in another line. */
+/** IN_ORDER where chains land (DEVICE_LANDS): they stand in another line then. */
 export const ATTACH_IN_ORDER = 11;
 /** No record of what is in flight for this ring: it is packed, in order, or copied. */
 export const ATTACH_INFLIGHT = 12;

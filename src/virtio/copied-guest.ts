@@ -15,7 +15,6 @@
  */
 import { MAX_TRANSFER_BYTES } from '../abi/limits.ts';
 import { REGION_SIZE } from '../abi/region.ts';
-import { SEGMENT_ADDRESS, SEGMENT_LENGTH, SEGMENT_SIZE } from '../abi/request.ts';
 import * as abi from '../abi/virtio-device.ts';
 import {
   AVAIL_ENTRY_SIZE,
@@ -26,9 +25,8 @@ import {
 } from '../abi/virtio-ring.ts';
 import type { EngineDevice } from '../engine-device.ts';
 import { SluiceError } from '../errors.ts';
+import { eachListed, type EachRange, type GuestSide, hasLanded, setDeviceFlags } from './landed.ts';
 
-/** The end of the line of chains that wait to be landed. */
-const NO_CHAIN = 0xffff_ffff;
 const HIGH_WORD = 2 ** 32;
 /** What is copied in for one pump: so much, and the rest of the chain that goes past it. */
 const COPY_BYTES = 16 * 1024 * 1024;
@@ -47,7 +45,7 @@ interface Ring {
 }
 
 /** See the head of the file. The guest's address 0 is its first byte. */
-export class CopiedGuest {
+export class CopiedGuest implements GuestSide {
   readonly #device: EngineDevice;
   readonly #guest: Uint8Array;
   /** Place of the mirror in the engine's memory. */
@@ -60,8 +58,7 @@ export class CopiedGuest {
     this.#device = device;
     this.#guest = guest;
     this.#mirror = mirror;
-    const flags = REGION_SIZE + abi.DEVICE_FLAGS;
-    device.engine.store(flags, device.engine.load(flags) | abi.DEVICE_COPIED);
+    setDeviceFlags(device, abi.DEVICE_COPIED);
   }
 
   /** A queue was attached: the mirror of its ring is what the ring is. */
@@ -91,15 +88,13 @@ export class CopiedGuest {
 
   /** After a pump: copies out what was written, and returns the chains. */
   land(): void {
-    const { exports, base } = this.#device.engine;
-    const isLanding = this.#word(abi.DEVICE_LANDED) !== NO_CHAIN;
+    const { engine } = this.#device;
+    const { exports, base } = engine;
+    const isLanding = hasLanded(engine);
     const queues = this.#ringsInUse(isLanding);
     if (isLanding) {
       for (const ring of queues) this.#refresh(ring);
-      while (this.#word(abi.DEVICE_LANDED) !== NO_CHAIN) {
-        this.#copyChainOut();
-        exports.landChain(base);
-      }
+      for (; hasLanded(engine); exports.landChain(base)) this.#copyChainOut();
       exports.publishLanded(base);
       for (const ring of queues) if (ring.packed) this.#out(ring.desc, ring.descBytes);
     }
@@ -150,12 +145,10 @@ export class CopiedGuest {
   }
 
   /** Calls back with the guest address and length of each entry of the engine's list. */
-  #copyList(entries: number, copy: (address: number, lengthBytes: number) => void): void {
-    const { engine } = this.#device;
-    for (let entry = 0; entry < entries; entry++) {
-      const at = REGION_SIZE + abi.DEVICE_LIST + entry * SEGMENT_SIZE;
-      copy(engine.load(at + SEGMENT_ADDRESS) - this.#mirror, engine.load(at + SEGMENT_LENGTH));
-    }
+  #copyList(entries: number, copy: EachRange): void {
+    eachListed(this.#device.engine, entries, (place, lengthBytes) =>
+      copy(place - this.#mirror, lengthBytes),
+    );
   }
 
   #in(address: number, lengthBytes: number): void {

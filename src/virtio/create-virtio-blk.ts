@@ -14,6 +14,7 @@ import { checkOptions } from '../options.ts';
 import { layOut, WASM_PAGE_SIZE } from '../place.ts';
 import { CopiedGuest } from './copied-guest.ts';
 import { offeredFeatures } from './features.ts';
+import { type GuestSide, WatchedGuest } from './landed.ts';
 import { moveHome } from './move-home.ts';
 import { requestSettings } from './negotiation.ts';
 import { VirtioBlk } from './virtio-blk.ts';
@@ -41,6 +42,7 @@ interface Ground {
   readonly ram?: () => Uint8Array;
   /** The guest itself, where it has to be copied to and from `ram`. */
   readonly guest?: Uint8Array;
+  readonly onWritten?: VirtioBlkOptions['onWritten'];
 }
 
 const LARGEST_MEMORY = 2 ** 32;
@@ -78,6 +80,7 @@ export function createVirtioBlk(disk: Disk, options: VirtioBlkOptions): VirtioBl
       } finally {
         device.leaving = false;
         for (const step of undo) step();
+        parts.events.onClosed?.();
       }
     },
   });
@@ -92,7 +95,7 @@ export function createVirtioBlk(disk: Disk, options: VirtioBlkOptions): VirtioBl
 
 /** The queues, with the guest's memory in place; or the disk is back where it was. */
 function queuesOn(disk: Disk, ground: Ground, events: QueueEvents): VirtQueues {
-  const queues = new VirtQueues(disk.device, events, copyOf(disk, ground));
+  const queues = new VirtQueues(disk.device, events, guestSideOf(disk, ground));
   try {
     for (const region of ground.regions) queues.addRegion(region);
   } catch (error) {
@@ -103,8 +106,10 @@ function queuesOn(disk: Disk, ground: Ground, events: QueueEvents): VirtQueues {
   return queues;
 }
 
-/** What keeps the mirror of a copied guest. */
-function copyOf({ device }: Disk, { guest, regions }: Ground): CopiedGuest | undefined {
+/** What keeps the mirror of a copied guest, or tells what is written. */
+function guestSideOf({ device }: Disk, ground: Ground): GuestSide | undefined {
+  const { guest, regions, onWritten } = ground;
+  if (onWritten !== undefined) return new WatchedGuest(device, onWritten);
   const mirror = regions[0]?.address;
   if (guest === undefined || mirror === undefined) return undefined;
   return new CopiedGuest(device, guest, mirror);
@@ -135,25 +140,28 @@ interface Needs {
 }
 
 function findGround(options: VirtioBlkOptions, needs: Needs): Ground {
-  const { memory, ramBytes, guest } = options;
+  const { memory, ramBytes, guest, onWritten } = options;
   const given = [memory, ramBytes, guest].filter((place) => place !== undefined);
   if (given.length !== 1) {
     throw invalid(
       "a virtio-blk device needs the guest's memory: give one of memory, ramBytes and guest",
     );
   }
+  if (onWritten !== undefined && memory === undefined) throw invalid('onWritten goes with memory');
   if (guest !== undefined) return copiedGround(options, needs);
   return memory === undefined ? ownGround(options, needs) : givenGround(options, needs);
 }
 
 function givenGround(options: VirtioBlkOptions, { virtqueues }: Needs): Ground {
-  const { memory, base, arenaBytes } = options;
+  const { memory, base, arenaBytes, onWritten, features } = options;
+  if (onWritten !== undefined && features?.inOrder === true)
+    throw invalid('onWritten and IN_ORDER exclude each other; leave one out');
   if (!(memory instanceof WebAssembly.Memory)) throw invalid('memory must be a WebAssembly.Memory');
   if (base === undefined) {
     throw invalid('base must say where in this memory the engine may live; nothing else uses it');
   }
   const regions = toRegions(options.ram).map((region) => toRegion(region));
-  return { memory, base, arenaBytes, virtqueues, regions };
+  return { memory, base, arenaBytes, virtqueues, regions, onWritten };
 }
 
 function ownGround(options: VirtioBlkOptions, { virtqueues, mapBytes }: Needs): Ground {

@@ -7,6 +7,8 @@ import { ringErrorText } from './virtqueue-texts.ts';
 import type { DeviceSettings, HeldRequest, QueueFault } from './virtqueue-types.ts';
 
 const HIGH_WORD = 2 ** 32;
+/** What does not follow from what was negotiated. */
+const KEPT_FLAGS = abi.DEVICE_RUNNING | abi.DEVICE_COPIED | abi.DEVICE_WATCHED;
 
 /** See the head of the file. Offsets are relative to the start of the device. */
 export class DeviceWords {
@@ -51,7 +53,7 @@ export class DeviceWords {
 export function storeSettings(words: DeviceWords, settings: DeviceSettings): void {
   const { id, flags } = toSettings(settings);
   const { read, write } = toPolicies(settings);
-  const kept = words.load(abi.DEVICE_FLAGS) & (abi.DEVICE_RUNNING | abi.DEVICE_COPIED);
+  const kept = words.load(abi.DEVICE_FLAGS) & KEPT_FLAGS;
   words.store(abi.DEVICE_FLAGS, kept | flags);
   words.store(abi.DEVICE_BLOCK_SECTORS, settings.blockSectors);
   words.store(abi.DEVICE_DISCARD_SECTORS, settings.discardSectors);

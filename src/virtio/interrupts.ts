@@ -9,6 +9,9 @@ export interface InterruptEvents {
   readonly onInterruptLine?: ((level: boolean) => void) | undefined;
 }
 
+/** What `onInterrupt` gets for an interrupt that is of no queue. */
+const NO_QUEUE = -1;
+
 const BITS: Readonly<Record<InterruptKind, number>> = { used: ISR_USED, config: ISR_CONFIG };
 
 export class Interrupts {
@@ -31,7 +34,7 @@ export class Interrupts {
     if (level !== (before !== 0)) this.#events.onInterruptLine?.(level);
   }
 
-  raise(kind: InterruptKind, queue: number): void {
+  raise(kind: InterruptKind, queue = NO_QUEUE): void {
     this.isr |= BITS[kind];
     this.#events.onInterrupt?.(kind, queue);
   }

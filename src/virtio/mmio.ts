@@ -12,6 +12,7 @@
  */
 import { RING_EXTRA_BYTES, DESC_SIZE, AVAIL_ENTRY_SIZE } from '../abi/virtio-ring.ts';
 import type { QueueArea } from './queue-registers.ts';
+import { type Half, readConfig, setAddressHalf, writeConfig } from './register-access.ts';
 import type { VirtioDevice } from './transport.ts';
 
 /** "virt", little-endian. */
@@ -25,12 +26,9 @@ const CONFIG = 0x100;
 const NO_REGION = 0xffff_ffff;
 /** Until the driver says something else; it does so before it resets the device. */
 const LEGACY_PAGE_SIZE = 4096;
-const LARGEST_CONFIG_ACCESS = 4;
-const WORD_BITS = 32n;
-const WORD_MASK = 0xffff_ffffn;
 
 /** Which halves of which addresses lie where, in version 2. */
-const ADDRESSES: ReadonlyMap<number, readonly [area: QueueArea, half: 'low' | 'high']> = new Map([
+const ADDRESSES: ReadonlyMap<number, readonly [area: QueueArea, half: Half]> = new Map([
   [0x080, ['desc', 'low']],
   [0x084, ['desc', 'high']],
   [0x090, ['driver', 'low']],
@@ -53,7 +51,6 @@ export interface MmioRegisters {
 /** The register window of a device. VIRTIO 1.3, 4.2. */
 export class Mmio {
   readonly #device: VirtioDevice;
-  readonly #config = new Uint8Array(LARGEST_CONFIG_ACCESS);
   #own: MmioRegisters = {
     deviceFeaturesSel: 0,
     driverFeaturesSel: 0,
@@ -81,7 +78,7 @@ export class Mmio {
    * or 4 (I1).
    */
   read(offset: number, size: number): number {
-    if (offset >= CONFIG) return this.#readConfig(offset - CONFIG, size);
+    if (offset >= CONFIG) return readConfig(this.#device, offset - CONFIG, size);
     if (!isRegister(offset, size)) return 0;
     const value = this.#device.legacy ? this.#readLegacy(offset) : this.#readModern(offset);
     return value >>> 0;
@@ -89,7 +86,7 @@ export class Mmio {
 
   /** Writes `size` bytes at `offset` into the register window (I1, I3). */
   write(offset: number, size: number, value: number): void {
-    if (offset >= CONFIG) this.#writeConfig(offset - CONFIG, size, value);
+    if (offset >= CONFIG) writeConfig(this.#device, offset - CONFIG, size, value);
     else if (isRegister(offset, size)) {
       if (this.#device.legacy) this.#writeLegacy(offset, value >>> 0);
       else this.#writeModern(offset, value >>> 0);
@@ -175,8 +172,8 @@ export class Mmio {
 
   #writeModern(offset: number, value: number): void {
     const { registers } = this.#device;
-    const place = ADDRESSES.get(offset);
-    if (place !== undefined) return this.#setHalf(...place, value);
+    const half = ADDRESSES.get(offset);
+    if (half !== undefined) return setAddressHalf(this.#device, this.#own.queueSel, half, value);
     switch (offset) {
       case 0x044:
         if (value === 0) return registers.stop(this.#own.queueSel);
@@ -205,15 +202,6 @@ export class Mmio {
     this.#own = { ...this.#own, ...registers };
   }
 
-  #setHalf(area: QueueArea, half: 'low' | 'high', value: number): void {
-    const { registers } = this.#device;
-    const before = registers.settings(this.#own.queueSel)?.[area] ?? 0n;
-    const bits = BigInt(value);
-    const after =
-      half === 'low' ? (before & ~WORD_MASK) | bits : (before & WORD_MASK) | (bits << WORD_BITS);
-    registers.setAddress(this.#own.queueSel, area, after);
-  }
-
   /** Legacy: the number of the page where a queue begins; 0: it is off. */
   #queuePfn(): number {
     const settings = this.#device.registers.settings(this.#own.queueSel);
@@ -237,26 +225,10 @@ export class Mmio {
     registers.setAddress(queue, 'device', ((end + align - 1n) / align) * align);
     registers.enable(queue);
   }
-
-  #readConfig(offset: number, size: number): number {
-    if (!isConfigAccess(size)) return 0;
-    this.#device.readConfig(offset, this.#config.subarray(0, size));
-    return this.#config.subarray(0, size).reduceRight((value, byte) => value * 256 + byte, 0);
-  }
-
-  #writeConfig(offset: number, size: number, value: number): void {
-    if (!isConfigAccess(size)) return;
-    const bytes = Uint8Array.from({ length: size }, (_, index) => value >>> (index * 8));
-    void this.#device.writeConfig(offset, bytes);
-  }
 }
 
 function isRegister(offset: number, size: number): boolean {
   return size === 4 && offset >= 0 && offset % 4 === 0;
-}
-
-function isConfigAccess(size: number): boolean {
-  return size >= 1 && size <= LARGEST_CONFIG_ACCESS;
 }
 
 function isPowerOfTwo(value: number): boolean {

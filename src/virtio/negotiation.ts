@@ -65,8 +65,12 @@ export class Negotiation {
 
   /** A word of what is offered. */
   offeredWord(word: number): number {
-    if (word !== 0 && word !== 1) return 0;
-    return Number((this.offered >> (BigInt(word) * WORD_BITS)) & WORD_MASK);
+    return wordOf(this.offered, word);
+  }
+
+  /** A word of what the driver has written. */
+  acceptedWord(word: number): number {
+    return wordOf(this.#accepted, word);
   }
 
   /** The driver writes a word of what it accepts. */
@@ -101,6 +105,11 @@ export class Negotiation {
     this.#accepted = accepted;
     this.#negotiated = negotiated;
   }
+}
+
+function wordOf(features: bigint, word: number): number {
+  if (word !== 0 && word !== 1) return 0;
+  return Number((features >> (BigInt(word) * WORD_BITS)) & WORD_MASK);
 }
 
 /** What was negotiated, as a ring needs it. NOTIFY_ON_EMPTY is a legacy driver's alone. */

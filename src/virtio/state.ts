@@ -12,6 +12,7 @@ import {
 import { invalid, toWhole } from '../arguments.ts';
 import { legacyFeatures, refusal } from './features.ts';
 import type { MmioRegisters } from './mmio.ts';
+import type { PciRegisters } from './pci.ts';
 import type { QueueSnapshot } from './queue-registers.ts';
 import { DRIVER_STATUS_BITS, ISR_CONFIG, ISR_USED } from './transport.ts';
 
@@ -27,6 +28,8 @@ export interface VirtioBlkState {
   readonly queues: readonly VirtioBlkQueueState[];
   /** The registers of `mmio`. */
   readonly mmio: MmioRegisters;
+  /** Those of `pci`. */
+  readonly pci: PciRegisters;
 }
 
 /** One queue of it. */
@@ -51,6 +54,7 @@ export interface VirtioBlkSnapshot {
   readonly wce: boolean;
   readonly queues: readonly QueueSnapshot[];
   readonly mmio: MmioRegisters;
+  readonly pci: PciRegisters;
 }
 
 /** What a state must fit to. */
@@ -73,7 +77,7 @@ type Fields = Readonly<Record<string, unknown>>;
 
 /** A device at rest as JSON. */
 export function formatState(snapshot: VirtioBlkSnapshot): VirtioBlkState {
-  const { accepted, status, isr, generation, wce, queues, mmio } = snapshot;
+  const { accepted, status, isr, generation, wce, queues, mmio, pci } = snapshot;
   return {
     version: VERSION,
     features: hex(BigInt.asUintN(64, accepted)),
@@ -92,6 +96,7 @@ export function formatState(snapshot: VirtioBlkSnapshot): VirtioBlkState {
       nextUsed: position?.nextUsed ?? null,
     })),
     mmio: { ...mmio },
+    pci: { ...pci },
   };
 }
 
@@ -120,6 +125,7 @@ export function parseState(
     wce: toTruth(fields['wce'], 'wce'),
     queues,
     mmio: toMmio(fields['mmio']),
+    pci: toPci(fields['pci']),
   };
 }
 
@@ -187,6 +193,17 @@ function toMmio(value: unknown): MmioRegisters {
     queueSel: word('queueSel'),
     pageSize,
     queueAlign: power('queueAlign'),
+  };
+}
+
+function toPci(value: unknown): PciRegisters {
+  const fields = toFields(value, 'pci');
+  const word = (name: keyof PciRegisters, most: number): number =>
+    toCount(fields[name], `pci.${name}`, most);
+  return {
+    deviceFeatureSelect: word('deviceFeatureSelect', LARGEST_WORD),
+    driverFeatureSelect: word('driverFeatureSelect', LARGEST_WORD),
+    queueSelect: word('queueSelect', LARGEST_INDEX),
   };
 }
 

@@ -1,5 +1,5 @@
 /**
- * What a transport needs of a device: mmio here, PCI in an emulator. VIRTIO 1.3, 2 and 4.
+ * What a transport (mmio.ts, pci.ts) needs of a device. VIRTIO 1.3, 2 and 4.
  *
  * A driver is on the other side of every call, so none of them throws for what it is told: what
  * makes no sense has no effect, and what breaks the device shows in its status.
@@ -40,6 +40,8 @@ export interface VirtioDevice {
 
   /** Word 0 or 1 of the bits that are offered; 0 for every other word. */
   deviceFeatures(word: number): number;
+  /** Word 0 or 1 of the bits that the driver has accepted; 0 for every other word. */
+  driverFeatures(word: number): number;
   /** A word of the bits that the driver accepts. No effect after FEATURES_OK. */
   writeDriverFeatures(word: number, bits: number): void;
 

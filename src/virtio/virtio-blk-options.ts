@@ -54,6 +54,12 @@ export interface VirtioBlkOptions extends VirtioBlkEvents {
    * Requests of the guest take none. Default 4 MiB.
    */
   readonly arenaBytes?: number | undefined;
+  /**
+   * With `memory`: where in it a request has written, before the driver hears of that. For
+   * emulators that keep translations of the guest's code. The rings are not told of. Without
+   * IN_ORDER.
+   */
+  readonly onWritten?: ((address: number, lengthBytes: number) => void) | undefined;
 }
 
 /** What the disk says about itself. */
@@ -95,6 +101,8 @@ export const VIRTIO_BLK_OPTIONS: Checks<VirtioBlkOptions> = {
   onInterruptLine: isCallback,
   onError: isCallback,
   onStopped: isCallback,
+  onClosed: isCallback,
+  onWritten: isCallback,
 };
 
 /** Checks the options that have a place in the configuration space. */
@@ -144,8 +152,8 @@ export function toFixed({
 
 /** What the device tells. */
 export function toEvents(options: VirtioBlkOptions): VirtioBlkEvents {
-  const { onInterrupt, onInterruptLine, onError, onStopped } = options;
-  return { onInterrupt, onInterruptLine, onError, onStopped };
+  const { onInterrupt, onInterruptLine, onError, onStopped, onClosed } = options;
+  return { onInterrupt, onInterruptLine, onError, onStopped, onClosed };
 }
 
 /** Guest RAM in a given memory, as regions. */

@@ -11,6 +11,8 @@ export interface VirtioBlkEvents extends InterruptEvents {
   readonly onError?: ((error: Error) => void) | undefined;
   /** An error policy has stopped a request; `resume` sends it again. */
   readonly onStopped?: ((stop: HeldRequest) => void) | undefined;
+  /** The device is closed, by its owner or with its disk. */
+  readonly onClosed?: (() => void) | undefined;
 }
 
 /** What a device is made of; createVirtioBlk puts it together. */

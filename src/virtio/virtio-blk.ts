@@ -29,23 +29,22 @@ import {
   VIRTIO_F_RING_RESET,
 } from '../abi/virtio-ring.ts';
 import { ConfigSpace, isWritebackByte } from './config-space.ts';
-import { busy, closed, needsReset, tell } from './faults.ts';
+import { brokenQueue, busy, closed, needsReset, tell } from './faults.ts';
 import { hasFeature } from './features.ts';
 import { Interrupts } from './interrupts.ts';
 import { Mmio } from './mmio.ts';
 import { canFlush, isOffAtFirst, Negotiation, requestSettings } from './negotiation.ts';
+import { Pci } from './pci.ts';
 import { QueueRegisters } from './queue-registers.ts';
 import type { RawQueues } from './raw-queues.ts';
 import { formatState, parseState, type VirtioBlkState } from './state.ts';
-import { DRIVER_STATUS_BITS, type VirtioDevice } from './transport.ts';
+import { DRIVER_STATUS_BITS, type InterruptKind, type VirtioDevice } from './transport.ts';
 import type { VirtioBlkParts } from './virtio-blk-types.ts';
 import type { QueueFault } from './virtqueue-types.ts';
 import { WriteCache } from './write-cache.ts';
 
 const STATUS_MASK = 0xff;
 const QUEUE_MASK = 0xffff;
-/** What `onInterrupt` gets for an interrupt that is of no queue. */
-const NO_QUEUE = -1;
 
 /** A virtio-blk device on a disk. Made by `createVirtioBlk`. */
 export class VirtioBlk implements VirtioDevice, AsyncDisposable {
@@ -55,6 +54,8 @@ export class VirtioBlk implements VirtioDevice, AsyncDisposable {
   readonly registers: QueueRegisters;
   /** The register face for emulators. VIRTIO 1.3, 4.2. */
   readonly mmio: Mmio;
+  /** The one for emulators with a PCI bus, for modern drivers. VIRTIO 1.3, 4.1. */
+  readonly pci: Pci;
 
   readonly #parts: VirtioBlkParts;
   readonly #config: ConfigSpace;
@@ -79,14 +80,14 @@ export class VirtioBlk implements VirtioDevice, AsyncDisposable {
     this.#config = new ConfigSpace(parts.values, parts.offered);
     this.#interrupts = new Interrupts(parts.events);
     this.queues = parts.makeQueues({
-      onInterrupt: (queue) => this.#used(queue),
+      onInterrupt: (queue) => this.#interrupt('used', queue),
       onBroken: (fault) => this.#broken(fault),
       onHeld: (stop) => parts.events.onStopped?.(stop),
       onFailure: (error) => this.#fail(error),
     });
     this.#cache = new WriteCache(this.queues, {
       changed: () => this.#cacheChanged(),
-      failed: (error) => this.#report(error),
+      failed: (error) => tell(parts.events.onError, error),
     });
     this.registers = new QueueRegisters(this.queues, parts.values.queueSizeMax, {
       accepts: () => this.#accepts,
@@ -94,6 +95,7 @@ export class VirtioBlk implements VirtioDevice, AsyncDisposable {
       failed: (error) => this.#fail(error),
     });
     this.mmio = new Mmio(this);
+    this.pci = new Pci(this);
     this.#cacheToInitial(parts.offered);
     this.queues.configure(requestSettings(parts.offered, parts.values, parts.settings));
   }
@@ -132,6 +134,10 @@ export class VirtioBlk implements VirtioDevice, AsyncDisposable {
 
   deviceFeatures(word: number): number {
     return this.#features.offeredWord(word);
+  }
+
+  driverFeatures(word: number): number {
+    return this.#features.acceptedWord(word);
   }
 
   writeDriverFeatures(word: number, bits: number): void {
@@ -185,6 +191,7 @@ export class VirtioBlk implements VirtioDevice, AsyncDisposable {
     if (this.#isResetting) return this.#reset;
     this.#resets += 1;
     this.#isResetting = true;
+    this.#interrupts.isr = 0;
     this.#run();
     const stopping = this.registers.stopAll();
     if (stopping === undefined) this.#toInitial();
@@ -232,6 +239,7 @@ export class VirtioBlk implements VirtioDevice, AsyncDisposable {
         wce: this.#cache.on,
         queues: this.registers.snapshot(),
         mmio: this.mmio.registers,
+        pci: this.pci.registers,
       });
     } finally {
       this.#saving = false;
@@ -267,13 +275,14 @@ export class VirtioBlk implements VirtioDevice, AsyncDisposable {
       throw error;
     }
     this.mmio.registers = parsed.mmio;
+    this.pci.registers = parsed.pci;
     this.#interrupts.isr = parsed.isr;
     await this.#cache.settled();
   }
 
   /** The capacity of the disk has changed: the driver is told. VIRTIO 1.3, 5.2.4. */
   resized(capacityBytes: number): void {
-    if (this.#config.resize(capacityBytes)) this.#configInterrupt();
+    if (this.#config.resize(capacityBytes)) this.#interrupt('config');
   }
 
   /** Ends what is in flight, and lets go of the disk. Closing twice is fine. */
@@ -365,31 +374,22 @@ export class VirtioBlk implements VirtioDevice, AsyncDisposable {
     this.#run();
   }
 
-  #used(queue: number): void {
-    if (this.#accepts && this.#isLive) this.#interrupts.raise('used', queue);
+  #interrupt(kind: InterruptKind, queue?: number): void {
+    if (this.#accepts && this.#isLive) this.#interrupts.raise(kind, queue);
   }
 
-  #configInterrupt(): void {
-    if (this.#accepts && this.#isLive) this.#interrupts.raise('config', NO_QUEUE);
-  }
-
-  #broken({ queue, reason, head, descriptor }: QueueFault): void {
-    this.registers.markBroken(queue);
-    const place = `head ${head}, descriptor ${descriptor}`;
-    this.#fail(needsReset(`the driver has broken queue ${queue} (${place}): ${reason}`));
+  #broken(fault: QueueFault): void {
+    this.registers.markBroken(fault.queue);
+    this.#fail(brokenQueue(fault));
   }
 
   /** D5. */
   #fail(error: unknown): void {
     if (this.#accepts) {
       this.#status |= VIRTIO_CONFIG_S_NEEDS_RESET;
-      this.#configInterrupt();
+      this.#interrupt('config');
     }
-    this.#report(error);
-  }
-
-  #report(error: unknown): void {
-    tell(this.#parts.events.onError, error instanceof Error ? error : new Error(String(error)));
+    tell(this.#parts.events.onError, error);
   }
 
   #checkOpen(): void {

@@ -107,9 +107,9 @@ export function attachText(
     case ATTACH_UNKNOWN:
       return 'the device has no such queue';
     case ATTACH_IN_ORDER:
-      return 'a copied guest has no IN_ORDER; do not offer it';
+      return 'a copied or watched guest has no IN_ORDER; do not offer it';
     case ATTACH_INFLIGHT:
-      return 'only split rings have an inflight record, without IN_ORDER or a copied guest';
+      return 'only split rings have an inflight record, and no IN_ORDER, copied or watched guest';
     default:
       return `the engine refuses with ${code}`;
   }

@@ -126,6 +126,6 @@ export interface QueueEvents {
   onBroken(fault: QueueFault): void;
   /** A request was stopped; `resume` sends it again. */
   onHeld(stop: HeldRequest): void;
-  /** A copied guest cannot be reached any more: nothing more is taken. */
+  /** Guest memory cannot be reached, or not be watched, any more: nothing more is taken. */
   onFailure(error: unknown): void;
 }

@@ -24,8 +24,8 @@ import { toSwitch, toWhole } from '../arguments.ts';
 import type { Face } from '../disk-types.ts';
 import type { EngineDevice } from '../engine-device.ts';
 import { type Ask, PromisedRequests } from '../promised-requests.ts';
-import type { CopiedGuest } from './copied-guest.ts';
 import { DeviceWords, faultOf, heldRequest, queueWords, storeSettings } from './device-words.ts';
+import type { GuestSide } from './landed.ts';
 import { halves, misplaced, toConfig, toRegion } from './virtqueue-checks.ts';
 import {
   attachText,
@@ -59,7 +59,7 @@ export class VirtQueues implements Face {
   readonly #words: DeviceWords;
   readonly #events: QueueEvents;
   readonly #requests: PromisedRequests;
-  readonly #guest: CopiedGuest | undefined;
+  readonly #guest: GuestSide | undefined;
   /** What callbacks have thrown. */
   readonly #failures: Error[] = [];
   readonly #regions = new Map<bigint, GuestRegion>();
@@ -73,9 +73,9 @@ export class VirtQueues implements Face {
 
   /**
    * Over a device that has moved to its memory with `virtqueues`, and has no other device yet.
-   * @param guest when its memory is not the engine's
+   * @param guest when its memory is not the engine's, or somebody watches what is written there
    */
-  constructor(device: EngineDevice, events: QueueEvents, guest?: CopiedGuest) {
+  constructor(device: EngineDevice, events: QueueEvents, guest?: GuestSide) {
     this.count = device.engine.queues;
     if (this.count === 0) throw queueError('use', 'virtqueues', 'the disk has moved without any');
     if (device.afterPump !== undefined) throw queueError('use', 'virtqueues', 'they are in use');
@@ -84,7 +84,9 @@ export class VirtQueues implements Face {
     this.#events = events;
     this.#requests = new PromisedRequests(device);
     this.#guest = guest;
-    if (guest !== undefined) device.beforePump = () => this.#withGuest(() => guest.copyIn());
+    if (guest?.copyIn !== undefined) {
+      device.beforePump = () => this.#withGuest(() => guest.copyIn?.());
+    }
     device.afterPump = () => this.#afterPump();
   }
 
@@ -162,7 +164,7 @@ export class VirtQueues implements Face {
       const why = attachText(code, config, state, this.#regions.values());
       throw queueError('attach', `queue ${queue}`, why);
     }
-    this.#guest?.attached(queue);
+    this.#guest?.attached?.(queue);
     this.#pauseOrGoOn();
     this.#mark(queue);
     this.#device.kick();

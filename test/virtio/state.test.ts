@@ -174,6 +174,8 @@ describe('restore', () => {
     ['mmio', { deviceFeaturesSel: 0, driverFeaturesSel: 0, queueSel: -1 }],
     ['mmio', { ...NO_MMIO, pageSize: 0 }],
     ['mmio', { ...NO_MMIO, queueAlign: 3 }],
+    ['pci', undefined],
+    ['pci', { deviceFeatureSelect: 0, driverFeatureSelect: 0, queueSelect: 65_536 }],
   ])('%s of %o is refused', async (field, value) => {
     const { blk } = setUp({ queues: 2 });
     const state = { ...(await saved()), [field]: value };

@@ -1,0 +1,229 @@
+/**
+ * An emulator with its disks: what happens to all of them at once.
+ *
+ * E1  A state is taken and restored while the processor stands and nothing is in flight, so that
+ *     memory, processor and devices are of one moment, and no request is lost or done twice.
+ * E2  A state that does not fit the disks is refused before anything has changed.
+ * E3  A reset of the machine resets the disks. While the host still has guest memory in its hands
+ *     the machine waits: the next system must not find somebody else's data written into it.
+ */
+import { invalid } from '../arguments.ts';
+import { SluiceError } from '../errors.ts';
+import { parseState } from '../virtio/state.ts';
+import type { VirtioBlk } from '../virtio/virtio-blk.ts';
+import { cpuOf, type V86Cpu, type V86Emulator } from './cpu.ts';
+
+/** A disk as a machine keeps it. */
+interface Member {
+  readonly blk: VirtioBlk;
+  readonly sizeBytes: () => number;
+}
+
+/** A disk in a state. */
+interface SavedMember {
+  readonly slot: number;
+  readonly sizeBytes: number;
+  readonly state: unknown;
+}
+
+/** Where in v86's state, a list, ours is: a string of JSON. v86's own parts come before it. */
+const STATE_INDEX = 256;
+
+const machines = new WeakMap<V86Cpu, Machine>();
+
+/** See the head of the file. */
+export class Machine {
+  readonly cpu: V86Cpu;
+  readonly #emulator: V86Emulator;
+  readonly #members = new Map<number, Member>();
+  /** The end of what stops the processor; one thing at a time. */
+  #turn: Promise<unknown> = Promise.resolve();
+  /** Our part of the state that is being taken. */
+  #taken: string | undefined;
+  /** Keeps what `set_state` is called with. */
+  #capture: ((state: unknown[]) => void) | undefined;
+  #isRebooting = false;
+
+  /** The machine of an emulator that is loaded, or will be. */
+  static async of(emulator: V86Emulator): Promise<Machine> {
+    const cpu = await cpuOf(emulator);
+    const machine = machines.get(cpu) ?? new Machine(emulator, cpu);
+    machines.set(cpu, machine);
+    return machine;
+  }
+
+  private constructor(emulator: V86Emulator, cpu: V86Cpu) {
+    this.#emulator = emulator;
+    this.cpu = cpu;
+    const save = emulator.save_state.bind(emulator);
+    const restore = emulator.restore_state.bind(emulator);
+    emulator.save_state = () => this.#inTurn(() => this.#save(save));
+    emulator.restore_state = (state) => this.#inTurn(() => this.#restore(() => restore(state)));
+    this.#hookCpu(cpu);
+  }
+
+  /** A disk was plugged into a slot. */
+  add(slot: number, member: Member): void {
+    this.#members.set(slot, member);
+  }
+
+  /** It is closed. */
+  remove(slot: number): void {
+    this.#members.delete(slot);
+  }
+
+  /** v86's own calls. Those that come past ours are refused: no disk is at rest then. */
+  #hookCpu(cpu: V86Cpu): void {
+    const reboot = cpu.reboot_internal.bind(cpu);
+    const getState = cpu.get_state.bind(cpu);
+    const setState = cpu.set_state.bind(cpu);
+    this.#setState = setState;
+    cpu.reboot_internal = () => this.#reboot(reboot);
+    cpu.get_state = () => {
+      const state = getState();
+      if (this.#members.size === 0) return state;
+      if (this.#taken === undefined) throw direct('save_state');
+      state[STATE_INDEX] = this.#taken;
+      return state;
+    };
+    cpu.set_state = (state) => {
+      if (this.#capture !== undefined) this.#capture(state);
+      else if (this.#members.size === 0) setState(state);
+      else throw direct('restore_state');
+    };
+  }
+
+  #setState: (state: unknown[]) => void = () => undefined;
+
+  /** E1. */
+  async #save(save: () => Promise<ArrayBuffer>): Promise<ArrayBuffer> {
+    const wasRunning = await this.#stop();
+    const members = [...this.#members];
+    const saved = await Promise.allSettled(members.map(([, { blk }]) => blk.save()));
+    try {
+      const parts = saved.map((result, index): SavedMember => {
+        if (result.status === 'rejected') throw result.reason as Error;
+        const [slot, { sizeBytes }] = members[index] ?? missing();
+        return { slot, sizeBytes: sizeBytes(), state: result.value };
+      });
+      this.#taken = JSON.stringify(parts);
+      return await save();
+    } finally {
+      this.#taken = undefined;
+      members.forEach(([, { blk }], index) => {
+        if (saved[index]?.status === 'fulfilled') blk.resume();
+      });
+      if (wasRunning) await this.#emulator.run();
+    }
+  }
+
+  /** E1, E2. When it fails later on, the processor stays stopped. */
+  async #restore(restore: () => Promise<void>): Promise<void> {
+    const state = await this.#decoded(restore);
+    const parts = this.#fitting(state[STATE_INDEX]);
+    const wasRunning = await this.#stop();
+    await Promise.all([...this.#members.values()].map(({ blk }) => blk.reset()));
+    this.#setState(state);
+    for (const { slot, state: part } of parts) await this.#members.get(slot)?.blk.restore(part);
+    for (const { slot } of parts) this.#members.get(slot)?.blk.resume();
+    if (wasRunning) await this.#emulator.run();
+  }
+
+  /** What v86 reads out of a state, which is not put into effect yet. */
+  async #decoded(restore: () => Promise<void>): Promise<unknown[]> {
+    let found: unknown[] | undefined;
+    this.#capture = (state) => (found = state);
+    try {
+      await restore();
+    } finally {
+      this.#capture = undefined;
+    }
+    if (found !== undefined) return found;
+    throw new SluiceError(
+      'ERR_SLUICE_UNSUPPORTED',
+      'this v86 restores states in a way of its own; use a version that this release supports',
+    );
+  }
+
+  /** Our part of a state; none: it was taken without disks, and the guest knows of none. */
+  #fitting(part: unknown): readonly SavedMember[] {
+    if (part === undefined || part === null) return [];
+    const saved = toSaved(part);
+    for (const one of saved) refuseMisfit(one, this.#members.get(one.slot));
+    return saved;
+  }
+
+  /** E3. */
+  #reboot(reboot: () => void): void {
+    const blks = [...this.#members.values()].map(({ blk }) => blk);
+    const resets = blks.map((blk) => blk.reset());
+    if (blks.every(({ status }) => status === 0)) return reboot();
+    if (this.#isRebooting) return;
+    this.#isRebooting = true;
+    // The system that asked does not go on: one that finds itself alive tries a triple fault next.
+    this.cpu.in_hlt[0] = 1;
+    void this.#inTurn(async () => {
+      const wasRunning = await this.#stop();
+      await Promise.all(resets);
+      this.#isRebooting = false;
+      reboot();
+      if (wasRunning) await this.#emulator.run();
+    });
+  }
+
+  /** Stops the processor; whether it ran. */
+  async #stop(): Promise<boolean> {
+    const wasRunning = this.#emulator.is_running();
+    await this.#emulator.stop();
+    return wasRunning;
+  }
+
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const result = this.#turn.then(work);
+    this.#turn = result.catch(() => undefined);
+    return result;
+  }
+}
+
+/** Refuses what the disk in its slot cannot take over. */
+function refuseMisfit({ slot, sizeBytes, state }: SavedMember, member: Member | undefined): void {
+  const now = member?.sizeBytes();
+  if (member === undefined || now !== sizeBytes) {
+    const is = now === undefined ? 'none is attached there' : `the one there has ${now}`;
+    throw invalid(
+      `the state has a disk of ${sizeBytes} bytes in slot ${slot}, and ${is}; ` +
+        'attach the disks that were there, in the same order, and restore again',
+    );
+  }
+  const { features, legacy, registers } = member.blk;
+  const { count, sizeMax } = registers;
+  parseState(state, { offered: features.offered, legacy, count, sizeMax });
+}
+
+function toSaved(part: unknown): readonly SavedMember[] {
+  const saved = typeof part === 'string' ? parsed(part) : undefined;
+  const isList = Array.isArray(saved) && saved.every((one) => typeof one === 'object' && one);
+  if (isList) return saved as readonly SavedMember[];
+  throw invalid(NOT_OURS);
+}
+
+function parsed(json: string): unknown {
+  try {
+    return JSON.parse(json);
+  } catch (cause) {
+    throw new SluiceError('ERR_SLUICE_INVALID_ARGUMENT', NOT_OURS, { cause });
+  }
+}
+
+const NOT_OURS = 'the disks in the state are not as save_state() has left them';
+
+function direct(call: string): SluiceError {
+  return new SluiceError(
+    'ERR_SLUICE_BUSY',
+    `a virtio-blk device may be at work: call ${call}() of the emulator itself, which waits`,
+  );
+}
+
+function missing(): never {
+  throw new Error('there are as many states as devices');
+}
