@@ -4,7 +4,8 @@ import { formatBytes } from './format.ts';
 import type { ServeOptions } from './serve-command.ts';
 import type { Terminal } from './terminal.ts';
 
-const UNSAFE =
+/** Said of a disk that loses what it was told to keep. */
+export const UNSAFE =
   'cache=unsafe: flushes do nothing; a power cut or a crash of this host loses data ' +
   'and may destroy the file systems on the disk';
 

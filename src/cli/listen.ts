@@ -22,14 +22,22 @@ export async function listen(disk: Disk, options: ServeOptions): Promise<NbdServ
   try {
     return await serveNbd(disk, { ...exportOptions(options), ...addressOptions(options) });
   } catch (cause) {
-    const { code } = cause as NodeJS.ErrnoException;
-    // What the library refuses itself, it explains itself.
-    if (code === undefined || code.startsWith('ERR_')) throw cause;
-    const { socket } = options;
-    const found = socket === undefined ? undefined : await pathError(code, socket);
-    const error = found ?? (cause as NodeJS.ErrnoException);
-    throw new Refusal(`listen on ${placeOf(options)}`, error, ADVICE[found?.code ?? code]);
+    throw await listenRefusal(cause, placeOf(options), options.socket);
   }
+}
+
+/** What is said when a server cannot listen at a place, which may be a unix socket. */
+export async function listenRefusal(
+  cause: unknown,
+  place: string,
+  socket: string | undefined,
+): Promise<unknown> {
+  const { code } = cause as NodeJS.ErrnoException;
+  // What the library refuses itself, it explains itself.
+  if (code === undefined || code.startsWith('ERR_')) return cause;
+  const found = socket === undefined ? undefined : await pathError(code, socket);
+  const error = found ?? (cause as NodeJS.ErrnoException);
+  return new Refusal(`listen on ${place}`, error, ADVICE[found?.code ?? code]);
 }
 
 /**
@@ -80,7 +88,7 @@ function addressOptions({ socket, port, bind }: ServeOptions): NbdServerOptions 
 }
 
 /** The absolute path if it fits, so that the URI is good everywhere. */
-function socketPath(path: string): string {
+export function socketPath(path: string): string {
   const fits = (path: string): boolean => Buffer.byteLength(path) <= LONGEST_PATH_BYTES;
   const absolute = resolve(path);
   if (fits(absolute)) return absolute;

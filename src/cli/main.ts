@@ -27,12 +27,14 @@ import { addResize } from './verbs/resize.ts';
 import { addSnapshot } from './verbs/snapshot.ts';
 import { addMeasure } from './verbs/measure.ts';
 import { versionText } from './version.ts';
+import { addVhostUser } from './vhost-user-command.ts';
 
 const EXAMPLES = `
 Examples:
   sluice serve -t disk.img                  NBD on 127.0.0.1:10809
   sluice serve -t -k disk.sock disk.img     NBD on a unix socket
   sluice serve --help                       cache modes and more
+  sluice vhost-user -k disk.sock disk.img   a disk for a virtual machine
   sluice convert -O qcow2 disk.img new.qcow2
   sluice crash                              cut the power at every step`;
 
@@ -81,6 +83,7 @@ function makeProgram(terminal: Terminal): Command {
     .allowExcessArguments()
     .addHelpText('after', EXAMPLES);
   addServe(program, terminal);
+  addVhostUser(program, terminal);
   addCrash(program, terminal);
   addCreate(program, terminal);
   addInfo(program);

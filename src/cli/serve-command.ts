@@ -1,14 +1,9 @@
 /** `sluice serve`: its options, in the letters and words of qemu-nbd. */
-import { type Command, InvalidArgumentError, Option } from 'commander';
-import { CACHE_MODES, type CacheModeName, DEFAULT_CACHE_MODE } from '../cache-mode.ts';
-import {
-  DEFAULT_FLUSH_INTERVAL_MS,
-  DEFAULT_METADATA_CACHE_BYTES,
-  MAX_FLUSH_INTERVAL_MS,
-  MAX_METADATA_CACHE_BYTES,
-} from '../image/limits.ts';
+import { type Command, Option } from 'commander';
+
 import { forkServer, isForked } from './fork.ts';
-import { LARGEST_FLUSH_WAIT_MICROS } from '../scheduling-options.ts';
+import type { ServedImageOptions } from './served-image.ts';
+import { CACHE_NOTES, notEmpty, servedImageOptions, wholeNumber } from './served-image-options.ts';
 import type { Terminal } from './terminal.ts';
 
 const DEFAULT_PORT = 10809;
@@ -16,17 +11,7 @@ const DEFAULT_ADDRESS = '127.0.0.1';
 /** nbdcopy opens 4 connections and fio one a job: qemu-nbd's default of 1 makes them wait. */
 const DEFAULT_CLIENTS = 100;
 
-const NOTES = `
-Cache modes, and what a completed write survives:
-                host cache  kill of sluice  power cut of the host
-  writeback     used        yes             after a flush (the default)
-  none          bypassed    yes             after a flush
-  writethrough  used        yes             yes
-  directsync    bypassed    yes             yes
-  unsafe        used        yes             NO, not even after a flush
-  unspecified   is writeback
-A write to a new cluster of qcow2 survives a kill of sluice after a flush, or
-when it is older than --flush-interval.
+const NOTES = `${CACHE_NOTES}
 
 When clients can connect, the first line on stderr is the URI, alone. Without -t
 sluice ends when its last client has gone. SIGINT and SIGTERM finish what is in
@@ -43,20 +28,7 @@ Examples:
 const DEFAULT_BUSY_POLL_MICROS = 50;
 
 /** What the command line says, parsed. */
-export interface ServeOptions {
-  readonly format?: string;
-  readonly cache: CacheModeName;
-  readonly discard: 'unmap' | 'ignore';
-  readonly elevator: 'none' | 'deadline';
-  /** 0: off. */
-  readonly flushWait: number;
-  readonly readOnly?: true;
-  readonly lock: boolean;
-  readonly allow: readonly string[];
-  readonly backingFormat?: 'raw' | 'qcow2';
-  readonly keyFile?: string;
-  readonly metadataCache?: number;
-  readonly flushInterval?: number;
+export interface ServeOptions extends ServedImageOptions {
   readonly socket?: string;
   readonly port: number;
   readonly bind: string;
@@ -69,7 +41,6 @@ export interface ServeOptions {
   readonly persistent?: true;
   readonly fork?: true;
   readonly pidFile?: string;
-  readonly trace?: string;
 }
 
 /** Adds the command to the program. */
@@ -94,66 +65,8 @@ export function addServe(program: Command, terminal: Terminal): void {
       const { serve } = await import('./serve.ts');
       await serve(image, options, terminal);
     });
-  const groups = [imageOptions(), qcow2Options(), networkOptions()];
+  const groups = [servedImageOptions(), networkOptions()];
   for (const option of groups.flat()) command.addOption(option);
-}
-
-function imageOptions(): Option[] {
-  return [
-    new Option(
-      '-f, --format <format>',
-      'format of the image: raw or qcow2. Without it an image that begins like another format ' +
-        'than raw is refused',
-    ),
-    new Option('--cache <mode>', 'cache mode, see below')
-      .choices([...Object.keys(CACHE_MODES), 'unspecified'])
-      .default('unspecified', DEFAULT_CACHE_MODE),
-    new Option('--discard <mode>', 'whether TRIM and zeroes may punch holes')
-      .choices(['unmap', 'ignore'])
-      .default('unmap'),
-    new Option('--elevator <name>', 'order of requests that have to queue for the host')
-      .choices(['none', 'deadline'])
-      .default('none', 'none: oldest first'),
-    new Option(
-      '--flush-wait <us>',
-      'wait for more flushes after one sync has served several, at most 1000000',
-    )
-      .argParser((text) => wholeNumber(text, LARGEST_FLUSH_WAIT_MICROS))
-      .default(0, '0: off'),
-    new Option('-r, --read-only', 'refuse writes'),
-    new Option(
-      '--no-lock',
-      'take no image locks; the default keeps out other writers as QEMU does',
-    ),
-  ];
-}
-
-function qcow2Options(): Option[] {
-  return [
-    new Option(
-      '--allow <folder>',
-      "qcow2: also use backing and data files in this folder; those in the image's own are used",
-    )
-      .argParser((folder: string, folders: readonly string[]) => [...folders, folder])
-      .default([], 'none'),
-    new Option(
-      '--backing-format <format>',
-      'qcow2: format of the backing file, where the image does not say it',
-    ).choices(['raw', 'qcow2']),
-    new Option(
-      '--key-file <path>',
-      'qcow2: file that holds the key of an encrypted image; a line feed at its end counts',
-    ),
-    new Option(
-      '--metadata-cache <bytes>',
-      `qcow2: memory for L2 tables (default: ${DEFAULT_METADATA_CACHE_BYTES})`,
-    ).argParser((text) => wholeNumber(text, MAX_METADATA_CACHE_BYTES)),
-    new Option(
-      '--flush-interval <ms>',
-      'qcow2: write changed tables after that long, so that a kill loses no more; 0: never ' +
-        `(default: ${DEFAULT_FLUSH_INTERVAL_MS})`,
-    ).argParser((text) => wholeNumber(text, MAX_FLUSH_INTERVAL_MS)),
-  ];
 }
 
 function networkOptions(): Option[] {
@@ -174,22 +87,9 @@ function networkOptions(): Option[] {
       .argParser((text) => wholeNumber(text, 1000))
       .default(DEFAULT_BUSY_POLL_MICROS),
     new Option('-t, --persistent', 'go on when the last client has gone'),
-    new Option('--trace <file>', 'record requests and completions, one JSON object a line'),
     new Option('--fork', 'return when clients can connect, and serve in the background'),
     new Option('--pid-file <path>', 'write the process id to a file when ready').argParser(
       notEmpty,
     ),
   ];
-}
-
-function notEmpty(text: string): string {
-  if (text === '') throw new InvalidArgumentError('It must not be empty.');
-  return text;
-}
-
-function wholeNumber(text: string, largest: number): number {
-  const number = Number(text);
-  if (/^\d+$/.test(text) && number <= largest) return number;
-  const range = largest === Number.MAX_SAFE_INTEGER ? '' : ` from 0 to ${largest}`;
-  throw new InvalidArgumentError(`It must be a whole number${range}.`);
 }

@@ -52,7 +52,8 @@ export class GuestMemory {
   map(fd: number, fileOffset: bigint, sizeBytes: bigint): Mapping {
     const { size, blksize } = fstatSync(fd, { bigint: true });
     if (sizeBytes === 0n || fileOffset + sizeBytes > size) {
-      throw broken(`memory of ${sizeBytes} bytes at offset ${fileOffset} of a file of ${size}`);
+      const place = `at offset ${fileOffset} of a file of ${size}`;
+      throw broken(`memory of ${sizeBytes} bytes ${place}`);
     }
     // Huge pages are mapped whole; the system says their size where files say their blocks'.
     const page = Math.max(PAGE_BYTES, Number(blksize));
@@ -65,7 +66,7 @@ export class GuestMemory {
     return { address: span.start + skipped, release: () => this.#release(span, base) };
   }
 
-  /** The first gap that is large enough; `page` is of the process, where the memory is at `base`. */
+  /** The first gap that is large enough. Pages are the process's, where the memory is at `base`. */
   #reserve(length: number, page: number, base: number): Span {
     let start = roundUp(base + this.#floor, page) - base;
     let at = 0;

@@ -49,8 +49,8 @@ const MSG_CMSG_CLOEXEC = 0x4000_0000;
 const MSG_CTRUNC = 0x08;
 const MFD_CLOEXEC = 1;
 const F_SETFL = 4;
-const O_RDWR = 2;
-const O_NONBLOCK = 0o4000;
+/** A status flag of F_SETFL. */
+const NONBLOCK = 0o4000;
 const EAGAIN = 11;
 const EINTR = 4;
 
@@ -160,7 +160,7 @@ class LibcCalls implements VhostNative {
   }
 
   doNotBlock(fd: number): void {
-    this.#fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK);
+    this.#fcntl(fd, F_SETFL, NONBLOCK);
   }
 
   #map(args: number[]): void {

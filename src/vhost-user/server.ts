@@ -13,7 +13,7 @@ import { invalid } from '../arguments.ts';
 import type { Disk } from '../disk.ts';
 import { SluiceError } from '../errors.ts';
 import { listen } from '../nbd/listen.ts';
-import { type Checks, checkOptions, isSignal, isText, isWhole } from '../options.ts';
+import { type Checks, checkOptions, isSignal, isSwitch, isText, isWhole } from '../options.ts';
 import { footprintBytes, WASM_PAGE_SIZE } from '../place.ts';
 import { createVirtioBlk } from '../virtio/create-virtio-blk.ts';
 import type { VirtioBlk } from '../virtio/virtio-blk.ts';
@@ -33,6 +33,11 @@ export interface VhostUserOptions {
   readonly serial?: string | undefined;
   /** Logical block, a power of two from 512 to 65,536. Default 512. */
   readonly blockSizeBytes?: number | undefined;
+  /**
+   * Offers packed rings. Default false: user-mode Linux accepts them and then says that they begin
+   * where none does.
+   */
+  readonly packed?: boolean | undefined;
   /** Aborting closes the server as `close` does. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -42,6 +47,7 @@ const OPTIONS: Checks<VhostUserOptions> = {
   queues: isWhole(1, VIRTQUEUES),
   serial: isText,
   blockSizeBytes: isWhole(512, 65_536),
+  packed: isSwitch,
   signal: isSignal,
 };
 
@@ -79,7 +85,7 @@ export class VhostUserServer extends EventEmitter<VhostUserEvents> implements As
   /** @internal */
   constructor(disk: Disk, options: VhostUserOptions, native: VhostNative) {
     super();
-    const { queues = 1, serial, blockSizeBytes } = options;
+    const { queues = 1, packed = false, serial, blockSizeBytes } = options;
     const { mapBytes } = disk.device;
     const place = { base: 0, virtqueues: queues, arenaBytes: ARENA_BYTES, mapBytes };
     const floor = footprintBytes(place);
@@ -96,7 +102,7 @@ export class VhostUserServer extends EventEmitter<VhostUserEvents> implements As
       segMax: QUEUE_SIZE - 2,
       legacy: true,
       // Of transports that this one is not.
-      features: { notificationData: false, ringReset: false },
+      features: { notificationData: false, ringReset: false, packed },
       serial,
       blockSizeBytes,
       onInterrupt: (kind, queue) => this.#session?.interrupt(kind, queue),

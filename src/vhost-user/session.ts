@@ -11,19 +11,12 @@
  */
 import { closeSync, fstatSync } from 'node:fs';
 
-import { BLK_CONFIG_SIZE, BLK_CONFIG_WRITEBACK } from '../abi/virtio-blk.ts';
 import { GUEST_REGIONS } from '../abi/virtio-device.ts';
-import {
-  VIRTIO_CONFIG_S_ACKNOWLEDGE,
-  VIRTIO_CONFIG_S_DRIVER,
-  VIRTIO_CONFIG_S_DRIVER_OK,
-  VIRTIO_CONFIG_S_FEATURES_OK,
-  VIRTIO_F_RING_PACKED,
-  VIRTIO_F_VERSION_1,
-} from '../abi/virtio-ring.ts';
+import { VIRTIO_F_RING_PACKED } from '../abi/virtio-ring.ts';
 import { hasFeature } from '../virtio/features.ts';
 import type { RawQueues } from '../virtio/raw-queues.ts';
 import type { VirtioBlk } from '../virtio/virtio-blk.ts';
+import { goLive, raiseStatus, readConfig, writeConfig } from './device-face.ts';
 import { Call, Kick } from './doorbells.ts';
 import { closeAll, type FrontEnd } from './front-end.ts';
 import type { GuestMemory } from './guest-memory.ts';
@@ -64,9 +57,6 @@ type Handler = (message: Message) => Answer | void | Promise<Answer | void>;
 const RING_INDEX_MASK = 0xffn;
 /** SET_VRING_KICK and the like: there is no descriptor. */
 const NO_FD = 0x100n;
-const CONFIG_HEAD_BYTES = 12;
-const CONFIG_BYTES_MAX = 256;
-const UP_TO_DRIVER = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
 
 export class Session implements RingOwner {
   readonly queues: RawQueues;
@@ -179,7 +169,7 @@ export class Session implements RingOwner {
       SET_VRING_ERR: (message) => this.#setError(message),
       SET_VRING_ENABLE: (message) => this.#enable(message),
       SET_BACKEND_REQ_FD: (message) => this.#setBackendRequests(message),
-      GET_CONFIG: (message) => this.#getConfig(message),
+      GET_CONFIG: (message) => readConfig(blk, message),
       SET_CONFIG: (message) => this.#setConfig(message),
       GET_INFLIGHT_FD: (message) => this.#newInflight(message),
       SET_INFLIGHT_FD: (message) => this.#oldInflight(message),
@@ -246,7 +236,7 @@ export class Session implements RingOwner {
     ring.call?.close();
     ring.call = fd === undefined ? undefined : new Call(fd, this.#parts.native);
     // What was used while nobody listened.
-    ring.call?.ring();
+    if (ring.isAttached) ring.call?.ring();
   }
 
   #setError(message: Message): void {
@@ -269,29 +259,10 @@ export class Session implements RingOwner {
     this.#backendRequests = fds.shift();
   }
 
-  #getConfig({ payload }: Message): Uint8Array {
-    const offset = payload.getUint32(0, true);
-    const size = payload.getUint32(4, true);
-    // An empty reply says that it cannot be.
-    if (offset > CONFIG_BYTES_MAX || size > CONFIG_BYTES_MAX - offset) return new Uint8Array();
-    const answer = new Uint8Array(CONFIG_HEAD_BYTES + size);
-    answer.set(new Uint8Array(payload.buffer, 0, CONFIG_HEAD_BYTES));
-    const known = Math.min(size, Math.max(0, BLK_CONFIG_SIZE - offset));
-    this.#parts.blk.readConfig(
-      offset,
-      answer.subarray(CONFIG_HEAD_BYTES, CONFIG_HEAD_BYTES + known),
-    );
-    return answer;
-  }
-
-  async #setConfig({ payload }: Message): Promise<void> {
+  async #setConfig(message: Message): Promise<void> {
     const { blk } = this.#parts;
-    const offset = payload.getUint32(0, true);
-    const size = payload.getUint32(4, true);
-    if (size > payload.byteLength - CONFIG_HEAD_BYTES) throw broken('less configuration than said');
     const before = blk.wce;
-    const bytes = new Uint8Array(payload.buffer, CONFIG_HEAD_BYTES, size);
-    const done = blk.writeConfig(offset, bytes);
+    const done = writeConfig(blk, message);
     if (this.inflight !== undefined && blk.wce !== before) {
       this.inflight.cache = blk.wce ? 'on' : 'off';
     }
@@ -340,37 +311,14 @@ export class Session implements RingOwner {
 
   async #setStatus(status: number): Promise<void> {
     if (status === 0) return this.#reset();
-    this.#raiseStatus(status);
+    raiseStatus(this.#parts.blk, status, this.features, this.inflight?.cache);
     await this.#startRings();
-  }
-
-  /** The bits of a status in the order in which a driver sets them. */
-  #raiseStatus(status: number): void {
-    const { blk } = this.#parts;
-    const fresh = status & ~blk.status;
-    blk.writeDriverFeatures(0, Number(BigInt.asUintN(32, this.features)));
-    blk.writeDriverFeatures(1, Number(this.features >> 32n));
-    blk.writeStatus(blk.status | (status & ~VIRTIO_CONFIG_S_DRIVER_OK));
-    if ((fresh & VIRTIO_CONFIG_S_DRIVER_OK) === 0) return;
-    // No request is taken before the cache is as the guest has left it.
-    if (this.inflight?.cache === 'off') {
-      void blk.writeConfig(BLK_CONFIG_WRITEBACK, Uint8Array.of(0));
-    }
-    blk.writeStatus(blk.status | VIRTIO_CONFIG_S_DRIVER_OK);
-    if ((blk.status & VIRTIO_CONFIG_S_DRIVER_OK) !== 0) return;
-    throw broken(`features that cannot be: ${blk.features.refusal ?? 'VERSION_1 is missing'}`);
   }
 
   /** S4. */
   async #goLive(): Promise<void> {
-    const { blk } = this.#parts;
     if ((this.#protocol & PROTOCOL.STATUS) !== 0n) return;
-    const isLive = (blk.status & VIRTIO_CONFIG_S_DRIVER_OK) !== 0;
-    if (isLive && blk.features.negotiated === this.features) return;
-    if (blk.status !== 0) await blk.reset();
-    const isModern = hasFeature(this.features, VIRTIO_F_VERSION_1);
-    const agreed = isModern ? VIRTIO_CONFIG_S_FEATURES_OK : 0;
-    this.#raiseStatus(UP_TO_DRIVER | agreed | VIRTIO_CONFIG_S_DRIVER_OK);
+    await goLive(this.#parts.blk, this.features, this.inflight?.cache);
   }
 
   /** Attaches the rings that may run now. */

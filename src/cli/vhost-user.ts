@@ -1,0 +1,66 @@
+/** `sluice vhost-user`: opens the image, then listens, then waits for a signal. */
+import { type Disk, serveVhostUser, type VhostUserServer } from '../node.ts';
+import { summaryText } from './activity.ts';
+import { followCommand, releaseCommand } from './fork.ts';
+import { UNSAFE } from './hints.ts';
+import { listenRefusal, socketPath } from './listen.ts';
+import { PidFile } from './pid-file.ts';
+import { drawStatus, openImage, sampleOf, watchHealth } from './served-image.ts';
+import { stopRequested } from './stop.ts';
+import type { Terminal } from './terminal.ts';
+import type { VhostUserCommandOptions } from './vhost-user-command.ts';
+
+/** Serves until told to stop; rejects when that cannot begin, or does not end well. */
+export async function serveVhost(
+  image: string,
+  options: VhostUserCommandOptions,
+  terminal: Terminal,
+): Promise<void> {
+  followCommand();
+  let summary: string;
+  try {
+    summary = await serveImage(image, options, terminal);
+  } finally {
+    await terminal.clear();
+  }
+  if (terminal.interactive) terminal.line(summary);
+}
+
+async function serveImage(
+  image: string,
+  options: VhostUserCommandOptions,
+  terminal: Terminal,
+): Promise<string> {
+  await using pidFile = new PidFile(options.pidFile);
+  const notices: string[] = [];
+  await using disk = await openImage(image, options, (text) => notices.push(text));
+  await using server = await listen(disk, options);
+  let frontEnds = 0;
+  server.on('connect', () => (frontEnds += 1));
+  server.on('disconnect', () => (frontEnds -= 1));
+  server.on('fault', (error) => terminal.warn(error.message));
+  await pidFile.write();
+  const stop = stopRequested(() => terminal.error('gave up: the last flush was not finished'));
+  terminal.line(`vhost-user-blk at ${socketPath(options.socket)}`);
+  if (disk.cacheMode === 'unsafe' && !disk.readOnly) terminal.warn(UNSAFE);
+  for (const notice of notices) terminal.warn(notice);
+  releaseCommand();
+  const start = sampleOf(disk);
+  const drawing = drawStatus(disk, () => frontEnds, terminal);
+  const watching = watchHealth(disk, terminal);
+  await stop;
+  clearInterval(drawing);
+  clearInterval(watching);
+  terminal.status(['Stopping: requests are finished, then flushed. Ctrl-C gives up.']);
+  await server.close();
+  return summaryText(start, sampleOf(disk));
+}
+
+async function listen(disk: Disk, options: VhostUserCommandOptions): Promise<VhostUserServer> {
+  const { socket, numQueues: queues, serial, packed } = options;
+  try {
+    return await serveVhostUser(disk, { socket: socketPath(socket), queues, serial, packed });
+  } catch (cause) {
+    throw await listenRefusal(cause, JSON.stringify(socket), socket);
+  }
+}
