@@ -74,7 +74,7 @@ describe('the README', () => {
     expect(await runExample('Images')).toEqual(["[ 'before-upgrade' ]", '0 0']);
   });
 
-  it.each(['serve', 'crash'])('has the help of sluice %s', async (command) => {
+  it.each(['serve', 'vhost-user', 'crash'])('has the help of sluice %s', async (command) => {
     const quote = new RegExp(`\\$ sluice ${command} --help\\n([^]*?)\`\`\``);
     const [, quoted] = quote.exec(chapter('Command line')) ?? [];
     expect(quoted).toBe((await sluice([command, '--help'])).stdout);
