@@ -130,7 +130,9 @@ async function readAll(
     else work.push(readData(extent, extent.offset, target));
   }
   for (const group of groupsOf(compressed)) work.push(readStreams(group, start, into, codecs));
-  await Promise.all(work);
+  // What is under way has its descriptor, its thread and its place in the buffer until it is done.
+  const settled = await Promise.allSettled(work);
+  for (const result of settled) if (result.status === 'rejected') throw result.reason;
 }
 
 /**

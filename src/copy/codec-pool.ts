@@ -96,6 +96,7 @@ class CodecThread {
   readonly #waiting = new Map<number, Waiting>();
   readonly #ended = once(this.#worker, 'exit');
   #next = 0;
+  #isEnding = false;
 
   constructor() {
     this.#worker.unref();
@@ -123,14 +124,16 @@ class CodecThread {
     });
   }
 
+  /** It ends by itself: to be ended in the middle of native code would end the process. */
   async end(): Promise<void> {
+    this.#isEnding = true;
     this.#worker.ref();
-    await this.#worker.terminate();
+    this.#worker.postMessage('end', []);
     await this.#ended;
   }
 
   #done(id: number): void {
     this.#waiting.delete(id);
-    if (this.#waiting.size === 0) this.#worker.unref();
+    if (this.#waiting.size === 0 && !this.#isEnding) this.#worker.unref();
   }
 }

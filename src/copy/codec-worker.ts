@@ -92,14 +92,17 @@ async function decompressAll(task: CodecTask, streams: readonly CodecStream[]) {
   return { id, bytes: out, input: bytes, lengths };
 }
 
-parentPort?.on('message', (task: CodecTask) => {
+let last: Promise<unknown> = Promise.resolve();
+
+/** The buffers are handed over, not copied. */
+async function answer(task: CodecTask): Promise<void> {
   const { streams } = task;
-  const work = streams === undefined ? compressAll(task) : decompressAll(task, streams);
-  void work.then((result: CodecResult) =>
-    // The buffers are handed over, not copied.
-    parentPort?.postMessage(result, [
-      result.bytes.buffer as ArrayBuffer,
-      result.input.buffer as ArrayBuffer,
-    ]),
-  );
+  const result = await (streams === undefined ? compressAll(task) : decompressAll(task, streams));
+  const { bytes, input } = result;
+  parentPort?.postMessage(result, [bytes.buffer as ArrayBuffer, input.buffer as ArrayBuffer]);
+}
+
+parentPort?.on('message', (task: CodecTask | 'end') => {
+  if (task === 'end') void last.then(() => parentPort?.close());
+  else last = Promise.all([last, answer(task)]);
 });

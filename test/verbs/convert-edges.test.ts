@@ -128,4 +128,28 @@ describeWithPeers(['qemu-img', 'qemu-io', 'qemu-nbd'], 'convert -n', () => {
     expect(run).toMatchObject({ code: 0, stderr: '' });
     expectSameDisk(top, exported);
   });
+
+  it('fails each time, and nothing else, where streams of an image are damaged', async () => {
+    create(folder, 'zstd.qcow2', '-o', 'compression_type=zstd', '4M');
+    for (let part = 0; part < 8; part++) {
+      write(join(folder, 'zstd.qcow2'), `write -c -P 7 ${part * 512}k 64k`);
+      write(join(folder, 'zstd.qcow2'), `write -P 8 ${part * 512 + 64}k 192k`);
+    }
+    writeFileSync(join(folder, 'damaged.qcow2'), damaged(readFileSync(join(folder, 'zstd.qcow2'))));
+    for (const parallel of [1, 3]) {
+      for (let run = 0; run < 40; run++) {
+        const copy = image.convert(join(folder, 'damaged.qcow2'), join(folder, 'out'), {
+          format: 'qcow2',
+          parallel,
+        });
+        await expectRefusal(copy, CORRUPT, /damaged/);
+      }
+    }
+  });
 });
+
+/** Without the magic number of the first zstd stream. */
+function damaged(bytes: Buffer): Buffer {
+  const start = bytes.indexOf(Buffer.of(0x28, 0xb5, 0x2f, 0xfd));
+  return bytes.fill(0x58, start, start + 4);
+}
