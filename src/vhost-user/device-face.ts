@@ -54,11 +54,13 @@ export function raiseStatus(
   blk.writeDriverFeatures(1, Number(features >> 32n));
   blk.writeStatus(blk.status | (status & ~VIRTIO_CONFIG_S_DRIVER_OK));
   if ((fresh & VIRTIO_CONFIG_S_DRIVER_OK) === 0) return;
+  const refused = status & ~blk.status & VIRTIO_CONFIG_S_FEATURES_OK;
+  if (refused !== 0) throw broken(`features that cannot be: ${blk.features.refusal}`);
   // No request is taken before the cache is as the guest has left it.
   if (cache === 'off') void blk.writeConfig(BLK_CONFIG_WRITEBACK, Uint8Array.of(0));
   blk.writeStatus(blk.status | VIRTIO_CONFIG_S_DRIVER_OK);
   if ((blk.status & VIRTIO_CONFIG_S_DRIVER_OK) !== 0) return;
-  throw broken(`features that cannot be: ${blk.features.refusal ?? 'VERSION_1 is missing'}`);
+  throw broken('DRIVER_OK, which cannot be');
 }
 
 /** DRIVER_OK for a front-end that does not say it. */

@@ -53,6 +53,8 @@ const F_SETFL = 4;
 const NONBLOCK = 0o4000;
 const EAGAIN = 11;
 const EINTR = 4;
+/** The peer has gone and left unread what was sent to it. */
+const ECONNRESET = 104;
 
 const CMSG_HEAD_BYTES = 16;
 const CONTROL_BYTES = CMSG_HEAD_BYTES + 4 * MAX_FDS;
@@ -123,6 +125,7 @@ class LibcCalls implements VhostNative {
     if (length < 0) {
       const errno = this.#koffi.errno();
       if (errno === EAGAIN || errno === EINTR) return 'later';
+      if (errno === ECONNRESET) return 'ended';
       throw systemError('recvmsg', errno);
     }
     const fds = this.#receivedFds();
