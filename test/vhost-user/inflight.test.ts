@@ -107,22 +107,24 @@ describe('a back-end that was killed', () => {
       first.frontEnd.ring();
       await patiently(() => (first.backend.held.length === held ? true : undefined));
     };
-    driver.read(100, SECTOR);
-    await publish(1);
+    for (let index = 1; index < RING; index++) driver.read(100 + index * 8, SECTOR);
+    await publish(RING - 1);
     driver.write(5, new Uint8Array(SECTOR).fill(1));
-    await publish(2);
-    // The head of the read is free again, and is smaller than that of the first write.
-    first.backend.release(first.backend.held[0]?.id);
-    await patiently(() => (driver.poll().length > 0 ? true : undefined));
+    await publish(RING);
+    // Every free head is smaller than that of the first write then.
+    for (let index = 1; index < RING; index++) first.backend.release(first.backend.held[0]?.id);
+    let used = 0;
+    await patiently(() => ((used += driver.poll().length) === RING - 1 ? true : undefined));
     driver.write(5, new Uint8Array(SECTOR).fill(2));
     await publish(1);
+    await patiently(() => (first.disk.stats().requests.write === 2 ? true : undefined));
 
     const second = await backEnd('order-second', guest);
     second.backend.hold = false;
     second.frontEnd.send('SET_INFLIGHT_FD', new Uint8Array(payload.buffer), fds[0]);
     second.frontEnd.showMemory();
-    second.frontEnd.start(driver, 0, 3);
-    await patiently(() => (usedIndex(guest, driver) === 3 ? true : undefined));
+    second.frontEnd.start(driver, 0, RING + 1);
+    await patiently(() => (usedIndex(guest, driver) === RING + 1 ? true : undefined));
     expect(second.backend.volatile[5 * SECTOR]).toBe(2);
     await second.end();
     await first.end();
