@@ -24,6 +24,7 @@ import { BackendFile } from './image-file.ts';
 import { type Qcow2Header, readHeader } from './qcow2/header.ts';
 import { hasPreallocation } from './qcow2/preallocated.ts';
 import { openReadOnlyDisk, type ReadOnlyDisk } from './read-only-disk.ts';
+import { toSectors } from './sectors.ts';
 
 /** How a verb opens its image. */
 export interface ImageOptions {
@@ -134,7 +135,7 @@ export function qcow2HeaderOf({ header, format, path }: ImageAt, what: string): 
   throw new SluiceError('ERR_SLUICE_UNSUPPORTED', message, { path });
 }
 
-/** Bytes of the disk in an image. */
+/** Bytes of the disk in an image: of a raw one whole sectors, of which the file has a part. */
 export function diskBytesOf({ header, disk, file }: ImageAt): number {
-  return (header ?? disk ?? file).sizeBytes;
+  return (header ?? disk)?.sizeBytes ?? toSectors(file.sizeBytes);
 }

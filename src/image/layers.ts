@@ -163,7 +163,7 @@ async function* ownExtents(
   const { file } = image;
   if (from >= to) return;
   const told = toldExtents(image, from, to);
-  if (told === undefined) return yield* fileExtents(file, from, to, from, 'hole');
+  if (told === undefined) return yield* rawExtents(file, from, to);
   const mayBeHoles = await image.hasPreallocation();
   for await (const extent of told) {
     const { start, length, kind, offset } = extent;
@@ -180,6 +180,17 @@ function toldExtents(
 ): AsyncIterable<TableExtent> | undefined {
   if (header === undefined) return disk?.extents(from, to);
   return tableExtents(file, header, path, from, to);
+}
+
+/** The rest of a last sector, which the file has not, reads as zeroes. */
+async function* rawExtents(
+  file: ImageAt['file'],
+  from: number,
+  to: number,
+): AsyncGenerator<OwnExtent, void, void> {
+  const end = Math.min(to, Math.max(from, file.sizeBytes));
+  yield* fileExtents(file, from, end, from, 'hole');
+  if (end < to) yield { start: end, length: to - end, kind: 'hole', offset: end };
 }
 
 /** What of a file is data; its first byte is the one at `start` on the disk. */

@@ -5,6 +5,7 @@ import { joinSources } from '../copy/joined-source.ts';
 import { openSource, SOURCE_OPTIONS, type SourceOptions } from '../copy/open-source.ts';
 import { type OnUnreadable, salvaged } from '../copy/salvage.ts';
 import type { Source } from '../copy/source.ts';
+import { wholeSectors } from '../copy/whole-sectors.ts';
 import { windowOf } from '../copy/window.ts';
 import type { ByteCount } from '../disk-types.ts';
 import { type Checks, isByteCount, isCallback } from '../options.ts';
@@ -15,7 +16,7 @@ import type { TargetOptions } from './convert-target.ts';
 export interface CopiedOptions extends SourceOptions {
   /** Copy from there on, in bytes; default 0. */
   readonly startOffset?: ByteCount | undefined;
-  /** Copy so many bytes at most; default: up to the end. */
+  /** Copy so many bytes at most, and zeroes up to a whole sector; default: up to the end. */
   readonly maxLength?: ByteCount | undefined;
   /** Told of sectors that cannot be read; they are zeroes then. Without it they end the copy. */
   readonly onUnreadable?: OnUnreadable | undefined;
@@ -50,7 +51,7 @@ export async function openCopied(
     for (const path of paths) sources.push(await openSource(path, { ...options, topOnly }, codecs));
     const from = toNumber(options.startOffset ?? 0, 'startOffset');
     const most = toNumber(options.maxLength ?? Number.MAX_SAFE_INTEGER, 'maxLength');
-    const source = windowOf(joinSources(sources), from, most);
+    const source = wholeSectors(windowOf(joinSources(sources), from, most));
     return options.onUnreadable === undefined ? source : salvaged(source, options.onUnreadable);
   } catch (error) {
     await Promise.all(sources.map((source) => source[Symbol.asyncDispose]()));

@@ -17,6 +17,7 @@ import {
   type NewQcow2Options,
   type Preallocation,
 } from '../image/qcow2/create-options.ts';
+import { toSectors } from '../image/sectors.ts';
 import {
   checkOptions,
   type Checks,
@@ -69,8 +70,6 @@ export interface CreatedImage {
   readonly sizeBytes: number;
 }
 
-const SECTOR_BYTES = 512;
-
 /**
  * Makes an image, and its data file if there is to be one. A file takes its name when it is whole
  * and stable: until then what has the name stays as it is. A block device is written where it is.
@@ -92,7 +91,7 @@ async function createRaw(path: string, options: CreateImageOptions): Promise<Cre
   checkRawImage(how, image);
   if (options.sizeBytes === undefined) throw noSize();
   const asked = toNumber(options.sizeBytes, 'sizeBytes');
-  const sizeBytes = Math.ceil(asked / SECTOR_BYTES) * SECTOR_BYTES;
+  const sizeBytes = toSectors(asked);
   await using files = await NewFiles.create({ path });
   const bytes = new NewImageFile(files.image, path);
   await bytes.truncate(sizeBytes);

@@ -9,6 +9,7 @@ import { IMAGE_OPTIONS, type ImageOptions, openImageAt, qcow2HeaderOf } from '..
 import { bitmapsToResize } from '../image/qcow2/bitmap-resize.ts';
 import { isPreallocation, type Preallocation } from '../image/qcow2/create-options.ts';
 import { type EncryptionOptions, isEncryption } from '../image/qcow2/encryption.ts';
+import { toSectors } from '../image/sectors.ts';
 import { openDisk, openToResize } from '../open-disk.ts';
 import { checkOptions, type Checks, isSwitch, isWhole, objectOf } from '../options.ts';
 
@@ -80,7 +81,7 @@ export async function resizeAt(
   const { signal, shrink, preallocation = 'off' } = options;
   await using disk = await openAs(path, format, wanted, options);
   const found = disk.size;
-  const bytes = wanted(found);
+  const bytes = wanted(toSectors(found));
   if (format === 'qcow2' && bytes % SECTOR_BYTES !== 0) {
     throw invalid(`${bytes} bytes are no whole sectors of ${SECTOR_BYTES}; round them`);
   }
