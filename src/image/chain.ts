@@ -56,8 +56,10 @@ export async function resolveNamed(
   if (policy === 'deny') {
     throw refuse('files that images name are not opened unless their folder is allowed');
   }
-  const path = await realpath(resolve(dirname(imagePath), name)).catch((cause: unknown) => {
-    throw refuse(`the file cannot be found (${codeOf(cause)})`, cause);
+  const sought = resolve(dirname(imagePath), name);
+  const path = await realpath(sought).catch((cause: unknown) => {
+    const reason = `the file cannot be found at ${JSON.stringify(sought)} (${codeOf(cause)})`;
+    throw refuse(reason, cause);
   });
   const folders = await Promise.all(policy.folders.map((folder) => realFolder(folder)));
   if (!folders.some((folder) => isInside(folder, path))) {
