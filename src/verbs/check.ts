@@ -1,6 +1,8 @@
 /** The consistency of an image, and its repair, in the keys of `qemu-img check --output=json`. */
 import { SluiceError } from '../errors.ts';
+import type { ImageFile } from '../image/image-file.ts';
 import { type CheckReport, checkImage } from '../image/qcow2/check.ts';
+import type { Qcow2Header } from '../image/qcow2/header.ts';
 import { repairImage } from '../image/qcow2/repair.ts';
 import { IMAGE_OPTIONS, type ImageOptions, openImageAt } from '../image/image-at.ts';
 import { checkOptions, type Checks, isCallback, isOneOf } from '../options.ts';
@@ -28,8 +30,9 @@ export interface ImageCheck {
 /** Options of `check`. */
 export interface CheckImageOptions extends ImageOptions {
   /**
-   * `leaks` gives back clusters that nothing uses, where nothing else is wrong; `all` puts wrong
-   * refcounts and flags right as well. Data and mappings are never changed.
+   * `leaks` gives back clusters that nothing uses, and puts flags right that do not fit refcounts,
+   * where nothing else is wrong; `all` puts wrong refcounts and other flags right as well. Data and
+   * mappings are never changed.
    */
   readonly repair?: 'leaks' | 'all' | undefined;
   /** Told each finding, at most a thousand of them. */
@@ -69,7 +72,7 @@ export async function check(path: string, options: CheckImageOptions = {}): Prom
     report.findings.forEach((text) => onFinding?.(text));
     return { ...named, ...countsOf(report) };
   }
-  const { before, after } = await repairImage(file, header, repair);
+  const { before, after } = await repairAll(file, header, repair);
   before.findings.forEach((text) => onFinding?.(text));
   return {
     ...named,
@@ -77,6 +80,23 @@ export async function check(path: string, options: CheckImageOptions = {}): Prom
     ...present('corruptions-fixed', before.corruptions - after.corruptions),
     ...present('leaks-fixed', before.leaks - after.leaks),
   };
+}
+
+/** What one repair sets right can be what another one waits for. */
+const REPAIRS_MAX = 4;
+
+/** Repairs until nothing more can be done. */
+async function repairAll(file: ImageFile, header: Qcow2Header, repair: 'leaks' | 'all') {
+  const first = await repairImage(file, header, repair);
+  let last = first;
+  const most = repair === 'all' ? REPAIRS_MAX : 1;
+  for (let done = 1; done < most && last.after.findings.length > 0; done += 1) {
+    const next = await repairImage(file, last.header, repair);
+    const isSame = next.after.findings.join() === last.after.findings.join();
+    last = next;
+    if (isSame) break;
+  }
+  return { before: first.before, after: last.after };
 }
 
 function countsOf(report: CheckReport) {
