@@ -32,6 +32,7 @@ import {
   isSwitch,
   isWhole,
   pick,
+  toPaths,
 } from './options.ts';
 
 /** How an image is opened. */
@@ -120,7 +121,7 @@ export async function openDisk(
 ): Promise<Disk> {
   checkOptions(options, OPEN_OPTIONS, 'openDisk');
   const { axes } = resolveCacheMode(options.cache);
-  const paths = typeof path === 'string' ? [path] : path;
+  const paths = toPaths(path);
   if (options.format !== undefined) checkFormat(paths, options.format);
   options.signal?.throwIfAborted();
   const disk =

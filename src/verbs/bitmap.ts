@@ -68,6 +68,8 @@ export async function bitmap(
   actions: BitmapAction | readonly BitmapAction[],
   options: ImageOptions = {},
 ): Promise<void> {
+  isText(path, 'path');
+  isText(name, 'name');
   checkOptions(options, IMAGE_OPTIONS, 'bitmap');
   const list = (Array.isArray(actions) ? actions : [actions]) as readonly BitmapAction[];
   for (const action of list) isAction(action, 'action');

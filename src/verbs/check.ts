@@ -5,7 +5,7 @@ import { type CheckReport, checkImage } from '../image/qcow2/check.ts';
 import type { Qcow2Header } from '../image/qcow2/header.ts';
 import { repairImage } from '../image/qcow2/repair.ts';
 import { IMAGE_OPTIONS, type ImageOptions, openImageAt } from '../image/image-at.ts';
-import { checkOptions, type Checks, isCallback, isOneOf } from '../options.ts';
+import { checkOptions, type Checks, isCallback, isOneOf, isText } from '../options.ts';
 
 /** What was found. Counts that are 0 are absent, but for `check-errors`. */
 export interface ImageCheck {
@@ -57,6 +57,7 @@ const NOT_CHECKED: { readonly [format: string]: string } = {
  *   check, and those that are only read are not checked
  */
 export async function check(path: string, options: CheckImageOptions = {}): Promise<ImageCheck> {
+  isText(path, 'path');
   checkOptions(options, CHECK_OPTIONS, 'check');
   const { repair, signal, onFinding } = options;
   await using image = await openImageAt(path, options, repair !== undefined);

@@ -67,6 +67,7 @@ const DATA: ReadonlySet<LayerExtent['kind']> = new Set(['data', 'compressed']);
  *   ERR_SLUICE_UNSUPPORTED for an image with snapshots, which would change; ERR_SLUICE_LOCKED ...
  */
 export async function commit(path: string, options: CommitOptions = {}): Promise<void> {
+  isText(path, 'path');
   checkOptions(options, COMMIT_OPTIONS, 'commit');
   const { keep = false, base, signal, onNotice: notice } = options;
   await using top = await openImageAt(path, options, true);

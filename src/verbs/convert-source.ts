@@ -8,7 +8,7 @@ import type { Source } from '../copy/source.ts';
 import { wholeSectors } from '../copy/whole-sectors.ts';
 import { windowOf } from '../copy/window.ts';
 import type { ByteCount } from '../disk-types.ts';
-import { type Checks, isByteCount, isCallback } from '../options.ts';
+import { type Checks, isByteCount, isCallback, toPaths } from '../options.ts';
 
 import type { TargetOptions } from './convert-target.ts';
 
@@ -30,18 +30,13 @@ export const COPIED_OPTIONS: Checks<CopiedOptions> = {
   onUnreadable: isCallback,
 };
 
-/** The paths of what is copied. */
-export function pathsOf(path: string | readonly string[]): readonly string[] {
-  return typeof path === 'string' ? [path] : path;
-}
-
 /** One image, or several one behind the other; over a backing file only what it has not. */
 export async function openCopied(
   path: string | readonly string[],
   options: CopiedOptions & Pick<TargetOptions, 'image'>,
   codecs: CodecPool,
 ): Promise<Source> {
-  const paths = pathsOf(path);
+  const paths = toPaths(path);
   const topOnly = options.image?.backing !== undefined;
   const [first, second] = paths;
   if (first === undefined) throw invalid('there is nothing to convert: pass the path of an image');

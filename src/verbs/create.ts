@@ -26,6 +26,7 @@ import {
   isOneOf,
   isSignal,
   isSwitch,
+  isText,
   objectOf,
 } from '../options.ts';
 import { backingBytes } from './create-names.ts';
@@ -81,6 +82,7 @@ export async function create(
   path: string,
   options: CreateImageOptions = {},
 ): Promise<CreatedImage> {
+  isText(path, 'path');
   checkOptions(options, CREATE_OPTIONS, 'create');
   options.signal?.throwIfAborted();
   return options.format === 'qcow2' ? createQcow2(path, options) : createRaw(path, options);

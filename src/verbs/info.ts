@@ -17,7 +17,7 @@ import {
 import { Layers, LAYERS_OPTIONS, type LayersOptions } from '../image/layers.ts';
 import { openNbdSource } from '../copy/nbd-source.ts';
 import { isNbdUri } from '../nbd/uri.ts';
-import { checkOptions } from '../options.ts';
+import { checkOptions, isText } from '../options.ts';
 import type { ReadOnlyDisk } from '../image/read-only-disk.ts';
 import type { VmdkInfo } from '../image/vmdk/open.ts';
 
@@ -75,6 +75,7 @@ export interface ImageInfo {
 
 /** Says what an image is. No other file is opened. */
 export async function info(path: string, options: ImageOptions = {}): Promise<ImageInfo> {
+  isText(path, 'path');
   checkOptions(options, IMAGE_OPTIONS, 'info');
   if (isNbdUri(path)) return await exportInfo(path, options);
   await using image = await openImageAt(path, options, false);
@@ -83,6 +84,7 @@ export async function info(path: string, options: ImageOptions = {}): Promise<Im
 
 /** The same of an image and its backing files, the top one first. */
 export async function chainInfo(path: string, options: LayersOptions = {}): Promise<ImageInfo[]> {
+  isText(path, 'path');
   checkOptions(options, LAYERS_OPTIONS, 'chainInfo');
   if (isNbdUri(path)) return [await exportInfo(path, options)];
   await using layers = await Layers.open(path, options);

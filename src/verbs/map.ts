@@ -8,7 +8,7 @@ import { mergeExtents } from '../image/merge-extents.ts';
 import { openNbdSource } from '../copy/nbd-source.ts';
 import { windowOf } from '../copy/window.ts';
 import { isNbdUri } from '../nbd/uri.ts';
-import { checkOptions, type Checks, isByteCount } from '../options.ts';
+import { checkOptions, type Checks, isByteCount, isText } from '../options.ts';
 
 /** A range of a disk. */
 export interface MapExtent {
@@ -46,6 +46,7 @@ export async function* map(
   path: string,
   options: MapOptions = {},
 ): AsyncGenerator<MapExtent, void, void> {
+  isText(path, 'path');
   checkOptions(options, MAP_OPTIONS, 'map');
   const from = toNumber(options.startOffset ?? 0, 'startOffset');
   const most = toNumber(options.maxLength ?? Number.MAX_SAFE_INTEGER, 'maxLength');

@@ -25,7 +25,7 @@ import { type EncryptionOptions, isEncryption } from '../image/qcow2/encryption.
 import type { Qcow2Header } from '../image/qcow2/header.ts';
 import { checkBacking, setBacking } from '../image/qcow2/set-backing.ts';
 import { openDisk } from '../open-disk.ts';
-import { checkOptions, type Checks, isCallback, isSwitch } from '../options.ts';
+import { checkOptions, type Checks, isCallback, isSwitch, isText } from '../options.ts';
 import { copyDifferences, type RebaseProgress } from './rebase-copy.ts';
 import { fileAt, sideOf } from './rebase-runs.ts';
 
@@ -74,6 +74,7 @@ const REBASE_OPTIONS: Checks<RebaseOptions> = {
  *   ERR_SLUICE_FILE_REFUSED, ERR_SLUICE_LOCKED, ERR_SLUICE_NO_SPACE ...
  */
 export async function rebase(path: string, options: RebaseOptions = {}): Promise<void> {
+  isText(path, 'path');
   checkOptions(options, REBASE_OPTIONS, 'rebase');
   const { backing, unsafe = false, signal } = options;
   if (backing === undefined) {

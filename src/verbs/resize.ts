@@ -11,7 +11,7 @@ import { isPreallocation, type Preallocation } from '../image/qcow2/create-optio
 import { type EncryptionOptions, isEncryption } from '../image/qcow2/encryption.ts';
 import { toSectors } from '../image/sectors.ts';
 import { openDisk, openToResize } from '../open-disk.ts';
-import { checkOptions, type Checks, isSwitch, isWhole, objectOf } from '../options.ts';
+import { checkOptions, type Checks, isSwitch, isText, isWhole, objectOf } from '../options.ts';
 
 /** Options of `resize`. */
 export interface ResizeImageOptions extends ImageOptions {
@@ -57,6 +57,7 @@ export async function resize(
   size: NewSize,
   options: ResizeImageOptions = {},
 ): Promise<number> {
+  isText(path, 'path');
   checkOptions(options, RESIZE_OPTIONS, 'resize');
   if (typeof size === 'object') isChange(size, 'size');
   else toNumber(size, 'size');
