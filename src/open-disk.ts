@@ -70,7 +70,7 @@ export interface OpenOptions extends DiskOptions {
    * qcow2: told, in a line each, what was found and mended before the disk opens for writing: an
    * image that was not closed, bitmaps that are out of date or damaged.
    */
-  readonly onNotice?: ((text: string) => void) | undefined;
+  readonly onNotice?: ((text: string) => unknown) | undefined;
   /** Allow writes; default false. */
   readonly writable?: boolean | undefined;
   /**

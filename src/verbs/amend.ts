@@ -32,7 +32,7 @@ export interface AmendOptions extends ImageOptions {
   readonly backing?: NamedFilePolicy | undefined;
   /** For another size: the key of an encrypted image. */
   readonly encryption?: EncryptionOptions | undefined;
-  readonly onProgress?: ((progress: AmendProgress) => void) | undefined;
+  readonly onProgress?: ((progress: AmendProgress) => unknown) | undefined;
 }
 
 const CHANGES: Checks<ImageAmendment> = {

@@ -36,7 +36,7 @@ export interface CheckImageOptions extends ImageOptions {
    */
   readonly repair?: 'leaks' | 'all' | undefined;
   /** Told each finding, at most a thousand of them. */
-  readonly onFinding?: ((text: string) => void) | undefined;
+  readonly onFinding?: ((text: string) => unknown) | undefined;
 }
 
 const CHECK_OPTIONS: Checks<CheckImageOptions> = {
@@ -70,11 +70,11 @@ export async function check(path: string, options: CheckImageOptions = {}): Prom
   const named = { filename: path, format };
   if (repair === undefined) {
     const report = await checkImage(file, header, signal === undefined ? {} : { signal });
-    report.findings.forEach((text) => onFinding?.(text));
+    for (const text of report.findings) await onFinding?.(text);
     return { ...named, ...countsOf(report) };
   }
   const { before, after } = await repairAll(file, header, repair);
-  before.findings.forEach((text) => onFinding?.(text));
+  for (const text of before.findings) await onFinding?.(text);
   return {
     ...named,
     ...countsOf(after),

@@ -23,7 +23,7 @@ export interface CompareImagesOptions {
   /** Other sizes and other allocations are differences, too. Default false. */
   readonly strict?: boolean | undefined;
   readonly signal?: AbortSignal | undefined;
-  readonly onProgress?: ((progress: CompareProgress) => void) | undefined;
+  readonly onProgress?: ((progress: CompareProgress) => unknown) | undefined;
 }
 
 const COMPARE_OPTIONS: Checks<CompareImagesOptions> = {

@@ -49,7 +49,7 @@ export interface CreateImageOptions {
   /** Stops the work; then nothing was made. */
   readonly signal?: AbortSignal | undefined;
   /** Told where data is set aside or written. */
-  readonly onProgress?: ((progress: FillProgress) => void) | undefined;
+  readonly onProgress?: ((progress: FillProgress) => unknown) | undefined;
 }
 
 const CREATE_OPTIONS: Checks<CreateImageOptions> = {

@@ -51,8 +51,8 @@ export interface RebaseOptions extends ImageOptions {
   /** Cache mode of the backing files; default writeback. */
   readonly sourceCache?: CacheModeName | undefined;
   /** Told, in a line each, what was found and mended before. */
-  readonly onNotice?: ((text: string) => void) | undefined;
-  readonly onProgress?: ((progress: RebaseProgress) => void) | undefined;
+  readonly onNotice?: ((text: string) => unknown) | undefined;
+  readonly onProgress?: ((progress: RebaseProgress) => unknown) | undefined;
 }
 
 const REBASE_OPTIONS: Checks<RebaseOptions> = {
@@ -115,7 +115,7 @@ async function makeIndependent(
   const was = await sideOf(old, 1);
   const is = target ?? (await sideOf(old, old.images.length));
   await copyDifferences({ disk, header, next: opened, was, is, signal, onProgress });
-  onProgress?.({ doneBytes: disk.size, totalBytes: disk.size });
+  await onProgress?.({ doneBytes: disk.size, totalBytes: disk.size });
   await disk.flush();
 }
 

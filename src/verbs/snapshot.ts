@@ -16,7 +16,7 @@ import { snapshotInfo, type SnapshotInfo } from './info.ts';
 /** How snapshots are changed. */
 export interface SnapshotOptions extends ImageOptions {
   /** Told what was found and mended before. */
-  readonly onNotice?: ((text: string) => void) | undefined;
+  readonly onNotice?: ((text: string) => unknown) | undefined;
 }
 
 /** How a snapshot is taken. */

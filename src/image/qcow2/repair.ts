@@ -87,14 +87,14 @@ export async function repairDirty(
   file: ImageFile,
   found: Qcow2Header,
   path: string,
-  notice?: (text: string) => void,
+  notice?: (text: string) => unknown,
 ): Promise<Qcow2Header> {
   if (!found.dirty) return found;
   const { before, after, header, isConsistent } = await repairImage(file, found, 'all');
   if (!isConsistent) throw notRepaired(path, after);
   const { leaks, corruptions } = before;
   const mended = `${leaks} leaked clusters, ${corruptions} wrong refcounts or flags`;
-  notice?.(`it was not closed; it was checked and repaired: ${mended}`);
+  await notice?.(`it was not closed; it was checked and repaired: ${mended}`);
   return header;
 }
 
