@@ -44,6 +44,16 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'compare', () => {
     }
   });
 
+  it('takes a cache mode for the images, as qemu-img does', async () => {
+    const one = paths.get('default')!;
+    for (const mode of ['none', 'unsafe']) {
+      expect(theirs(['-T', mode, one, one]).code).toBe(0);
+      expect((await ours(['-T', mode, one, one])).code).toBe(0);
+    }
+    const { stderr } = await sluice(['compare', '-T', 'sometimes', one, one]);
+    expect(stderr).toContain('Allowed choices are');
+  });
+
   it('finds the first sector that differs, wherever it is', async () => {
     const random = new Random(SEED);
     const one = join(folder, 'one');

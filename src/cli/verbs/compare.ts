@@ -1,11 +1,13 @@
 /** `sluice compare`. */
 import { type Command, Option } from 'commander';
+import type { CacheModeName } from '../../cache-mode.ts';
 import { image, type SourceFormat, SluiceError } from '../../node.ts';
 import { writeResult } from '../output.ts';
 import type { Terminal } from '../terminal.ts';
 import {
   addVerb,
   allowOption,
+  cacheOption,
   type ChainOptions,
   type CommonOptions,
   forceShareOption,
@@ -34,6 +36,7 @@ const CODE_NOT_OPEN = 2;
 const CODE_NOT_READ = 4;
 
 interface CompareOptions extends CommonOptions, ChainOptions, ProgressOptions, KeyOptions {
+  readonly sourceCache: CacheModeName;
   readonly output: 'human' | 'json';
   readonly secondFormat?: SourceFormat;
   readonly strict?: true;
@@ -50,6 +53,7 @@ export function addCompare(program: Command, terminal: Terminal): void {
       sourceFormatOption('-f, --format <fmt>', 'the first image'),
       sourceFormatOption('-F, --second-format <fmt>', 'the second image'),
       outputOption(),
+      cacheOption('-T, --source-cache <mode>', 'the images'),
       new Option('-s, --strict', 'other sizes and other allocations are differences, too'),
       ...keyOptions(),
       progressOption(),
@@ -73,7 +77,7 @@ async function compare(
 ): Promise<void> {
   const { format, secondFormat, strict, quiet, output } = options;
   const encryption = await readKey(options);
-  const how = { lock: lockOf(options), encryption };
+  const how = { lock: lockOf(options), encryption, cache: options.sourceCache };
   try {
     const found = await withProgress(terminal, options, (onProgress, signal) =>
       image.compare(first, second, {
