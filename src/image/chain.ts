@@ -129,6 +129,13 @@ export function hasProtocol(name: string): boolean {
   return /^[^/]*:/.test(name);
 }
 
+/** What the file is called that an image names: as qemu-img says it, and not to be opened. */
+export function nameBeside(imageName: string, name: string): string {
+  const folder = dirname(imageName);
+  const isWhole = isAbsolute(name) || hasProtocol(name) || !imageName.includes('/');
+  return isWhole ? name : `${folder === '/' ? '' : folder}/${name}`;
+}
+
 async function realFolder(folder: string): Promise<string> {
   return realpath(folder).catch((cause: unknown) => {
     throw refuseFile(folder, `the allowed folder cannot be found (${codeOf(cause)})`, cause);

@@ -52,6 +52,8 @@ export const IMAGE_OPTIONS: Checks<ImageOptions> = {
 /** An open image; `header` is that of a qcow2 image, `disk` is in one that is only read. */
 export interface ImageAt extends AsyncDisposable {
   readonly path: string;
+  /** What it is called: the path that was passed, or the name in the image above, beside that. */
+  readonly name: string;
   readonly format: SourceFormat;
   readonly file: BackendFile;
   readonly backend: FileBackend;
@@ -85,6 +87,7 @@ export async function openImageAt(
     const allocatedBytes = async (): Promise<number> => (await stat(path)).blocks * BLOCK_BYTES;
     return {
       path,
+      name: path,
       format,
       file,
       backend,

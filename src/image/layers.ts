@@ -4,6 +4,7 @@ import {
   type BackingFormat,
   Chain,
   isPolicy,
+  nameBeside,
   type NamedFilePolicy,
   resolveNamed,
 } from './chain.ts';
@@ -116,16 +117,21 @@ async function* chainOf(path: string, options: LayersOptions): AsyncGenerator<Im
   const { backing: policy = 'deny', format: given, backingFormat, snapshot, ...others } = options;
   const chain = new Chain();
   let next = path;
+  let name = path;
   let format = given;
   for (let depth = 0; ; depth++) {
     // What is wrong with the first of them is said as it is said of every image.
     if (depth > 0) await chain.add(next);
-    const image: ImageAt = await openImageAt(next, { ...others, format }, false);
+    const image: ImageAt = {
+      ...(await openImageAt(next, { ...others, format }, false)),
+      name,
+    };
     yield depth === 0 && snapshot !== undefined ? await atSnapshot(image, snapshot) : image;
     if (depth === 0) await chain.add(next);
     const backing: Qcow2Header['backing'] = image.header?.backing;
     if (backing === undefined) return;
     format = backingFormatOf(backing, image.path, depth === 0 ? backingFormat : undefined);
+    name = nameBeside(name, backing.name);
     next = await resolveNamed('backing', backing.name, image.path, policy);
   }
 }

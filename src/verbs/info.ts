@@ -1,7 +1,6 @@
 /** What there is to say of an image, in the keys of `qemu-img info --output=json`. */
-import { dirname, isAbsolute } from 'node:path';
-
 import { CRYPT_AES, CRYPT_NONE } from '../abi/qcow2.ts';
+import { nameBeside } from '../image/chain.ts';
 import { readBitmapDirectory } from '../image/qcow2/bitmap-directory.ts';
 import type { Qcow2Header } from '../image/qcow2/header.ts';
 import { describeLuks } from '../image/qcow2/luks.ts';
@@ -102,7 +101,7 @@ async function exportInfo(uri: string, options: LayersOptions): Promise<ImageInf
 async function infoOf(image: ImageAt): Promise<ImageInfo> {
   const { path, format, file, header, disk } = image;
   const shared = {
-    filename: path,
+    filename: image.name,
     format,
     'virtual-size': diskBytesOf(image),
     'actual-size': await image.allocatedBytes(),
@@ -114,7 +113,7 @@ async function infoOf(image: ImageAt): Promise<ImageInfo> {
     ...shared,
     ...(header.cryptMethod === CRYPT_NONE ? {} : { encrypted: true }),
     'cluster-size': header.clusterBytes,
-    ...backingInfo(header, path),
+    ...backingInfo(header, image.name),
     ...(snapshots.length === 0 ? {} : { snapshots: snapshots.map(snapshotInfo) }),
     'format-specific': { type: 'qcow2', data: await qcow2Info(image, header) },
   };
@@ -128,21 +127,14 @@ function diskInfo({ clusterBytes, vmdk }: Partial<ReadOnlyDisk> = {}) {
   };
 }
 
-function backingInfo({ backing }: Qcow2Header, path: string) {
+function backingInfo({ backing }: Qcow2Header, whose: string) {
   if (backing === undefined) return {};
   const { name, format } = backing;
   return {
     'backing-filename': name,
-    'full-backing-filename': fullName(name, path),
+    'full-backing-filename': nameBeside(whose, name),
     ...(format === undefined ? {} : { 'backing-filename-format': format }),
   };
-}
-
-/** Relative names begin where the image is. */
-function fullName(name: string, path: string): string {
-  const folder = dirname(path);
-  const isWhole = isAbsolute(name) || /^[^/]*:/.test(name) || !path.includes('/');
-  return isWhole ? name : `${folder === '/' ? '' : folder}/${name}`;
 }
 
 /** In the keys of QEMU. */

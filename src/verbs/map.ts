@@ -77,11 +77,11 @@ async function* toldOfExport(path: string, options: MapOptions, from: number, mo
 
 async function* told(layers: Layers, from: number, to: number): Told {
   for await (const { start, length, depth, kind, offset } of layers.extents(from, to)) {
-    const { header, path } = layers.images[depth] as ImageAt;
+    const { header, name } = layers.images[depth] as ImageAt;
     const data = kind === 'data' || kind === 'compressed' || kind === 'data-hole';
     const zero = !data || kind === 'data-hole';
     const hasPlace = offset !== undefined && (header?.cryptMethod ?? CRYPT_NONE) === CRYPT_NONE;
-    const place = hasPlace ? { offset, filename: header?.dataFile?.name ?? path } : {};
+    const place = hasPlace ? { offset, filename: header?.dataFile?.name ?? name } : {};
     yield { start, length, depth, present: kind !== 'none', zero, data, ...place };
   }
 }
