@@ -11,7 +11,15 @@ import { isPreallocation, type Preallocation } from '../image/qcow2/create-optio
 import { type EncryptionOptions, isEncryption } from '../image/qcow2/encryption.ts';
 import { toSectors } from '../image/sectors.ts';
 import { openDisk, openToResize } from '../open-disk.ts';
-import { checkOptions, type Checks, isSwitch, isText, isWhole, objectOf } from '../options.ts';
+import {
+  type Check,
+  checkOptions,
+  type Checks,
+  isSwitch,
+  isText,
+  isWhole,
+  objectOf,
+} from '../options.ts';
 
 /** Options of `resize`. */
 export interface ResizeImageOptions extends ImageOptions {
@@ -37,9 +45,12 @@ const RESIZE_OPTIONS: Checks<ResizeImageOptions> = {
 };
 
 /** The size of a disk: in bytes, or what is to be added to it; less than 0: taken away. */
-export type NewSize = ByteCount | { readonly by: number };
+export type NewSize = ByteCount | { readonly by: number | bigint };
 
-const isChange = objectOf({ by: isWhole(Number.MIN_SAFE_INTEGER) }, ['by']);
+const isBy: Check = (value, name) =>
+  isWhole(Number.MIN_SAFE_INTEGER)(typeof value === 'bigint' ? Number(value) : value, name);
+
+const isChange = objectOf({ by: isBy }, ['by']);
 
 const PIECE_BYTES = 4 * 1024 * 1024;
 const FALLOCATE_BYTES = 2 ** 30;
@@ -64,7 +75,7 @@ export async function resize(
   const format = await formatOf(path, options);
   refusePreallocation(path, format, options.preallocation ?? 'off');
   const wanted = (found: number): number => {
-    const bytes = typeof size === 'object' ? found + size.by : Number(size);
+    const bytes = typeof size === 'object' ? found + Number(size.by) : Number(size);
     const isSize = Number.isSafeInteger(bytes) && bytes > 0;
     if (!isSize) throw invalid(`a disk has 1 byte at least; ${bytes} were asked for`);
     return bytes;
