@@ -76,9 +76,9 @@ async function compare(
   terminal: Terminal,
 ): Promise<void> {
   const { format, secondFormat, strict, quiet, output } = options;
-  const encryption = await readKey(options);
-  const how = { lock: lockOf(options), encryption, cache: options.sourceCache };
   try {
+    const encryption = await readKey(options);
+    const how = { lock: lockOf(options), encryption, cache: options.sourceCache };
     const found = await withProgress(terminal, options, (onProgress, signal) =>
       image.compare(first, second, {
         first: { ...how, format, backing: policyOf(first, options) },
@@ -99,6 +99,7 @@ async function compare(
 }
 
 function humanText(found: image.Comparison): string {
+  const others = found.sizesDiffer ? ', and have other sizes' : '';
   switch (found.result) {
     case 'identical':
       return found.sizesDiffer
@@ -107,8 +108,8 @@ function humanText(found: image.Comparison): string {
     case 'size':
       return 'The disks have other sizes.';
     case 'allocation':
-      return `The disks are allocated otherwise, first at offset ${found.offset}.`;
+      return `The disks are allocated otherwise, first at offset ${found.offset}${others}.`;
     default:
-      return `The disks differ, first at offset ${found.offset}.`;
+      return `The disks differ, first at offset ${found.offset}${others}.`;
   }
 }
