@@ -3,7 +3,7 @@ import { SluiceError } from '../errors.ts';
 import type { ImageFile } from '../image/image-file.ts';
 import { type CheckReport, checkImage } from '../image/qcow2/check.ts';
 import type { Qcow2Header } from '../image/qcow2/header.ts';
-import { repairImage } from '../image/qcow2/repair.ts';
+import { canRepair, repairImage } from '../image/qcow2/repair.ts';
 import { IMAGE_OPTIONS, type ImageOptions, openImageAt } from '../image/image-at.ts';
 import { checkOptions, type Checks, isCallback, isOneOf, isText } from '../options.ts';
 
@@ -89,15 +89,16 @@ const REPAIRS_MAX = 4;
 /** Repairs until nothing more can be done. */
 async function repairAll(file: ImageFile, header: Qcow2Header, repair: 'leaks' | 'all') {
   const first = await repairImage(file, header, repair);
-  let last = first;
   const most = repair === 'all' ? REPAIRS_MAX : 1;
-  for (let done = 1; done < most && last.after.findings.length > 0; done += 1) {
-    const next = await repairImage(file, last.header, repair);
-    const isSame = next.after.findings.join() === last.after.findings.join();
-    last = next;
-    if (isSame) break;
+  let last = first;
+  for (let done = 1; done < most && isWorthAnother(last.after); done += 1) {
+    last = await repairImage(file, last.header, repair);
   }
   return { before: first.before, after: last.after };
+}
+
+function isWorthAnother(report: CheckReport): boolean {
+  return report.findings.length > 0 && canRepair(report);
 }
 
 function countsOf(report: CheckReport) {

@@ -1,5 +1,5 @@
 /** Repairs of damaged images, beside those of qemu-img. */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 
@@ -69,5 +69,16 @@ describe('check -r all', () => {
     const { codes } = await both(twins, ['check', '-r', 'all']);
     expect(codes).toEqual([0, 0]);
     expectSound(twins.ours);
+  });
+
+  it('repairs once where something is left that it cannot repair', async () => {
+    const path = create(folder, 'lost.qcow2', '-o', 'preallocation=metadata', '20M');
+    changeEntry(path, 5, () => COPIED | (2n * 65536n));
+    changeEntry(path, 6, (entry) => entry + 512n);
+    const { corruptions } = await image.check(path, { repair: 'all' });
+    expect(corruptions).toBeGreaterThan(0);
+    const { size } = statSync(path);
+    await image.check(path, { repair: 'all' });
+    expect(statSync(path).size).toBe(size);
   });
 });

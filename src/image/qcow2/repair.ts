@@ -65,7 +65,7 @@ export async function repairImage(
 ): Promise<RepairReport> {
   const scan = new Scan(header, file.sizeBytes);
   const before = await readFrom(file, check(scan));
-  const isRepairable = hasOnly(before, REPAIRABLE);
+  const isRepairable = canRepair(before);
   if (what === 'leaks' && !hasOnly(before, LEAKS_ONLY)) {
     return { before, after: before, isConsistent: false, header };
   }
@@ -105,6 +105,11 @@ function notRepaired(path: string, after: CheckReport): SluiceError {
   const what = `cannot repair ${JSON.stringify(path)} after an unclean shutdown`;
   const message = `${what}: ${found}${first}; ${advice}`;
   return new SluiceError('ERR_SLUICE_CORRUPT', message, { operation: 'open', path });
+}
+
+/** Nothing was found that a repair would leave as it is. */
+export function canRepair(report: CheckReport): boolean {
+  return hasOnly(report, REPAIRABLE);
 }
 
 function hasOnly({ counts }: CheckReport, kinds: ReadonlySet<string>): boolean {
