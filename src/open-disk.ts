@@ -32,6 +32,7 @@ import {
   isSwitch,
   isWhole,
   pick,
+  toPaths,
 } from './options.ts';
 
 /** How an image is opened. */
@@ -69,7 +70,7 @@ export interface OpenOptions extends DiskOptions {
    * qcow2: told, in a line each, what was found and mended before the disk opens for writing: an
    * image that was not closed, bitmaps that are out of date or damaged.
    */
-  readonly onNotice?: ((text: string) => void) | undefined;
+  readonly onNotice?: ((text: string) => unknown) | undefined;
   /** Allow writes; default false. */
   readonly writable?: boolean | undefined;
   /**
@@ -120,7 +121,7 @@ export async function openDisk(
 ): Promise<Disk> {
   checkOptions(options, OPEN_OPTIONS, 'openDisk');
   const { axes } = resolveCacheMode(options.cache);
-  const paths = typeof path === 'string' ? [path] : path;
+  const paths = toPaths(path);
   if (options.format !== undefined) checkFormat(paths, options.format);
   options.signal?.throwIfAborted();
   const disk =

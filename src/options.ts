@@ -74,6 +74,13 @@ export const isText: Check = (value, name) => {
   if (typeof value !== 'string') throw invalid(`${name} must be a string, not ${show(value)}`);
 };
 
+/** One path, or several. */
+export function toPaths(path: string | readonly string[]): readonly string[] {
+  const paths = typeof path === 'object' && Array.isArray(path) ? path : [path];
+  for (const one of paths) isText(one, 'path');
+  return paths as readonly string[];
+}
+
 export const isSwitch: Check = (value, name) => void toSwitch(value as boolean, name);
 
 export const isByteCount: Check = (value, name) => void toNumber(value as ByteCount, name);

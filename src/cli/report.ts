@@ -7,7 +7,7 @@ const WORDS: readonly (readonly [library: string, commandLine: string])[] = [
   ["lock: 'none'", '--no-lock (serve) or -U (verbs that only read)'],
   ['in none of the folders that are allowed', 'in no folder that is allowed (--allow FOLDER)'],
   ["backingFormat: 'raw' or 'qcow2'", '--backing-format raw or qcow2'],
-  ['pass encryption: { key }', 'pass --key-file'],
+  ['pass encryption: { key }', 'pass --key-file, or --key-secret (not of serve)'],
   ['encryption is for qcow2', '--key-file is for qcow2'],
   ['backing is for qcow2', '--allow is for qcow2'],
   ['backingFormat is for qcow2', '--backing-format is for qcow2'],

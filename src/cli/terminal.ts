@@ -19,7 +19,7 @@ type Environment = Readonly<Record<string, string | undefined>>;
 const ERASE_TO_END = '\x1b[K';
 const ERASE_LINE = `\r${ERASE_TO_END}`;
 /** Of a terminal that does not tell its width. */
-const USUAL_WIDTH = 80;
+export const USUAL_WIDTH = 80;
 
 export class Terminal {
   /** Somebody is looking. */

@@ -12,7 +12,7 @@ export interface CompareProgress {
 /** Options of firstDifference. */
 export interface CompareOptions {
   readonly signal?: AbortSignal | undefined;
-  readonly onProgress?: ((progress: CompareProgress) => void) | undefined;
+  readonly onProgress?: ((progress: CompareProgress) => unknown) | undefined;
 }
 
 const PIECE_BYTES = 4 * 1024 * 1024;
@@ -53,13 +53,13 @@ export async function firstDifference(
       // It is looked at when its turn comes, which may be after it has failed.
       work.catch(() => undefined);
       running.push(work);
-      onProgress?.({ doneBytes: pair.start, totalBytes });
+      await onProgress?.({ doneBytes: pair.start, totalBytes });
     }
     while (running.length > 0) {
       const found = await next();
       if (found !== undefined) return found;
     }
-    onProgress?.({ doneBytes: totalBytes, totalBytes });
+    await onProgress?.({ doneBytes: totalBytes, totalBytes });
     return undefined;
   } finally {
     await Promise.allSettled(running);

@@ -28,7 +28,7 @@ export interface CopyOptions {
   /** Bytes of pieces that are read in a second, at most; default: as many as can be. */
   readonly rateBytes?: number | undefined;
   readonly signal?: AbortSignal | undefined;
-  readonly onProgress?: ((progress: CopyProgress) => void) | undefined;
+  readonly onProgress?: ((progress: CopyProgress) => unknown) | undefined;
 }
 
 /** Copies all pieces of a disk; the target is not finished. Rejects with the first failure. */
@@ -129,7 +129,7 @@ class Line<P> {
     try {
       await this.#target.put(piece, prepared);
       this.#doneBytes += piece.length;
-      this.#onProgress?.({ doneBytes: this.#doneBytes, totalBytes: this.#totalBytes });
+      await this.#onProgress?.({ doneBytes: this.#doneBytes, totalBytes: this.#totalBytes });
     } catch (error) {
       this.fail(error);
     } finally {

@@ -4,6 +4,7 @@ import { formatOf, MAGIC_BYTES } from '../image/format.ts';
 import type { LayersOptions } from '../image/layers.ts';
 import { NbdClient } from '../nbd/client/client.ts';
 import type { Source, SourceExtent } from './source.ts';
+import { wholeSectors } from './whole-sectors.ts';
 
 /** An export is read as it is; what of the options is about a format is refused. */
 type NbdSourceOptions = Pick<LayersOptions, 'format' | 'snapshot' | 'signal'>;
@@ -30,12 +31,12 @@ export async function openNbdSource(uri: string, options: NbdSourceOptions): Pro
     await client[Symbol.asyncDispose]();
     throw error;
   }
-  return {
+  return wholeSectors({
     sizeBytes: client.size,
     extents: () => client.extents(),
     read: (extents, start, into) => readAll(client, extents, start, into),
     [Symbol.asyncDispose]: () => client[Symbol.asyncDispose](),
-  };
+  });
 }
 
 /** What is in an image would decide what the disk is; nobody asked for that. */

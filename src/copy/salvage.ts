@@ -7,7 +7,7 @@ const SECTOR_BYTES = 512;
 const UNREADABLE: ReadonlySet<string> = new Set(['ERR_SLUICE_IO', 'ERR_SLUICE_CORRUPT']);
 
 /** Told of bytes that could not be read, and why. */
-export type OnUnreadable = (offset: number, length: number, error: SluiceError) => void;
+export type OnUnreadable = (offset: number, length: number, error: SluiceError) => unknown;
 
 /** Reads what can be read, down to the sector. */
 export function salvaged(source: Source, onUnreadable: OnUnreadable): Source {
@@ -22,7 +22,7 @@ export function salvaged(source: Source, onUnreadable: OnUnreadable): Source {
       if (!(error instanceof SluiceError) || !UNREADABLE.has(error.code)) throw error;
       if (into.length <= SECTOR_BYTES) {
         into.fill(0);
-        onUnreadable(start, into.length, error);
+        await onUnreadable(start, into.length, error);
         return;
       }
       const half = Math.max(1, into.length >> 10) * SECTOR_BYTES;

@@ -56,8 +56,10 @@ export async function resolveNamed(
   if (policy === 'deny') {
     throw refuse('files that images name are not opened unless their folder is allowed');
   }
-  const path = await realpath(resolve(dirname(imagePath), name)).catch((cause: unknown) => {
-    throw refuse(`the file cannot be found (${codeOf(cause)})`, cause);
+  const sought = resolve(dirname(imagePath), name);
+  const path = await realpath(sought).catch((cause: unknown) => {
+    const reason = `the file cannot be found at ${JSON.stringify(sought)} (${codeOf(cause)})`;
+    throw refuse(reason, cause);
   });
   const folders = await Promise.all(policy.folders.map((folder) => realFolder(folder)));
   if (!folders.some((folder) => isInside(folder, path))) {
@@ -125,6 +127,13 @@ function identityOf(stats: BigIntStats): string {
 /** As QEMU sees it: a colon before the first slash. `./a:b` is a path. */
 export function hasProtocol(name: string): boolean {
   return /^[^/]*:/.test(name);
+}
+
+/** What the file is called that an image names: as qemu-img says it, and not to be opened. */
+export function nameBeside(imageName: string, name: string): string {
+  const folder = dirname(imageName);
+  const isWhole = isAbsolute(name) || hasProtocol(name) || !imageName.includes('/');
+  return isWhole ? name : `${folder === '/' ? '' : folder}/${name}`;
 }
 
 async function realFolder(folder: string): Promise<string> {

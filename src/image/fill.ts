@@ -14,7 +14,7 @@ export interface FillFile extends ImageFile {
 /** How work on room is followed and stopped. */
 export interface FillWork {
   readonly signal?: AbortSignal | undefined;
-  readonly onProgress?: ((progress: FillProgress) => void) | undefined;
+  readonly onProgress?: ((progress: FillProgress) => unknown) | undefined;
 }
 
 /** How far it is. */
@@ -47,7 +47,7 @@ export async function fill(file: FillFile, range: FillRange, work: FillWork = {}
     const length = Math.min(step, to - at);
     const isThere = how === 'falloc' && ((await file.allocate?.(at, length)) ?? false);
     if (!isThere) await writeZeroes(file, at, length, zeroes, range, work);
-    work.onProgress?.({ doneBytes: at + length - from, totalBytes: to - from });
+    await work.onProgress?.({ doneBytes: at + length - from, totalBytes: to - from });
   }
 }
 

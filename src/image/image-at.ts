@@ -24,6 +24,7 @@ import { BackendFile } from './image-file.ts';
 import { type Qcow2Header, readHeader } from './qcow2/header.ts';
 import { hasPreallocation } from './qcow2/preallocated.ts';
 import { openReadOnlyDisk, type ReadOnlyDisk } from './read-only-disk.ts';
+import { toSectors } from './sectors.ts';
 
 /** How a verb opens its image. */
 export interface ImageOptions {
@@ -51,6 +52,8 @@ export const IMAGE_OPTIONS: Checks<ImageOptions> = {
 /** An open image; `header` is that of a qcow2 image, `disk` is in one that is only read. */
 export interface ImageAt extends AsyncDisposable {
   readonly path: string;
+  /** What it is called: the path that was passed, or the name in the image above, beside that. */
+  readonly name: string;
   readonly format: SourceFormat;
   readonly file: BackendFile;
   readonly backend: FileBackend;
@@ -84,6 +87,7 @@ export async function openImageAt(
     const allocatedBytes = async (): Promise<number> => (await stat(path)).blocks * BLOCK_BYTES;
     return {
       path,
+      name: path,
       format,
       file,
       backend,
@@ -134,7 +138,7 @@ export function qcow2HeaderOf({ header, format, path }: ImageAt, what: string): 
   throw new SluiceError('ERR_SLUICE_UNSUPPORTED', message, { path });
 }
 
-/** Bytes of the disk in an image. */
+/** Bytes of the disk in an image: of a raw one whole sectors, of which the file has a part. */
 export function diskBytesOf({ header, disk, file }: ImageAt): number {
-  return (header ?? disk ?? file).sizeBytes;
+  return (header ?? disk)?.sizeBytes ?? toSectors(file.sizeBytes);
 }

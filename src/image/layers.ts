@@ -4,6 +4,7 @@ import {
   type BackingFormat,
   Chain,
   isPolicy,
+  nameBeside,
   type NamedFilePolicy,
   resolveNamed,
 } from './chain.ts';
@@ -116,16 +117,21 @@ async function* chainOf(path: string, options: LayersOptions): AsyncGenerator<Im
   const { backing: policy = 'deny', format: given, backingFormat, snapshot, ...others } = options;
   const chain = new Chain();
   let next = path;
+  let name = path;
   let format = given;
   for (let depth = 0; ; depth++) {
     // What is wrong with the first of them is said as it is said of every image.
     if (depth > 0) await chain.add(next);
-    const image: ImageAt = await openImageAt(next, { ...others, format }, false);
+    const image: ImageAt = {
+      ...(await openImageAt(next, { ...others, format }, false)),
+      name,
+    };
     yield depth === 0 && snapshot !== undefined ? await atSnapshot(image, snapshot) : image;
     if (depth === 0) await chain.add(next);
     const backing: Qcow2Header['backing'] = image.header?.backing;
     if (backing === undefined) return;
     format = backingFormatOf(backing, image.path, depth === 0 ? backingFormat : undefined);
+    name = nameBeside(name, backing.name);
     next = await resolveNamed('backing', backing.name, image.path, policy);
   }
 }
@@ -163,7 +169,7 @@ async function* ownExtents(
   const { file } = image;
   if (from >= to) return;
   const told = toldExtents(image, from, to);
-  if (told === undefined) return yield* fileExtents(file, from, to, from, 'hole');
+  if (told === undefined) return yield* rawExtents(file, from, to);
   const mayBeHoles = await image.hasPreallocation();
   for await (const extent of told) {
     const { start, length, kind, offset } = extent;
@@ -180,6 +186,17 @@ function toldExtents(
 ): AsyncIterable<TableExtent> | undefined {
   if (header === undefined) return disk?.extents(from, to);
   return tableExtents(file, header, path, from, to);
+}
+
+/** The rest of a last sector, which the file has not, reads as zeroes. */
+async function* rawExtents(
+  file: ImageAt['file'],
+  from: number,
+  to: number,
+): AsyncGenerator<OwnExtent, void, void> {
+  const end = Math.min(to, Math.max(from, file.sizeBytes));
+  yield* fileExtents(file, from, end, from, 'hole');
+  if (end < to) yield { start: end, length: to - end, kind: 'hole', offset: end };
 }
 
 /** What of a file is data; its first byte is the one at `start` on the disk. */

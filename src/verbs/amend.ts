@@ -13,6 +13,7 @@ import {
   isByteCount,
   isCallback,
   isSwitch,
+  isText,
   isWhole,
 } from '../options.ts';
 import { resizeAt } from './resize.ts';
@@ -31,7 +32,7 @@ export interface AmendOptions extends ImageOptions {
   readonly backing?: NamedFilePolicy | undefined;
   /** For another size: the key of an encrypted image. */
   readonly encryption?: EncryptionOptions | undefined;
-  readonly onProgress?: ((progress: AmendProgress) => void) | undefined;
+  readonly onProgress?: ((progress: AmendProgress) => unknown) | undefined;
 }
 
 const CHANGES: Checks<ImageAmendment> = {
@@ -69,6 +70,7 @@ export async function amend(
   options: AmendOptions = {},
 ): Promise<void> {
   checkOptions(changes, CHANGES, 'an amendment');
+  isText(path, 'path');
   checkOptions(options, AMEND_OPTIONS, 'amend');
   const { sizeBytes, ...others } = changes;
   const wanted = sizeBytes === undefined ? undefined : toNumber(sizeBytes, 'sizeBytes');

@@ -2,8 +2,9 @@
 import { createHistogram } from 'node:perf_hooks';
 
 import { invalid } from '../arguments.ts';
+import { refuseUri } from '../image/image-at.ts';
 import { OPEN_OPTIONS, type OpenOptions, openDisk } from '../open-disk.ts';
-import { checkOptions, type Checks, isSwitch, isWhole, pick } from '../options.ts';
+import { checkOptions, type Checks, isSwitch, isText, isWhole, pick } from '../options.ts';
 
 /** Options of `bench`; those of OpenOptions are about the disk. */
 export interface BenchOptions extends Omit<OpenOptions, 'writable'> {
@@ -63,6 +64,8 @@ const PERCENTILES = [50, 90, 99, 99.9] as const;
 
 /** Sends requests one behind the other on the disk, so many at once. */
 export async function bench(path: string, options: BenchOptions = {}): Promise<BenchResult> {
+  isText(path, 'path');
+  refuseUri(path);
   const run = checked(options);
   await using disk = await openDisk(path, {
     ...pick(options, DISK_OPTIONS),

@@ -59,8 +59,8 @@ const isAction: Check = (value, name) => {
 /**
  * Does something to the bitmap `name`, or several things in their order: each of them is stable
  * before the next one begins, and what was done stays when a later one fails.
- * @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT when there is no such bitmap, or there is one
- *   already; ERR_SLUICE_UNSUPPORTED, ERR_SLUICE_CORRUPT, ERR_SLUICE_LOCKED
+ * @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT when there is no such bitmap;
+ *   ERR_SLUICE_UNSUPPORTED when there is one already; ERR_SLUICE_CORRUPT, ERR_SLUICE_LOCKED
  */
 export async function bitmap(
   path: string,
@@ -68,6 +68,8 @@ export async function bitmap(
   actions: BitmapAction | readonly BitmapAction[],
   options: ImageOptions = {},
 ): Promise<void> {
+  isText(path, 'path');
+  isText(name, 'name');
   checkOptions(options, IMAGE_OPTIONS, 'bitmap');
   const list = (Array.isArray(actions) ? actions : [actions]) as readonly BitmapAction[];
   for (const action of list) isAction(action, 'action');

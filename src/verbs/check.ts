@@ -1,9 +1,11 @@
 /** The consistency of an image, and its repair, in the keys of `qemu-img check --output=json`. */
 import { SluiceError } from '../errors.ts';
+import type { ImageFile } from '../image/image-file.ts';
 import { type CheckReport, checkImage } from '../image/qcow2/check.ts';
-import { repairImage } from '../image/qcow2/repair.ts';
+import type { Qcow2Header } from '../image/qcow2/header.ts';
+import { canRepair, repairImage } from '../image/qcow2/repair.ts';
 import { IMAGE_OPTIONS, type ImageOptions, openImageAt } from '../image/image-at.ts';
-import { checkOptions, type Checks, isCallback, isOneOf } from '../options.ts';
+import { checkOptions, type Checks, isCallback, isOneOf, isText } from '../options.ts';
 
 /** What was found. Counts that are 0 are absent, but for `check-errors`. */
 export interface ImageCheck {
@@ -28,12 +30,13 @@ export interface ImageCheck {
 /** Options of `check`. */
 export interface CheckImageOptions extends ImageOptions {
   /**
-   * `leaks` gives back clusters that nothing uses, where nothing else is wrong; `all` puts wrong
-   * refcounts and flags right as well. Data and mappings are never changed.
+   * `leaks` gives back clusters that nothing uses, and puts flags right that do not fit refcounts,
+   * where nothing else is wrong; `all` puts wrong refcounts and other flags right as well. Data and
+   * mappings are never changed.
    */
   readonly repair?: 'leaks' | 'all' | undefined;
   /** Told each finding, at most a thousand of them. */
-  readonly onFinding?: ((text: string) => void) | undefined;
+  readonly onFinding?: ((text: string) => unknown) | undefined;
 }
 
 const CHECK_OPTIONS: Checks<CheckImageOptions> = {
@@ -54,6 +57,7 @@ const NOT_CHECKED: { readonly [format: string]: string } = {
  *   check, and those that are only read are not checked
  */
 export async function check(path: string, options: CheckImageOptions = {}): Promise<ImageCheck> {
+  isText(path, 'path');
   checkOptions(options, CHECK_OPTIONS, 'check');
   const { repair, signal, onFinding } = options;
   await using image = await openImageAt(path, options, repair !== undefined);
@@ -66,17 +70,35 @@ export async function check(path: string, options: CheckImageOptions = {}): Prom
   const named = { filename: path, format };
   if (repair === undefined) {
     const report = await checkImage(file, header, signal === undefined ? {} : { signal });
-    report.findings.forEach((text) => onFinding?.(text));
+    for (const text of report.findings) await onFinding?.(text);
     return { ...named, ...countsOf(report) };
   }
-  const { before, after } = await repairImage(file, header, repair);
-  before.findings.forEach((text) => onFinding?.(text));
+  const { before, after } = await repairAll(file, header, repair);
+  for (const text of before.findings) await onFinding?.(text);
   return {
     ...named,
     ...countsOf(after),
     ...present('corruptions-fixed', before.corruptions - after.corruptions),
     ...present('leaks-fixed', before.leaks - after.leaks),
   };
+}
+
+/** What one repair sets right can be what another one waits for. */
+const REPAIRS_MAX = 4;
+
+/** Repairs until nothing more can be done. */
+async function repairAll(file: ImageFile, header: Qcow2Header, repair: 'leaks' | 'all') {
+  const first = await repairImage(file, header, repair);
+  const most = repair === 'all' ? REPAIRS_MAX : 1;
+  let last = first;
+  for (let done = 1; done < most && isWorthAnother(last.after); done += 1) {
+    last = await repairImage(file, last.header, repair);
+  }
+  return { before: first.before, after: last.after };
+}
+
+function isWorthAnother(report: CheckReport): boolean {
+  return report.findings.length > 0 && canRepair(report);
 }
 
 function countsOf(report: CheckReport) {

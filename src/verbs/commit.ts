@@ -8,9 +8,9 @@
  * M2 The image and those between are locked as long as it lasts, and are read without another lock.
  */
 import { dirname, resolve } from 'node:path';
-import { setTimeout as wait } from 'node:timers/promises';
 
 import { invalid } from '../arguments.ts';
+import { Pace } from '../copy/pace.ts';
 import type { Disk } from '../disk.ts';
 import { SluiceError } from '../errors.ts';
 import { type ImageAt, openImageAt, qcow2HeaderOf } from '../image/image-at.ts';
@@ -40,8 +40,8 @@ export interface CommitOptions extends LayersOptions {
   /** The key of encrypted images. */
   readonly encryption?: EncryptionOptions | undefined;
   /** Told, in a line each, what was found and mended before. */
-  readonly onNotice?: ((text: string) => void) | undefined;
-  readonly onProgress?: ((progress: CommitProgress) => void) | undefined;
+  readonly onNotice?: ((text: string) => unknown) | undefined;
+  readonly onProgress?: ((progress: CommitProgress) => unknown) | undefined;
 }
 
 const COMMIT_OPTIONS: Checks<CommitOptions> = {
@@ -67,6 +67,7 @@ const DATA: ReadonlySet<LayerExtent['kind']> = new Set(['data', 'compressed']);
  *   ERR_SLUICE_UNSUPPORTED for an image with snapshots, which would change; ERR_SLUICE_LOCKED ...
  */
 export async function commit(path: string, options: CommitOptions = {}): Promise<void> {
+  isText(path, 'path');
   checkOptions(options, COMMIT_OPTIONS, 'commit');
   const { keep = false, base, signal, onNotice: notice } = options;
   await using top = await openImageAt(path, options, true);
@@ -164,15 +165,15 @@ async function copyDown(
   { signal, bytesPerSecond, onProgress }: CommitOptions,
 ): Promise<void> {
   const flights = new Flights(FLIGHTS);
-  const pace = new Pace(bytesPerSecond);
+  const pace = bytesPerSecond === undefined ? undefined : new Pace(bytesPerSecond);
   try {
     for await (const extent of extents) {
       if (extent.depth === depth) continue;
       const isData = DATA.has(extent.kind);
       for (const { start, length } of piecesOf(extent, isData ? PIECE_BYTES : ZEROES_BYTES)) {
         signal?.throwIfAborted();
-        onProgress?.({ doneBytes: start, totalBytes: source.size });
-        if (isData) await pace.next(length, signal);
+        await onProgress?.({ doneBytes: start, totalBytes: source.size });
+        if (isData) await pace?.take(length, signal);
         await flights.add(async () => {
           if (isData) await target.write(start, await source.read(start, length));
           else await target.writeZeroes(start, length, { mayUnmap: true });
@@ -182,7 +183,7 @@ async function copyDown(
   } finally {
     await flights.landed();
   }
-  onProgress?.({ doneBytes: source.size, totalBytes: source.size });
+  await onProgress?.({ doneBytes: source.size, totalBytes: source.size });
 }
 
 function* piecesOf({ start, length }: LayerExtent, most: number) {
@@ -191,27 +192,5 @@ function* piecesOf({ start, length }: LayerExtent, most: number) {
     const border = Math.min(end, (Math.floor(at / most) + 1) * most);
     yield { start: at, length: border - at };
     at = border;
-  }
-}
-
-/** No more than so many bytes in a second. */
-class Pace {
-  readonly #bytesPerSecond: number | undefined;
-  readonly #started = performance.now();
-  #bytes = 0;
-
-  constructor(bytesPerSecond: number | undefined) {
-    this.#bytesPerSecond = bytesPerSecond;
-  }
-
-  async next(length: number, signal: AbortSignal | undefined): Promise<void> {
-    if (this.#bytesPerSecond === undefined) return;
-    const due = this.#started + (this.#bytes / this.#bytesPerSecond) * 1000;
-    this.#bytes += length;
-    const milliseconds = due - performance.now();
-    if (milliseconds <= 0) return;
-    await wait(milliseconds, undefined, signal && { signal }).catch((error: unknown) => {
-      throw signal?.aborted === true ? signal.reason : error;
-    });
   }
 }

@@ -5,7 +5,15 @@ import { openSource, SOURCE_OPTIONS, type SourceOptions } from '../copy/open-sou
 import type { Source } from '../copy/source.ts';
 import { Layers, type LayersOptions } from '../image/layers.ts';
 import { isNbdUri } from '../nbd/uri.ts';
-import { checkOptions, type Checks, isCallback, isSignal, isSwitch, objectOf } from '../options.ts';
+import {
+  checkOptions,
+  type Checks,
+  isCallback,
+  isSignal,
+  isSwitch,
+  isText,
+  objectOf,
+} from '../options.ts';
 
 /** Options of `compare`. */
 export interface CompareImagesOptions {
@@ -15,7 +23,7 @@ export interface CompareImagesOptions {
   /** Other sizes and other allocations are differences, too. Default false. */
   readonly strict?: boolean | undefined;
   readonly signal?: AbortSignal | undefined;
-  readonly onProgress?: ((progress: CompareProgress) => void) | undefined;
+  readonly onProgress?: ((progress: CompareProgress) => unknown) | undefined;
 }
 
 const COMPARE_OPTIONS: Checks<CompareImagesOptions> = {
@@ -42,6 +50,8 @@ export async function compare(
   otherPath: string,
   options: CompareImagesOptions = {},
 ): Promise<Comparison> {
+  isText(path, 'path');
+  isText(otherPath, 'otherPath');
   checkOptions(options, COMPARE_OPTIONS, 'compare');
   const { first = {}, second = {}, strict = false, signal, onProgress } = options;
   await using codecs = new CodecPool();

@@ -8,7 +8,9 @@ import { openNbdTarget } from '../copy/nbd-target.ts';
 import { isBlockDevice } from '../copy/new-file.ts';
 import type { SourceOptions } from '../copy/open-source.ts';
 import type { Source } from '../copy/source.ts';
+import { Disk } from '../disk.ts';
 import { openImageAt } from '../image/image-at.ts';
+import { toSectors } from '../image/sectors.ts';
 import { isNbdUri } from '../nbd/uri.ts';
 import { openDisk } from '../open-disk.ts';
 import { DEFAULT_SPARSE_BYTES, type TargetOptions } from './convert-target.ts';
@@ -35,6 +37,7 @@ export async function copyInto(
 ): Promise<void> {
   const { preallocation = 'off' } = options;
   await using disk = await openExisting(path, options);
+  await completeSector(disk, source.sizeBytes);
   if (disk.size < source.sizeBytes) {
     const found = `it has ${disk.size} bytes, and the source ${source.sizeBytes}`;
     throw invalid(`cannot copy into ${JSON.stringify(path)}: ${found}; resize it first`);
@@ -54,6 +57,13 @@ async function openExisting(path: string, options: ExistingOptions): Promise<Wri
   if (targetFormat === 'raw') return openDisk(path, { format: 'raw', ...cache });
   const encryption = (await isEncrypted(path)) ? options.encryption : undefined;
   return openDisk(path, { format: 'qcow2', ...cache, encryption, backing });
+}
+
+/** The last sector becomes a whole one of the file where the copy reaches into it. */
+async function completeSector(disk: WrittenDisk, sourceBytes: number): Promise<void> {
+  if (!(disk instanceof Disk)) return;
+  const wholeBytes = toSectors(disk.size);
+  if (disk.size < sourceBytes && sourceBytes <= wholeBytes) await disk.resize(wholeBytes);
 }
 
 /** The key may be the source's alone. */

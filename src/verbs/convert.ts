@@ -5,9 +5,9 @@ import { CodecPool } from '../copy/codec-pool.ts';
 import { copyDisk } from '../copy/copy.ts';
 import type { ImageOptions } from '../image/image-at.ts';
 import { isNbdUri } from '../nbd/uri.ts';
-import { checkOptions, type Checks, isOneOf, isSwitch } from '../options.ts';
+import { checkOptions, type Checks, isOneOf, isSwitch, isText, toPaths } from '../options.ts';
 import { copyInto, isThere } from './convert-existing.ts';
-import { COPIED_OPTIONS, type CopiedOptions, openCopied, pathsOf } from './convert-source.ts';
+import { COPIED_OPTIONS, type CopiedOptions, openCopied } from './convert-source.ts';
 import { checkTarget, newTarget, TARGET_OPTIONS, type TargetOptions } from './convert-target.ts';
 import { COPYING_OPTIONS, type CopyingOptions, copyingOf } from './copying.ts';
 import { type BitmapChoice, checkBitmaps, copyBitmaps } from './copy-bitmaps.ts';
@@ -48,9 +48,10 @@ export async function convert(
   targetPath: string,
   options: ConvertOptions = {},
 ): Promise<void> {
+  isText(targetPath, 'targetPath');
   checkOptions(options, CONVERT_OPTIONS, 'convert');
   const copying = copyingOf(options);
-  const paths = pathsOf(path);
+  const paths = toPaths(path);
   await checkBefore(paths, targetPath, options);
   await using codecs = new CodecPool(copying.parallel);
   await using source = await openCopied(paths, options, codecs);

@@ -12,7 +12,8 @@ export interface CopyingOptions {
   readonly rateBytes?: ByteCount | undefined;
   /** Stops the work with its reason. */
   readonly signal?: AbortSignal | undefined;
-  readonly onProgress?: ((progress: CopyProgress) => void) | undefined;
+  /** Awaited; what it throws, or rejects with, ends the work. */
+  readonly onProgress?: ((progress: CopyProgress) => unknown) | undefined;
 }
 
 /** More do not fit the cache that the processors share. */

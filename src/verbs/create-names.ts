@@ -6,8 +6,6 @@ import { invalid } from '../arguments.ts';
 import { hasProtocol, type NamedFilePolicy, resolveNamed } from '../image/chain.ts';
 import { Layers } from '../image/layers.ts';
 
-const SECTOR_BYTES = 512;
-
 /** How a backing file is opened. */
 export interface BackingQuestion {
   readonly backing?: NamedFilePolicy | undefined;
@@ -22,8 +20,7 @@ export async function backingBytes(
 ): Promise<{ readonly sizeBytes: number; readonly path: string }> {
   const path = await resolveNamed('backing', name, imagePath, backing);
   await using layers = await Layers.open(path, { format, backing, signal });
-  const sizeBytes = Math.ceil(layers.sizeBytes / SECTOR_BYTES) * SECTOR_BYTES;
-  return { sizeBytes, path };
+  return { sizeBytes: layers.sizeBytes, path };
 }
 
 /** Where an image will look for a file that it names. */

@@ -17,6 +17,7 @@ import {
   type NewQcow2Options,
   type Preallocation,
 } from '../image/qcow2/create-options.ts';
+import { toSectors } from '../image/sectors.ts';
 import {
   checkOptions,
   type Checks,
@@ -25,6 +26,7 @@ import {
   isOneOf,
   isSignal,
   isSwitch,
+  isText,
   objectOf,
 } from '../options.ts';
 import { backingBytes } from './create-names.ts';
@@ -47,7 +49,7 @@ export interface CreateImageOptions {
   /** Stops the work; then nothing was made. */
   readonly signal?: AbortSignal | undefined;
   /** Told where data is set aside or written. */
-  readonly onProgress?: ((progress: FillProgress) => void) | undefined;
+  readonly onProgress?: ((progress: FillProgress) => unknown) | undefined;
 }
 
 const CREATE_OPTIONS: Checks<CreateImageOptions> = {
@@ -69,8 +71,6 @@ export interface CreatedImage {
   readonly sizeBytes: number;
 }
 
-const SECTOR_BYTES = 512;
-
 /**
  * Makes an image, and its data file if there is to be one. A file takes its name when it is whole
  * and stable: until then what has the name stays as it is. A block device is written where it is.
@@ -82,6 +82,7 @@ export async function create(
   path: string,
   options: CreateImageOptions = {},
 ): Promise<CreatedImage> {
+  isText(path, 'path');
   checkOptions(options, CREATE_OPTIONS, 'create');
   options.signal?.throwIfAborted();
   return options.format === 'qcow2' ? createQcow2(path, options) : createRaw(path, options);
@@ -92,7 +93,7 @@ async function createRaw(path: string, options: CreateImageOptions): Promise<Cre
   checkRawImage(how, image);
   if (options.sizeBytes === undefined) throw noSize();
   const asked = toNumber(options.sizeBytes, 'sizeBytes');
-  const sizeBytes = Math.ceil(asked / SECTOR_BYTES) * SECTOR_BYTES;
+  const sizeBytes = toSectors(asked);
   await using files = await NewFiles.create({ path });
   const bytes = new NewImageFile(files.image, path);
   await bytes.truncate(sizeBytes);

@@ -1,7 +1,6 @@
 /** What there is to say of an image, in the keys of `qemu-img info --output=json`. */
-import { dirname, isAbsolute } from 'node:path';
-
 import { CRYPT_AES, CRYPT_NONE } from '../abi/qcow2.ts';
+import { nameBeside } from '../image/chain.ts';
 import { readBitmapDirectory } from '../image/qcow2/bitmap-directory.ts';
 import type { Qcow2Header } from '../image/qcow2/header.ts';
 import { describeLuks } from '../image/qcow2/luks.ts';
@@ -17,7 +16,7 @@ import {
 import { Layers, LAYERS_OPTIONS, type LayersOptions } from '../image/layers.ts';
 import { openNbdSource } from '../copy/nbd-source.ts';
 import { isNbdUri } from '../nbd/uri.ts';
-import { checkOptions } from '../options.ts';
+import { checkOptions, isText } from '../options.ts';
 import type { ReadOnlyDisk } from '../image/read-only-disk.ts';
 import type { VmdkInfo } from '../image/vmdk/open.ts';
 
@@ -75,6 +74,7 @@ export interface ImageInfo {
 
 /** Says what an image is. No other file is opened. */
 export async function info(path: string, options: ImageOptions = {}): Promise<ImageInfo> {
+  isText(path, 'path');
   checkOptions(options, IMAGE_OPTIONS, 'info');
   if (isNbdUri(path)) return await exportInfo(path, options);
   await using image = await openImageAt(path, options, false);
@@ -83,6 +83,7 @@ export async function info(path: string, options: ImageOptions = {}): Promise<Im
 
 /** The same of an image and its backing files, the top one first. */
 export async function chainInfo(path: string, options: LayersOptions = {}): Promise<ImageInfo[]> {
+  isText(path, 'path');
   checkOptions(options, LAYERS_OPTIONS, 'chainInfo');
   if (isNbdUri(path)) return [await exportInfo(path, options)];
   await using layers = await Layers.open(path, options);
@@ -100,7 +101,7 @@ async function exportInfo(uri: string, options: LayersOptions): Promise<ImageInf
 async function infoOf(image: ImageAt): Promise<ImageInfo> {
   const { path, format, file, header, disk } = image;
   const shared = {
-    filename: path,
+    filename: image.name,
     format,
     'virtual-size': diskBytesOf(image),
     'actual-size': await image.allocatedBytes(),
@@ -112,7 +113,7 @@ async function infoOf(image: ImageAt): Promise<ImageInfo> {
     ...shared,
     ...(header.cryptMethod === CRYPT_NONE ? {} : { encrypted: true }),
     'cluster-size': header.clusterBytes,
-    ...backingInfo(header, path),
+    ...backingInfo(header, image.name),
     ...(snapshots.length === 0 ? {} : { snapshots: snapshots.map(snapshotInfo) }),
     'format-specific': { type: 'qcow2', data: await qcow2Info(image, header) },
   };
@@ -126,21 +127,14 @@ function diskInfo({ clusterBytes, vmdk }: Partial<ReadOnlyDisk> = {}) {
   };
 }
 
-function backingInfo({ backing }: Qcow2Header, path: string) {
+function backingInfo({ backing }: Qcow2Header, whose: string) {
   if (backing === undefined) return {};
   const { name, format } = backing;
   return {
     'backing-filename': name,
-    'full-backing-filename': fullName(name, path),
+    'full-backing-filename': nameBeside(whose, name),
     ...(format === undefined ? {} : { 'backing-filename-format': format }),
   };
-}
-
-/** Relative names begin where the image is. */
-function fullName(name: string, path: string): string {
-  const folder = dirname(path);
-  const isWhole = isAbsolute(name) || /^[^/]*:/.test(name) || !path.includes('/');
-  return isWhole ? name : `${folder === '/' ? '' : folder}/${name}`;
 }
 
 /** In the keys of QEMU. */

@@ -8,7 +8,7 @@ import { mergeExtents } from '../image/merge-extents.ts';
 import { openNbdSource } from '../copy/nbd-source.ts';
 import { windowOf } from '../copy/window.ts';
 import { isNbdUri } from '../nbd/uri.ts';
-import { checkOptions, type Checks, isByteCount } from '../options.ts';
+import { checkOptions, type Checks, isByteCount, isText } from '../options.ts';
 
 /** A range of a disk. */
 export interface MapExtent {
@@ -46,6 +46,7 @@ export async function* map(
   path: string,
   options: MapOptions = {},
 ): AsyncGenerator<MapExtent, void, void> {
+  isText(path, 'path');
   checkOptions(options, MAP_OPTIONS, 'map');
   const from = toNumber(options.startOffset ?? 0, 'startOffset');
   const most = toNumber(options.maxLength ?? Number.MAX_SAFE_INTEGER, 'maxLength');
@@ -76,11 +77,11 @@ async function* toldOfExport(path: string, options: MapOptions, from: number, mo
 
 async function* told(layers: Layers, from: number, to: number): Told {
   for await (const { start, length, depth, kind, offset } of layers.extents(from, to)) {
-    const { header, path } = layers.images[depth] as ImageAt;
+    const { header, name } = layers.images[depth] as ImageAt;
     const data = kind === 'data' || kind === 'compressed' || kind === 'data-hole';
     const zero = !data || kind === 'data-hole';
     const hasPlace = offset !== undefined && (header?.cryptMethod ?? CRYPT_NONE) === CRYPT_NONE;
-    const place = hasPlace ? { offset, filename: header?.dataFile?.name ?? path } : {};
+    const place = hasPlace ? { offset, filename: header?.dataFile?.name ?? name } : {};
     yield { start, length, depth, present: kind !== 'none', zero, data, ...place };
   }
 }

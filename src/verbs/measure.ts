@@ -18,7 +18,7 @@ import {
   type NewQcow2Options,
   type Preallocation,
 } from '../image/qcow2/create-options.ts';
-
+import { toSectors } from '../image/sectors.ts';
 import { checkOptions, type Checks, isByteCount, isOneOf, objectOf } from '../options.ts';
 
 /** Bytes of a file. */
@@ -49,8 +49,6 @@ const MEASURE_OPTIONS: Checks<MeasureOptions> = {
 };
 
 const isSize = objectOf({ sizeBytes: isByteCount }, ['sizeBytes']);
-
-const SECTOR_BYTES = 512;
 
 /**
  * Says how much room an image of a disk takes: of one that is a copy of the image at a path, or of
@@ -86,7 +84,7 @@ function targetOf(sizeBytes: number, options: MeasureOptions): NewImage | number
   const { targetFormat = 'raw', preallocation = 'off', image = {} } = options;
   if (targetFormat === 'qcow2') return newImageOf({ ...image, preallocation, sizeBytes });
   checkRawImage(preallocation, image);
-  return Math.ceil(sizeBytes / SECTOR_BYTES) * SECTOR_BYTES;
+  return toSectors(sizeBytes);
 }
 
 function rawMeasure(sizeBytes: number): ImageMeasure {

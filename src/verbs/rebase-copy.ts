@@ -28,7 +28,7 @@ export interface Comparison {
   readonly was: Side;
   readonly is: Side;
   readonly signal?: AbortSignal | undefined;
-  readonly onProgress?: ((progress: RebaseProgress) => void) | undefined;
+  readonly onProgress?: ((progress: RebaseProgress) => unknown) | undefined;
 }
 
 const PIECE_BYTES = 1024 * 1024;
@@ -42,7 +42,7 @@ export async function copyDifferences(comparison: Comparison): Promise<void> {
     for await (const run of runsOf(was, is)) {
       for (const piece of piecesOf(run)) {
         signal?.throwIfAborted();
-        onProgress?.({ doneBytes: piece.start, totalBytes: disk.size });
+        await onProgress?.({ doneBytes: piece.start, totalBytes: disk.size });
         await flights.add(() => copyPiece(comparison, piece));
       }
     }

@@ -25,7 +25,7 @@ import { type EncryptionOptions, isEncryption } from '../image/qcow2/encryption.
 import type { Qcow2Header } from '../image/qcow2/header.ts';
 import { checkBacking, setBacking } from '../image/qcow2/set-backing.ts';
 import { openDisk } from '../open-disk.ts';
-import { checkOptions, type Checks, isCallback, isSwitch } from '../options.ts';
+import { checkOptions, type Checks, isCallback, isSwitch, isText } from '../options.ts';
 import { copyDifferences, type RebaseProgress } from './rebase-copy.ts';
 import { fileAt, sideOf } from './rebase-runs.ts';
 
@@ -51,8 +51,8 @@ export interface RebaseOptions extends ImageOptions {
   /** Cache mode of the backing files; default writeback. */
   readonly sourceCache?: CacheModeName | undefined;
   /** Told, in a line each, what was found and mended before. */
-  readonly onNotice?: ((text: string) => void) | undefined;
-  readonly onProgress?: ((progress: RebaseProgress) => void) | undefined;
+  readonly onNotice?: ((text: string) => unknown) | undefined;
+  readonly onProgress?: ((progress: RebaseProgress) => unknown) | undefined;
 }
 
 const REBASE_OPTIONS: Checks<RebaseOptions> = {
@@ -74,6 +74,7 @@ const REBASE_OPTIONS: Checks<RebaseOptions> = {
  *   ERR_SLUICE_FILE_REFUSED, ERR_SLUICE_LOCKED, ERR_SLUICE_NO_SPACE ...
  */
 export async function rebase(path: string, options: RebaseOptions = {}): Promise<void> {
+  isText(path, 'path');
   checkOptions(options, REBASE_OPTIONS, 'rebase');
   const { backing, unsafe = false, signal } = options;
   if (backing === undefined) {
@@ -114,7 +115,7 @@ async function makeIndependent(
   const was = await sideOf(old, 1);
   const is = target ?? (await sideOf(old, old.images.length));
   await copyDifferences({ disk, header, next: opened, was, is, signal, onProgress });
-  onProgress?.({ doneBytes: disk.size, totalBytes: disk.size });
+  await onProgress?.({ doneBytes: disk.size, totalBytes: disk.size });
   await disk.flush();
 }
 

@@ -9,8 +9,17 @@ import { IMAGE_OPTIONS, type ImageOptions, openImageAt, qcow2HeaderOf } from '..
 import { bitmapsToResize } from '../image/qcow2/bitmap-resize.ts';
 import { isPreallocation, type Preallocation } from '../image/qcow2/create-options.ts';
 import { type EncryptionOptions, isEncryption } from '../image/qcow2/encryption.ts';
+import { toSectors } from '../image/sectors.ts';
 import { openDisk, openToResize } from '../open-disk.ts';
-import { checkOptions, type Checks, isSwitch, isWhole, objectOf } from '../options.ts';
+import {
+  type Check,
+  checkOptions,
+  type Checks,
+  isSwitch,
+  isText,
+  isWhole,
+  objectOf,
+} from '../options.ts';
 
 /** Options of `resize`. */
 export interface ResizeImageOptions extends ImageOptions {
@@ -36,9 +45,12 @@ const RESIZE_OPTIONS: Checks<ResizeImageOptions> = {
 };
 
 /** The size of a disk: in bytes, or what is to be added to it; less than 0: taken away. */
-export type NewSize = ByteCount | { readonly by: number };
+export type NewSize = ByteCount | { readonly by: number | bigint };
 
-const isChange = objectOf({ by: isWhole(Number.MIN_SAFE_INTEGER) }, ['by']);
+const isBy: Check = (value, name) =>
+  isWhole(Number.MIN_SAFE_INTEGER)(typeof value === 'bigint' ? Number(value) : value, name);
+
+const isChange = objectOf({ by: isBy }, ['by']);
 
 const PIECE_BYTES = 4 * 1024 * 1024;
 const FALLOCATE_BYTES = 2 ** 30;
@@ -56,13 +68,14 @@ export async function resize(
   size: NewSize,
   options: ResizeImageOptions = {},
 ): Promise<number> {
+  isText(path, 'path');
   checkOptions(options, RESIZE_OPTIONS, 'resize');
   if (typeof size === 'object') isChange(size, 'size');
   else toNumber(size, 'size');
   const format = await formatOf(path, options);
   refusePreallocation(path, format, options.preallocation ?? 'off');
   const wanted = (found: number): number => {
-    const bytes = typeof size === 'object' ? found + size.by : Number(size);
+    const bytes = typeof size === 'object' ? found + Number(size.by) : Number(size);
     const isSize = Number.isSafeInteger(bytes) && bytes > 0;
     if (!isSize) throw invalid(`a disk has 1 byte at least; ${bytes} were asked for`);
     return bytes;
@@ -80,7 +93,7 @@ export async function resizeAt(
   const { signal, shrink, preallocation = 'off' } = options;
   await using disk = await openAs(path, format, wanted, options);
   const found = disk.size;
-  const bytes = wanted(found);
+  const bytes = wanted(toSectors(found));
   if (format === 'qcow2' && bytes % SECTOR_BYTES !== 0) {
     throw invalid(`${bytes} bytes are no whole sectors of ${SECTOR_BYTES}; round them`);
   }

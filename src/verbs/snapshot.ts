@@ -10,13 +10,13 @@ import {
 } from '../image/qcow2/snapshot-edit.ts';
 import { readSnapshotTable, type Snapshot } from '../image/qcow2/snapshot-table.ts';
 import type { ImageFile } from '../image/image-file.ts';
-import { type Check, checkOptions, type Checks, isCallback } from '../options.ts';
+import { type Check, checkOptions, type Checks, isCallback, isText } from '../options.ts';
 import { snapshotInfo, type SnapshotInfo } from './info.ts';
 
 /** How snapshots are changed. */
 export interface SnapshotOptions extends ImageOptions {
   /** Told what was found and mended before. */
-  readonly onNotice?: ((text: string) => void) | undefined;
+  readonly onNotice?: ((text: string) => unknown) | undefined;
 }
 
 /** How a snapshot is taken. */
@@ -36,6 +36,7 @@ const CREATE_OPTIONS: Checks<CreateSnapshotOptions> = { ...SNAPSHOT_OPTIONS, dat
 
 /** The snapshots of an image in their order; a raw image has none. */
 export async function snapshots(path: string, options: ImageOptions = {}): Promise<SnapshotInfo[]> {
+  isText(path, 'path');
   checkOptions(options, IMAGE_OPTIONS, 'snapshots');
   await using image = await openImageAt(path, options, false);
   if (image.header === undefined) return [];
@@ -52,6 +53,8 @@ export async function createSnapshot(
   name: string,
   options: CreateSnapshotOptions = {},
 ): Promise<SnapshotInfo> {
+  isText(path, 'path');
+  isText(name, 'name');
   checkOptions(options, CREATE_OPTIONS, 'createSnapshot');
   const { date } = options;
   return edit(path, options, (file, header, how) =>
@@ -69,6 +72,8 @@ export async function applySnapshot(
   idOrName: string,
   options: SnapshotOptions = {},
 ): Promise<SnapshotInfo> {
+  isText(path, 'path');
+  isText(idOrName, 'idOrName');
   checkOptions(options, SNAPSHOT_OPTIONS, 'applySnapshot');
   return edit(path, options, (file, header, how) => apply(file, header, path, idOrName, how));
 }
@@ -82,6 +87,8 @@ export async function deleteSnapshot(
   name: string,
   options: SnapshotOptions = {},
 ): Promise<SnapshotInfo> {
+  isText(path, 'path');
+  isText(name, 'name');
   checkOptions(options, SNAPSHOT_OPTIONS, 'deleteSnapshot');
   return edit(path, options, (file, header, how) => remove(file, header, path, name, how));
 }

@@ -80,8 +80,10 @@ describe('a name in an image', () => {
 
   it('of a file that is absent gives a clear message (Q57)', async () => {
     const absent = resolveNamed('backing', 'nope.raw', image, allowed);
-    const message = /^cannot open the backing file "nope.raw" of ".*a.qcow2": .* found \(ENOENT\)$/;
+    const message = /^cannot open the backing file "nope.raw" of ".*a.qcow2": .* \(ENOENT\)$/;
     await expectRefusal(absent, REFUSED, message);
+    const sought = JSON.stringify(join(images, 'nope.raw'));
+    await expect(absent).rejects.toThrow(`cannot be found at ${sought} `);
     await expectRefusal(resolveNamed('data', 'loop-a', image, allowed), REFUSED, /\(ELOOP\)$/);
   });
 

@@ -44,6 +44,39 @@ const VERBS: Readonly<Record<string, Call>> = {
   stream: (options) => image.stream(path, options).next(),
 };
 
+/** Calls in which a path or a name has another type. */
+function positional(bad: never): Readonly<Record<string, () => unknown>> {
+  return {
+    amend: () => image.amend(bad, {}),
+    applySnapshot: () => image.applySnapshot(bad, 'one'),
+    applyNothing: () => image.applySnapshot(path, bad),
+    bench: () => image.bench(bad),
+    bitmap: () => image.bitmap(bad, 'one', { do: 'add' }),
+    bitmapName: () => image.bitmap(path, bad, { do: 'add' }),
+    chainInfo: () => image.chainInfo(bad),
+    check: () => image.check(bad),
+    commit: () => image.commit(bad),
+    compare: () => image.compare(bad, path),
+    compareOther: () => image.compare(path, bad),
+    convert: () => image.convert(bad, target),
+    convertSecond: () => image.convert([path, bad], target),
+    convertTarget: () => image.convert(path, bad),
+    create: () => image.create(bad, { sizeBytes: 512 }),
+    createSnapshot: () => image.createSnapshot(bad, 'one'),
+    createNothing: () => image.createSnapshot(path, bad),
+    deleteSnapshot: () => image.deleteSnapshot(bad, 'one'),
+    deleteNothing: () => image.deleteSnapshot(path, bad),
+    info: () => image.info(bad),
+    map: () => image.map(bad).next(),
+    measure: () => image.measure(bad),
+    rebase: () => image.rebase(bad),
+    resize: () => image.resize(bad, 2 ** 21),
+    snapshots: () => image.snapshots(bad),
+    stream: () => image.stream(bad).next(),
+    openDisk: () => openDisk(bad),
+  };
+}
+
 const OTHERS: Readonly<Record<string, Call>> = {
   openDisk: (options) => openDisk(path, options),
   serveNbd: (options) => serveNbd(memoryDisk(), options),
@@ -144,6 +177,9 @@ describe('options', () => {
 
   it('are checked in every function of the namespace', () => {
     expect(Object.keys(VERBS)).toEqual(Object.keys(image).sort());
+    expect(Object.keys(positional('' as never))).toEqual(
+      expect.arrayContaining(Object.keys(VERBS)),
+    );
   });
 
   it.for(Object.keys(ALL))('%s refuses a name that it does not know', async (name) => {
@@ -179,6 +215,19 @@ describe('options', () => {
   it('may be undefined, whatever their names are', async () => {
     const options = { signal: undefined, zzz: undefined };
     await expect(image.info(path, options)).resolves.toMatchObject({ format: 'qcow2' });
+  });
+
+  it('stand behind paths and names, which are strings', async () => {
+    const bad = [undefined, null, 5, {}, { name: 'x' }, new URL('file:///x'), true, [[]]];
+    for (const value of bad as never[]) {
+      for (const [name, call] of Object.entries(positional(value))) {
+        const message =
+          name === 'measure' ? /^source/ : /^(\w*[pP]ath|name|idOrName) must be a str/;
+        await expectRefusal((async () => call())(), CODE, message);
+      }
+    }
+    expect(readdirSync(folder)).toEqual(['disk.qcow2']);
+    await expect(image.snapshots(path)).resolves.toEqual([]);
   });
 
   it('are not all that is checked', async () => {

@@ -1,6 +1,7 @@
 /** `sluice bench`. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { CacheModeName } from '../../cache-mode.ts';
+import { refuseUri } from '../../image/image-at.ts';
 import { image } from '../../node.ts';
 import { formatBytes, formatCount } from '../format.ts';
 import { writeResult } from '../output.ts';
@@ -93,6 +94,7 @@ function hostOptions(): Option[] {
 
 async function bench(path: string, options: BenchOptions): Promise<void> {
   const { count, depth, size, stepSize, offset, write, pattern, flushInterval, output } = options;
+  refuseUri(path);
   const format = options.format ?? (await image.info(path, { lock: lockOf(options) })).format;
   const result = await image.bench(path, {
     format: format as 'raw' | 'qcow2',

@@ -46,7 +46,7 @@ export function addCheck(program: Command, terminal: Terminal): void {
       outputOption(),
       new Option(
         '-r, --repair <what>',
-        'leaks: give back what nothing uses; all: also wrong refcounts and flags',
+        'leaks: give back what nothing uses, and flags that do not fit; all: also wrong refcounts',
       ).choices(['leaks', 'all']),
       quietOption(),
       forceShareOption(),

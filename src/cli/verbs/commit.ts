@@ -47,7 +47,7 @@ export function addCommit(program: Command, terminal: Terminal): void {
       formatOption(),
       cacheOption(),
       new Option('-b, --base <file>', 'the file that is written, some layers down; implies -d'),
-      new Option('-r, --rate <size>', 'bytes in a second, at most').argParser(sizeArgument),
+      new Option('-r, --rate <size>', 'bytes in a second, at most; 0: any').argParser(sizeArgument),
       new Option('-d, --drop', 'do not empty the image'),
       ...keyOptions(),
       progressOption(),

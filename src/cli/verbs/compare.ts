@@ -1,11 +1,13 @@
 /** `sluice compare`. */
 import { type Command, Option } from 'commander';
+import type { CacheModeName } from '../../cache-mode.ts';
 import { image, type SourceFormat, SluiceError } from '../../node.ts';
 import { writeResult } from '../output.ts';
 import type { Terminal } from '../terminal.ts';
 import {
   addVerb,
   allowOption,
+  cacheOption,
   type ChainOptions,
   type CommonOptions,
   forceShareOption,
@@ -34,6 +36,7 @@ const CODE_NOT_OPEN = 2;
 const CODE_NOT_READ = 4;
 
 interface CompareOptions extends CommonOptions, ChainOptions, ProgressOptions, KeyOptions {
+  readonly sourceCache: CacheModeName;
   readonly output: 'human' | 'json';
   readonly secondFormat?: SourceFormat;
   readonly strict?: true;
@@ -50,6 +53,7 @@ export function addCompare(program: Command, terminal: Terminal): void {
       sourceFormatOption('-f, --format <fmt>', 'the first image'),
       sourceFormatOption('-F, --second-format <fmt>', 'the second image'),
       outputOption(),
+      cacheOption('-T, --source-cache <mode>', 'the images'),
       new Option('-s, --strict', 'other sizes and other allocations are differences, too'),
       ...keyOptions(),
       progressOption(),
@@ -72,9 +76,9 @@ async function compare(
   terminal: Terminal,
 ): Promise<void> {
   const { format, secondFormat, strict, quiet, output } = options;
-  const encryption = await readKey(options);
-  const how = { lock: lockOf(options), encryption };
   try {
+    const encryption = await readKey(options);
+    const how = { lock: lockOf(options), encryption, cache: options.sourceCache };
     const found = await withProgress(terminal, options, (onProgress, signal) =>
       image.compare(first, second, {
         first: { ...how, format, backing: policyOf(first, options) },
@@ -95,6 +99,7 @@ async function compare(
 }
 
 function humanText(found: image.Comparison): string {
+  const others = found.sizesDiffer ? ', and have other sizes' : '';
   switch (found.result) {
     case 'identical':
       return found.sizesDiffer
@@ -103,8 +108,8 @@ function humanText(found: image.Comparison): string {
     case 'size':
       return 'The disks have other sizes.';
     case 'allocation':
-      return `The disks are allocated otherwise, first at offset ${found.offset}.`;
+      return `The disks are allocated otherwise, first at offset ${found.offset}${others}.`;
     default:
-      return `The disks differ, first at offset ${found.offset}.`;
+      return `The disks differ, first at offset ${found.offset}${others}.`;
   }
 }

@@ -133,7 +133,7 @@ function workOptions(): Option[] {
     cacheOption('-t, --cache <mode>', 'the target', 'unsafe'),
     progressOption(),
     quietOption(),
-    new Option('-r, --rate <size>', 'bytes that are copied in a second, at most').argParser(
+    new Option('-r, --rate <size>', 'bytes that are copied in a second, at most; 0: any').argParser(
       sizeArgument,
     ),
     new Option('-W, --out-of-order', 'taken; order costs nothing here'),
@@ -190,7 +190,7 @@ async function copiedOf(paths: readonly string[], options: ConvertOptions, termi
     compress: options.compress,
     sparseBytes: options.sparse,
     parallel: options.coroutines,
-    rateBytes: options.rate,
+    rateBytes: options.rate === 0 ? undefined : options.rate,
     ...(options.salvage === true ? { onUnreadable } : {}),
   };
 }

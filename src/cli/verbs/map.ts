@@ -57,33 +57,48 @@ async function map(path: string, options: MapOptions): Promise<void> {
   const { format, output, startOffset, maxLength } = options;
   const how = { format, lock: lockOf(options), backing: policyOf(path, options) };
   const extents = image.map(path, { ...how, startOffset, maxLength });
-  await writePieces(output === 'json' ? jsonLines(extents) : humanLines(extents));
+  const lines = output === 'json' ? jsonLines(extents, startOffset ?? 0) : humanLines(extents);
+  await writePieces(lines);
 }
 
 /** A disk may have more ranges than there is memory for their text. */
 async function writePieces(texts: AsyncIterable<string>): Promise<void> {
   let piece = '';
-  for await (const text of texts) {
-    piece += text;
-    if (piece.length < PIECE_CHARACTERS) continue;
+  try {
+    for await (const text of texts) {
+      piece += text;
+      if (piece.length < PIECE_CHARACTERS) continue;
+      await writeResult(piece);
+      piece = '';
+    }
+  } finally {
+    // What was told before an error stands, as with qemu-img.
     await writeResult(piece);
-    piece = '';
   }
-  await writeResult(piece);
 }
 
-async function* jsonLines(extents: AsyncIterable<image.MapExtent>): AsyncGenerator<string> {
+/** Where there are no bytes, qemu-img tells one range without any. */
+const NOTHING = { start: 0, length: 0, depth: 0, present: false, zero: false, data: false };
+
+async function* jsonLines(
+  extents: AsyncIterable<image.MapExtent>,
+  start: number,
+): AsyncGenerator<string> {
   let before = '[';
   for await (const { filename: _, ...extent } of extents) {
     yield `${before}${JSON.stringify(extent)}`;
     before = ',\n';
   }
-  yield before === '[' ? '[]\n' : ']\n';
+  if (before === '[') yield `[${JSON.stringify({ ...NOTHING, start })}`;
+  yield ']\n';
 }
 
 async function* humanLines(extents: AsyncIterable<image.MapExtent>): AsyncGenerator<string> {
-  yield row('Offset', 'Length', 'Mapped to', 'File');
+  // An image that cannot be opened has none.
+  let header = row('Offset', 'Length', 'Mapped to', 'File');
   for await (const { start, length, data, zero, offset, filename } of extents) {
+    yield header;
+    header = '';
     if (!data || zero) continue;
     if (offset === undefined || filename === undefined) {
       const found = `the ${length} bytes at offset ${start} are compressed or encrypted`;
@@ -92,6 +107,7 @@ async function* humanLines(extents: AsyncIterable<image.MapExtent>): AsyncGenera
     }
     yield row(hex(start), hex(length), hex(offset), filename);
   }
+  yield header;
 }
 
 function row(start: string, length: string, offset: string, file: string): string {

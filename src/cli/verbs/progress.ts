@@ -1,8 +1,8 @@
 /** How far a verb is: a bar on a terminal, the lines of qemu-img where -p asks for them. */
 import { SingleBar } from 'cli-progress';
-import { formatBytes } from '../format.ts';
 import { stopRequested } from '../stop.ts';
-import type { Terminal } from '../terminal.ts';
+import { type Terminal, USUAL_WIDTH } from '../terminal.ts';
+import { progressLine, type Standing } from './progress-line.ts';
 
 /** Of the disk. */
 export interface Progress {
@@ -27,7 +27,6 @@ export class Stopped extends Error {
   readonly code = 'stopped by a signal';
 }
 
-const FORMAT = '{bar} {percentage}% | {done} of {whole} | {rate}/s | {left} s left';
 const EXIT_INTERRUPTED = 130;
 const REDRAWS_A_SECOND = 5;
 
@@ -65,28 +64,21 @@ function displayFor(terminal: Terminal, options: ProgressOptions): Display {
 /** On stderr, gone at the end. */
 class Bar implements Display {
   readonly #bar = new SingleBar({
-    format: FORMAT,
+    format: () => progressLine(this.#standing, (process.stderr.columns || USUAL_WIDTH) - 1),
     stream: process.stderr,
     clearOnComplete: true,
     hideCursor: true,
     fps: REDRAWS_A_SECOND,
-    barCompleteChar: '█',
-    barIncompleteChar: '░',
   });
   readonly #started = performance.now();
+  #standing: Standing = { doneBytes: 0, totalBytes: 0, seconds: 0 };
   #isOn = false;
 
   show({ doneBytes, totalBytes }: Progress): void {
-    const seconds = Math.max(0.001, (performance.now() - this.#started) / 1000);
-    const rate = doneBytes / seconds;
-    const texts = {
-      done: formatBytes(doneBytes),
-      whole: formatBytes(totalBytes),
-      rate: formatBytes(rate),
-      left: rate === 0 ? '?' : Math.ceil((totalBytes - doneBytes) / rate),
-    };
-    if (this.#isOn) this.#bar.update(doneBytes, texts);
-    else this.#bar.start(totalBytes, doneBytes, texts);
+    const seconds = (performance.now() - this.#started) / 1000;
+    this.#standing = { doneBytes, totalBytes, seconds };
+    if (this.#isOn) this.#bar.update(doneBytes);
+    else this.#bar.start(totalBytes, doneBytes);
     this.#isOn = true;
   }
 

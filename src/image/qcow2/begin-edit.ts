@@ -24,7 +24,7 @@ export interface EditOptions {
   /** Rejects with its reason when aborted, until the change is made. */
   readonly signal?: AbortSignal;
   /** Told how much of the work is done. */
-  readonly onProgress?: (done: number, total: number) => void;
+  readonly onProgress?: (done: number, total: number) => unknown;
 }
 
 /** P1, P2: the header as it is then. `operation` is for the errors: `amend`, `bitmap`. */

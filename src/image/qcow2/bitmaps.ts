@@ -33,22 +33,26 @@ export async function bitmapsToKeep(
   file: ImageFile,
   header: Qcow2Header,
   path: string,
-  notice: (text: string) => void = () => undefined,
+  notice: (text: string) => unknown = () => undefined,
 ): Promise<readonly Bitmap[] | undefined> {
   if (header.bitmaps === undefined) return [];
   if (!header.bitmaps.consistent) {
-    notice('its bitmaps are out of date: a program that does not know them has written the image');
+    await notice(
+      'its bitmaps are out of date: a program that does not know them has written the image',
+    );
     return [];
   }
   const { bitmaps, problem } = await readBitmapDirectory(file, header, path);
   const wanted = bitmaps.filter(({ auto, inUse }) => auto && !inUse);
   const isSound = problem === undefined && (await areSound(file, header, wanted));
   if (!isSound) {
-    notice('its bitmaps are damaged, and are not kept up to date any more; remove them');
+    await notice('its bitmaps are damaged, and are not kept up to date any more; remove them');
     return undefined;
   }
   for (const { name } of bitmaps.filter(({ inUse }) => inUse)) {
-    notice(`its bitmap ${JSON.stringify(name)} was not closed, and is out of date; remove it`);
+    await notice(
+      `its bitmap ${JSON.stringify(name)} was not closed, and is out of date; remove it`,
+    );
   }
   return wanted;
 }

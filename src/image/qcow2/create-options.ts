@@ -17,6 +17,7 @@ import {
   objectOf,
   pick,
 } from '../../options.ts';
+import { toSectors } from '../sectors.ts';
 import { isNewLuks, type NewLuks } from './luks-options.ts';
 
 /** What is set aside for data that is not there yet. */
@@ -127,7 +128,7 @@ export function newImageOf(options: CreateOptions): NewImage {
     toWhole(clusterBits, 'clusterBits', EXTENDED_L2_CLUSTER_BITS_MIN, CLUSTER_BITS_MAX);
   const image: NewImage = {
     ...options,
-    sizeBytes: Math.ceil(options.sizeBytes / SECTOR_BYTES) * SECTOR_BYTES,
+    sizeBytes: toSectors(options.sizeBytes),
     version,
     clusterBits,
     clusterBytes: 2 ** clusterBits,

@@ -74,7 +74,7 @@ export async function expandZeroes(
   for (const [offset, { total }] of scan.l2Tables) {
     options.signal?.throwIfAborted();
     await expandTable(expansion, offset, total);
-    options.onProgress?.(++done, scan.l2Tables.size);
+    await options.onProgress?.(++done, scan.l2Tables.size);
   }
   if (expansion.hasParted) await repairImage(file, await readHeader(file, path), 'leaks');
 }

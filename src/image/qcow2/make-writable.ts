@@ -28,7 +28,7 @@ export async function makeWritable(
   file: ImageFile,
   header: Qcow2Header,
   path: string,
-  notice: (text: string) => void,
+  notice: (text: string) => unknown,
 ): Promise<WritableImage> {
   const repaired = await repairDirty(file, header, path, notice);
   const bitmaps = await bitmapsToKeep(file, repaired, path, notice);

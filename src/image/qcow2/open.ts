@@ -52,7 +52,7 @@ export interface Qcow2Options {
   /** Bytes to which the disk may grow; default GROWTH times what it has. */
   readonly maxSizeBytes?: number | undefined;
   /** Told what was found and done before the first write. */
-  readonly notice: (text: string) => void;
+  readonly notice: (text: string) => unknown;
   /** Greatest age of tables that were not written, in milliseconds; 0: no limit. */
   readonly flushIntervalMs: number;
   /** Nobody is going to write to the disk: its bitmaps are not told of writes. */
@@ -85,7 +85,7 @@ async function overImage(
 ): Promise<Disk> {
   const file = new BackendFile(image, path);
   const writable = options.file.writable === true;
-  const notice = (text: string): void => options.notice(`${JSON.stringify(path)}: ${text}`);
+  const notice = (text: string): unknown => options.notice(`${JSON.stringify(path)}: ${text}`);
   const found = await readHeader(file, path);
   refuseMarkedCorrupt(found, path, writable);
   refuseDamagedLayout(found, { fileBytes: file.sizeBytes, path, writable });

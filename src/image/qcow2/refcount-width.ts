@@ -163,7 +163,7 @@ async function writeBlocks(
     const offset = (firstCluster + order) * clusterBytes;
     table.setBigUint64(group * ENTRY_BYTES, BigInt(offset));
     await file.write(offset, new Uint8Array(block.buffer));
-    onProgress?.(order + 1, groups.length);
+    await onProgress?.(order + 1, groups.length);
   }
   return new Uint8Array(table.buffer);
 }

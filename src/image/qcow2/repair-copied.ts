@@ -14,11 +14,15 @@ const ZERO_LOW = 1;
 /** What COPIED is to be; undefined: as it is. */
 type WantCopied = (high: number, low: number) => boolean | undefined;
 
-/** Tables that something else uses as well are left alone. */
+/**
+ * Tables that something else uses as well are left alone; with `leaks` so is COPIED of compressed
+ * clusters, which says nothing of a refcount.
+ */
 export async function fixCopied(
   file: ImageFile,
   scan: Scan,
   target: TargetRefcount,
+  what: 'leaks' | 'all',
 ): Promise<void> {
   const { header, counts } = scan;
   const { l1Offset, l1Entries, clusterBytes } = header;
@@ -30,20 +34,19 @@ export async function fixCopied(
   const entryBytes = clusterBytes / header.l2Entries;
   for (const [offset, { active }] of scan.l2Tables) {
     if (!counts.isOnly(offset, clusterBytes, USED_L2)) continue;
-    const wantL2 = active > 0 ? wantActive(scan, target) : wantInactive;
+    // Of a snapshot's table, COPIED means nothing; but with compressed clusters it is forbidden.
+    const wantOthers = active > 0 ? wantActive(scan, target) : () => undefined;
+    const wantL2: WantCopied = (high, low) => {
+      if ((high & COMPRESSED_HIGH) === 0) return wantOthers(high, low);
+      return what === 'leaks' ? undefined : false;
+    };
     await fixTable(file, { offset, lengthBytes: clusterBytes, entryBytes }, wantL2);
   }
-}
-
-/** Of a snapshot's table, COPIED means nothing; but with compressed clusters it is forbidden. */
-function wantInactive(high: number): boolean | undefined {
-  return (high & COMPRESSED_HIGH) === 0 ? undefined : false;
 }
 
 function wantActive(scan: Scan, target: TargetRefcount): WantCopied {
   const { extendedL2, dataFile } = scan.header;
   return (high, low) => {
-    if ((high & COMPRESSED_HIGH) !== 0) return false;
     const offset = entryOffset(high, low);
     if (dataFile === undefined) return isOnlyOne(scan, target, offset);
     const isZero = !extendedL2 && (low & ZERO_LOW) !== 0;

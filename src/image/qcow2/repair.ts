@@ -52,8 +52,10 @@ const REPAIRABLE: ReadonlySet<string> = new Set<FindingKind>([
 const LEAKS_ONLY: ReadonlySet<string> = new Set<FindingKind>([...FLAGS, 'leak']);
 
 /**
- * Repairs the image as far as it can be done. `leaks` frees what nothing refers to, in an image
- * that has no corruptions besides flags; `all` puts corrupt refcounts right as well.
+ * Repairs the image as far as it can be done. `leaks` frees what nothing refers to and lets COPIED
+ * say what refcounts do, in an image that has no corruptions besides flags; compressed clusters
+ * keep a COPIED that they must not have, as with qemu-img. `all` puts that and corrupt refcounts
+ * right as well.
  * Rejects when the file cannot be read or written; then it can be repaired again.
  */
 export async function repairImage(
@@ -63,14 +65,14 @@ export async function repairImage(
 ): Promise<RepairReport> {
   const scan = new Scan(header, file.sizeBytes);
   const before = await readFrom(file, check(scan));
-  const isRepairable = hasOnly(before, REPAIRABLE);
+  const isRepairable = canRepair(before);
   if (what === 'leaks' && !hasOnly(before, LEAKS_ONLY)) {
     return { before, after: before, isConsistent: false, header };
   }
   const isClean = Object.keys(before.counts).length === 0;
   if (isClean) return finish(file, header, { before, after: before, isConsistent: true });
   const opened = await clearUnknownAutoclear(file, header);
-  const repaired = await repair(file, opened, scan, isRepairable);
+  const repaired = await repair(file, opened, scan, { what, mayLower: isRepairable });
   const after = await readFrom(file, check(new Scan(repaired, file.sizeBytes)));
   const isConsistent = isRepairable && after.corruptions + after.checkErrors === 0;
   return finish(file, repaired, { before, after, isConsistent });
@@ -85,14 +87,14 @@ export async function repairDirty(
   file: ImageFile,
   found: Qcow2Header,
   path: string,
-  notice?: (text: string) => void,
+  notice?: (text: string) => unknown,
 ): Promise<Qcow2Header> {
   if (!found.dirty) return found;
   const { before, after, header, isConsistent } = await repairImage(file, found, 'all');
   if (!isConsistent) throw notRepaired(path, after);
   const { leaks, corruptions } = before;
   const mended = `${leaks} leaked clusters, ${corruptions} wrong refcounts or flags`;
-  notice?.(`it was not closed; it was checked and repaired: ${mended}`);
+  await notice?.(`it was not closed; it was checked and repaired: ${mended}`);
   return header;
 }
 
@@ -105,8 +107,20 @@ function notRepaired(path: string, after: CheckReport): SluiceError {
   return new SluiceError('ERR_SLUICE_CORRUPT', message, { operation: 'open', path });
 }
 
+/** Nothing was found that a repair would leave as it is. */
+export function canRepair(report: CheckReport): boolean {
+  return hasOnly(report, REPAIRABLE);
+}
+
 function hasOnly({ counts }: CheckReport, kinds: ReadonlySet<string>): boolean {
   return Object.keys(counts).every((kind) => kinds.has(kind));
+}
+
+/** What may be changed. */
+interface Scope {
+  readonly what: 'leaks' | 'all';
+  /** R2. */
+  readonly mayLower: boolean;
 }
 
 /** R1: raise, flags, lower; or everything anew and then the flags. */
@@ -114,17 +128,17 @@ async function repair(
   file: ImageFile,
   header: Qcow2Header,
   scan: Scan,
-  mayLower: boolean,
+  { what, mayLower }: Scope,
 ): Promise<Qcow2Header> {
   const { counts } = scan;
   const target = (cluster: number): number => {
     const references = counts.references[cluster] as number;
     return mayLower ? references : Math.max(counts.refcounts[cluster] as number, references);
   };
-  if (!canSetInPlace(scan, target)) return rebuild(file, header, scan, mayLower);
+  if (!canSetInPlace(scan, target)) return rebuild(file, header, scan, { what, mayLower });
   await setRefcounts(file, scan, target, (refcount, wanted) => wanted > refcount);
   await file.sync();
-  await fixCopied(file, scan, target);
+  await fixCopied(file, scan, target, what);
   await file.sync();
   await setRefcounts(file, scan, target, (refcount, wanted) => wanted < refcount);
   await file.sync();
@@ -139,7 +153,7 @@ async function rebuild(
   file: ImageFile,
   header: Qcow2Header,
   checked: Scan,
-  mayLower: boolean,
+  { what, mayLower }: Scope,
 ): Promise<Qcow2Header> {
   if (checked.findings.counts['past-end'] !== undefined) return header;
   const scan = new Scan(header, file.sizeBytes);
@@ -150,7 +164,7 @@ async function rebuild(
     return Math.max(counts.references[cluster] as number, mayLower ? 0 : 1);
   };
   const rebuilt = await rebuildRefcounts(file, scan, target);
-  await fixCopied(file, scan, target);
+  await fixCopied(file, scan, target, what);
   await file.sync();
   return rebuilt;
 }

@@ -49,7 +49,7 @@ export interface SnapshotEditOptions {
   /** Rejects with its reason when aborted before the first write of the change. */
   readonly signal?: AbortSignal | undefined;
   /** Told what was found and mended before. */
-  readonly notice?: ((text: string) => void) | undefined;
+  readonly notice?: ((text: string) => unknown) | undefined;
 }
 
 /** What a new snapshot is. */

@@ -23,7 +23,7 @@ export interface Examined {
 /** How an image is looked at. */
 export interface ExamineOptions {
   readonly signal?: AbortSignal | undefined;
-  readonly notice?: ((text: string) => void) | undefined;
+  readonly notice?: ((text: string) => unknown) | undefined;
 }
 
 /** Clusters that nothing refers to; and flags, which are looked at here. */
