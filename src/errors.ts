@@ -11,7 +11,7 @@ export const ERROR_CODES = {
   ERR_SLUICE_BUSY: 'The disk is in the middle of something that must end first.',
   ERR_SLUICE_CLOSED: 'The disk was used after it was closed.',
   ERR_SLUICE_CONNECTION:
-    'An NBD server cannot be reached, closed the connection, or says what is not NBD.',
+    'An NBD server cannot be reached, or the other side says what its protocol does not have.',
   ERR_SLUICE_CORRUPT: 'The image is marked corrupt, or its metadata is damaged where it is needed.',
   ERR_SLUICE_DIRECT_UNSUPPORTED: 'O_DIRECT was asked for where the system does not offer it.',
   ERR_SLUICE_FILE_REFUSED:
