@@ -6,7 +6,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
-import { GUEST } from '../../scripts/guests.mjs';
+import { guestFolder } from '../../scripts/guests.mjs';
 import { ROOT } from '../../bench/root.ts';
 import { describeWithGuest } from './guest.ts';
 
@@ -27,7 +27,9 @@ describeWithGuest([], 'examples/v86.mjs', () => {
     sector.set([...BOOT_SECTOR, ...Buffer.from('hello from the disk\n')]);
     sector.set([0x55, 0xaa], SIGNATURE);
     writeFileSync(image, sector);
-    const child = spawn(process.execPath, ['examples/v86.mjs', image, 'raw', GUEST], { cwd: ROOT });
+    const child = spawn(process.execPath, ['examples/v86.mjs', image, 'raw', guestFolder('i386')], {
+      cwd: ROOT,
+    });
     let output = '';
     let errors = '';
     child.stderr.on('data', (bytes: Buffer) => (errors += bytes.toString()));
