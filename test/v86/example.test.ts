@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { guestFolder } from '../../scripts/guests.mjs';
 import { ROOT } from '../../bench/root.ts';
-import { describeWithGuest } from './guest.ts';
+import { describeWithGuest } from '../support/guests.ts';
 
 const SIGNATURE = 510;
 /** Writes the text behind it to the first serial port, then halts; loaded at 0x7c00. */
@@ -19,7 +19,7 @@ const BOOT_SECTOR = [
   [0xf4, 0xeb, 0xfd], // hlt; jmp hlt
 ].flat();
 
-describeWithGuest([], 'examples/v86.mjs', () => {
+describeWithGuest('i386', [], 'examples/v86.mjs', () => {
   it('boots the disk image, and closes it on SIGINT', async () => {
     const folder = mkdtempSync(join(tmpdir(), 'sluice-v86-'));
     const image = join(folder, 'disk.img');

@@ -7,23 +7,9 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { V86 } from 'v86';
-import { describe } from 'vitest';
-import type { Peer } from '../../scripts/peers.mjs';
-import { guestFolder, GUESTS, hasGuest } from '../../scripts/guests.mjs';
+import { guestFolder, GUESTS } from '../../scripts/guests.mjs';
 import type { V86Cpu } from '../../src/v86/cpu.ts';
-import { describeWithPeers } from '../support/peers.ts';
 import { cpio, type CpioEntry } from './cpio.ts';
-
-/** `describe` for tests that boot the guest, and need these programs. */
-export function describeWithGuest(
-  programs: readonly Peer[],
-  title: string,
-  body: () => void,
-): void {
-  if (hasGuest('i386')) return describeWithPeers(programs, title, body);
-  const skipReason = 'needs a Debian kernel for i386, which node scripts/guests.mjs fetches';
-  describe(title, { skip: true, meta: { skipReason } }, body);
-}
 
 const GUEST = guestFolder('i386');
 const RAM_BYTES = 128 << 20;
