@@ -15,8 +15,9 @@ export class BackEnd extends Running {
 
   static async serve(folder: Folder, options: readonly string[]): Promise<BackEnd> {
     const backEnd = new BackEnd(folder.file('disk.sock'), options);
-    await backEnd.firstLine();
-    return backEnd;
+    if (GREETING.test(`${await backEnd.firstLine()}\n`)) return backEnd;
+    await backEnd.stop('SIGKILL');
+    throw new Error(`it does not serve: ${backEnd.stderr}`);
   }
 
   /** What it has complained of. */
