@@ -10,7 +10,7 @@ import { once } from 'node:events';
 import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { fetchGuest } from './guests.mjs';
+import { fetchGuests } from './guests.mjs';
 import { installPeers } from './install-peers.mjs';
 import { ROOT } from './paths.mjs';
 import { prepare } from './prepare.mjs';
@@ -61,7 +61,7 @@ async function vitest(args) {
 if (prepare()) {
   await Promise.all(CHECKS.map((script) => check(script)));
   installPeers();
-  fetchGuest();
+  fetchGuests();
   await vitest(process.argv.slice(2));
 } else {
   totals.failed++;

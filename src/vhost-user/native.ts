@@ -12,7 +12,7 @@ import type * as koffi from 'koffi';
 import { SluiceError } from '../errors.ts';
 import { MAX_FDS } from './protocol.ts';
 
-/** What came of a call. */
+/** What came of a call. A front-end that was killed has ended, too. */
 export type Received = { readonly length: number; readonly fds: number[] } | 'later' | 'ended';
 
 /** The system calls. */
@@ -21,7 +21,10 @@ export interface VhostNative {
   addressOf(buffer: ArrayBufferLike): number;
   /** Reads from a unix socket, without waiting. @throws the system's error */
   receive(fd: number, into: Uint8Array): Received;
-  /** Writes a whole message, with a descriptor or without. @throws the system's error */
+  /**
+   * Writes a whole message, with a descriptor or without; to somebody who has gone, nothing.
+   * @throws the system's error
+   */
   send(fd: number, bytes: Uint8Array, passed?: number): void;
   /** Puts a part of a file in the place of memory. @throws the system's error */
   mapFile(address: number, length: number, fd: number, offset: number): void;
@@ -53,8 +56,9 @@ const F_SETFL = 4;
 const NONBLOCK = 0o4000;
 const EAGAIN = 11;
 const EINTR = 4;
-/** The peer has gone and left unread what was sent to it. */
+/** The other side has gone, with messages of ours that it has not read. */
 const ECONNRESET = 104;
+const EPIPE = 32;
 
 const CMSG_HEAD_BYTES = 16;
 const CONTROL_BYTES = CMSG_HEAD_BYTES + 4 * MAX_FDS;
@@ -141,7 +145,11 @@ class LibcCalls implements VhostNative {
       this.#message.setInt32(CONTROL_AT + CMSG_HEAD_BYTES, passed, true);
     }
     const sent = this.#sendmsg(fd, this.#messageAddress, MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (sent < 0) throw systemError('sendmsg', this.#koffi.errno());
+    if (sent < 0) {
+      const errno = this.#koffi.errno();
+      if (errno === EPIPE || errno === ECONNRESET) return;
+      throw systemError('sendmsg', errno);
+    }
     // A reply is smaller than any socket's buffer: who leaves none of it free does not read.
     if (sent < bytes.length) throw systemError('sendmsg', EAGAIN);
   }

@@ -26,6 +26,8 @@ export interface RunOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** What the program reads; null: what is typed later. */
   readonly input?: string | Uint8Array | null;
+  /** Signals go to all that it starts, too, and nothing of it is left when it ends. */
+  readonly group?: boolean;
 }
 
 /** A program that runs, and what it has said so far. */
@@ -34,11 +36,14 @@ export class Running implements AsyncDisposable {
   readonly outcome: Promise<Outcome>;
   stdout = '';
   stderr = '';
+  readonly #group: boolean;
   #heard: () => void = () => undefined;
 
   constructor(program: string, args: readonly string[], options: RunOptions = {}) {
+    this.#group = options.group === true;
     this.child = spawn(program, args, {
       cwd: options.cwd,
+      detached: this.#group,
       env: { ...process.env, ...options.env },
       stdio: ['pipe', 'pipe', 'pipe'],
       timeout: LONGEST_RUN_MS,
@@ -55,6 +60,7 @@ export class Running implements AsyncDisposable {
     // A program that ends without reading its input has said all it has to say by its exit code.
     this.child.stdin?.on('error', () => undefined);
     if (options.input !== null) this.child.stdin?.end(options.input);
+    if (this.#group) this.child.on('exit', () => this.#signal('SIGKILL'));
     this.outcome = this.#end();
   }
 
@@ -83,7 +89,7 @@ export class Running implements AsyncDisposable {
 
   /** Sends a signal and waits for the end. */
   async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<Outcome> {
-    this.child.kill(signal);
+    this.#signal(signal);
     return this.outcome;
   }
 
@@ -92,12 +98,26 @@ export class Running implements AsyncDisposable {
     await this.stop('SIGKILL');
   }
 
+  #signal(signal: NodeJS.Signals): void {
+    const { pid } = this.child;
+    if (!this.#group || pid === undefined) this.child.kill(signal);
+    else if (isRunning(-pid)) process.kill(-pid, signal);
+  }
+
   async #end(): Promise<Outcome> {
     const [code, signal] = (await once(this.child, 'close')) as [
       number | null,
       NodeJS.Signals | null,
     ];
     return { code, signal, stdout: this.stdout, stderr: this.stderr };
+  }
+}
+
+function isRunning(id: number): boolean {
+  try {
+    return process.kill(id, 0);
+  } catch {
+    return false;
   }
 }
 

@@ -11,7 +11,8 @@ import type { Disk } from '../../src/disk.ts';
 import { openDisk } from '../../src/node.ts';
 import { attachVirtioBlk, type VirtioBlk } from '../../src/v86.ts';
 import { hasDirect, scratchFolder } from '../backend/scratch.ts';
-import { createEmulator, describeWithGuest, Shell } from './guest.ts';
+import { describeWithGuest } from '../support/guests.ts';
+import { createEmulator, Shell } from './guest.ts';
 
 const MIB = 1 << 20;
 const RAW_BYTES = 64 * MIB;
@@ -91,7 +92,7 @@ function fileOnHost(image: string, path: string): Buffer {
   return readFileSync(out);
 }
 
-describeWithGuest(['qemu-img', 'mkfs.ext4'], 'a Debian guest in v86', () => {
+describeWithGuest('i386', ['qemu-img', 'mkfs.ext4'], 'a Debian guest in v86', () => {
   let machine: Machine;
 
   beforeAll(async () => {

@@ -6,9 +6,9 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
-import { GUEST } from '../../scripts/guests.mjs';
+import { guestFolder } from '../../scripts/guests.mjs';
 import { ROOT } from '../../bench/root.ts';
-import { describeWithGuest } from './guest.ts';
+import { describeWithGuest } from '../support/guests.ts';
 
 const SIGNATURE = 510;
 /** Writes the text behind it to the first serial port, then halts; loaded at 0x7c00. */
@@ -19,7 +19,7 @@ const BOOT_SECTOR = [
   [0xf4, 0xeb, 0xfd], // hlt; jmp hlt
 ].flat();
 
-describeWithGuest([], 'examples/v86.mjs', () => {
+describeWithGuest('i386', [], 'examples/v86.mjs', () => {
   it('boots the disk image, and closes it on SIGINT', async () => {
     const folder = mkdtempSync(join(tmpdir(), 'sluice-v86-'));
     const image = join(folder, 'disk.img');
@@ -27,7 +27,9 @@ describeWithGuest([], 'examples/v86.mjs', () => {
     sector.set([...BOOT_SECTOR, ...Buffer.from('hello from the disk\n')]);
     sector.set([0x55, 0xaa], SIGNATURE);
     writeFileSync(image, sector);
-    const child = spawn(process.execPath, ['examples/v86.mjs', image, 'raw', GUEST], { cwd: ROOT });
+    const child = spawn(process.execPath, ['examples/v86.mjs', image, 'raw', guestFolder('i386')], {
+      cwd: ROOT,
+    });
     let output = '';
     let errors = '';
     child.stderr.on('data', (bytes: Buffer) => (errors += bytes.toString()));

@@ -7,24 +7,11 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { V86 } from 'v86';
-import { describe } from 'vitest';
-import type { Peer } from '../../scripts/peers.mjs';
-import { GUEST, hasGuest, MODULES } from '../../scripts/guests.mjs';
+import { guestFolder, GUESTS } from '../../scripts/guests.mjs';
 import type { V86Cpu } from '../../src/v86/cpu.ts';
-import { describeWithPeers } from '../support/peers.ts';
 import { cpio, type CpioEntry } from './cpio.ts';
 
-/** `describe` for tests that boot the guest, and need these programs. */
-export function describeWithGuest(
-  programs: readonly Peer[],
-  title: string,
-  body: () => void,
-): void {
-  if (hasGuest()) return describeWithPeers(programs, title, body);
-  const skipReason = 'needs a Debian kernel for i386, which node scripts/guests.mjs fetches';
-  describe(title, { skip: true, meta: { skipReason } }, body);
-}
-
+const GUEST = guestFolder('i386');
 const RAM_BYTES = 128 << 20;
 /** So long the guest may boot, or be at a command. */
 const PATIENCE_MS = 100_000;
@@ -39,7 +26,7 @@ export PATH=/sbin:/bin
 /bin/busybox mount -t proc none /proc; mount -t sysfs none /sys; mount -t devtmpfs none /dev
 exec </dev/ttyS0 >/dev/ttyS0 2>&1
 stty -echo
-for module in ${MODULES.join(' ')}; do insmod /modules/$module.ko; done
+for module in ${GUESTS.i386.modules.join(' ')}; do insmod /modules/$module.ko; done
 export PS1= PS2=
 echo ${PROMPT}
 exec setsid cttyhack sh
