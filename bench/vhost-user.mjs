@@ -16,7 +16,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { openDisk, serveVhostUser } from '../dist/node.js';
-import { GUESTS, hasGuest } from '../scripts/guests.mjs';
+import { guestFolder, hasGuest } from '../scripts/guests.mjs';
 
 const SLUICE = fileURLToPath(new URL('../dist/bin.cjs', import.meta.url));
 const SOURCE = fileURLToPath(new URL('c/blkio-load.c', import.meta.url));
@@ -34,7 +34,10 @@ const { values: options } = parseArgs({
   },
 });
 
-/** @typedef {{ name: string, cache: 'writeback' | 'none', kind: string, depth: number }} Workload */
+/**
+ * @typedef {'writeback' | 'none'} Cache
+ * @typedef {{ name: string, cache: Cache, kind: string, depth: number }} Workload
+ */
 
 /** @type {Workload[]} */
 const WORKLOADS = /** @type {const} */ (['writeback', 'none']).flatMap((cache) =>
@@ -92,7 +95,7 @@ function processorSeconds(/** @type {number} */ pid) {
 async function measure(command, { kind, depth }) {
   rmSync(socket, { force: true });
   const [program = '', ...args] = command;
-  const server = spawn(program, args, { stdio: ['ignore', 'ignore', 'inherit'] });
+  const server = spawn(program, args, { stdio: 'ignore' });
   const ended = once(server, 'exit');
   while (!existsSync(socket)) await sleep(10);
   await sleep(200);
@@ -134,9 +137,18 @@ function thousands(/** @type {number[]} */ values) {
 
 try {
   if (!hasGuest('blkio')) throw new Error('libblkio is missing; run node scripts/guests.mjs');
-  const library = join(GUESTS.blkio.folder, 'libblkio.so.1');
+  const library = join(guestFolder('blkio'), 'lib/libblkio.so.1');
   run('gcc', ['-O2', '-o', load, SOURCE, library, `-Wl,-rpath,${dirname(library)}`]);
-  run('qemu-img', ['create', '-q', '-f', 'raw', '-o', 'preallocation=full', image, `${IMAGE_MIB}M`]);
+  run('qemu-img', [
+    'create',
+    '-q',
+    '-f',
+    'raw',
+    '-o',
+    'preallocation=full',
+    image,
+    `${IMAGE_MIB}M`,
+  ]);
   console.log('kIOPS of 4 KiB, median (lowest-highest); us: processor time of a request');
   /** @type {unknown[]} */
   const results = [];
@@ -163,7 +175,8 @@ try {
         `qemu-storage-daemon ${thousands(theirs.iops)}, ${median(theirs.micros).toFixed(1)} us`,
     );
   }
-  if (options.json !== undefined) writeFileSync(options.json, JSON.stringify(results, undefined, 1));
+  if (options.json !== undefined)
+    writeFileSync(options.json, JSON.stringify(results, undefined, 1));
 } finally {
   rmSync(folder, { recursive: true, force: true });
 }
