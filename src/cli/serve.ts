@@ -12,11 +12,11 @@
  */
 import type { NbdServer } from '../node.ts';
 import { summaryText } from './activity.ts';
-import { followCommand, releaseCommand } from './fork.ts';
+import { releaseCommand } from './fork.ts';
 import { showHints } from './hints.ts';
 import { listen } from './listen.ts';
 import { PidFile } from './pid-file.ts';
-import { drawStatus, openImage, sampleOf, watchHealth } from './served-image.ts';
+import { drawStatus, openImage, sampleOf, toTheEnd, watchHealth } from './served-image.ts';
 import type { ServeOptions } from './serve-command.ts';
 import { stopRequested } from './stop.ts';
 import type { Terminal } from './terminal.ts';
@@ -27,14 +27,7 @@ export async function serve(
   options: ServeOptions,
   terminal: Terminal,
 ): Promise<void> {
-  followCommand();
-  let summary: string;
-  try {
-    summary = await serveImage(image, options, terminal);
-  } finally {
-    await terminal.clear();
-  }
-  if (terminal.interactive) terminal.line(summary);
+  await toTheEnd(terminal, () => serveImage(image, options, terminal));
 }
 
 /** Answers with what was done. On the way out the disk is flushed and closed. */

@@ -5,6 +5,7 @@ import type { CacheModeName } from '../cache-mode.ts';
 import { corruptionText } from '../corruption.ts';
 import { type Disk, FileTrace, type ImageFormat, type NamedFilePolicy, openDisk } from '../node.ts';
 import { type Sample, statusTexts } from './activity.ts';
+import { followCommand } from './fork.ts';
 import type { Terminal } from './terminal.ts';
 import { readKey } from './verbs/key.ts';
 
@@ -27,6 +28,18 @@ export interface ServedImageOptions {
 }
 
 const REDRAW_MS = 500;
+
+/** Serves, and says on a terminal what was done. */
+export async function toTheEnd(terminal: Terminal, serve: () => Promise<string>): Promise<void> {
+  followCommand();
+  let summary: string;
+  try {
+    summary = await serve();
+  } finally {
+    await terminal.clear();
+  }
+  if (terminal.interactive) terminal.line(summary);
+}
 
 /** Opens what is served. */
 export async function openImage(

@@ -1,11 +1,11 @@
 /** `sluice vhost-user`: opens the image, then listens, then waits for a signal. */
 import { type Disk, serveVhostUser, type VhostUserServer } from '../node.ts';
 import { summaryText } from './activity.ts';
-import { followCommand, releaseCommand } from './fork.ts';
+import { releaseCommand } from './fork.ts';
 import { UNSAFE } from './hints.ts';
 import { listenRefusal, socketPath } from './listen.ts';
 import { PidFile } from './pid-file.ts';
-import { drawStatus, openImage, sampleOf, watchHealth } from './served-image.ts';
+import { drawStatus, openImage, sampleOf, toTheEnd, watchHealth } from './served-image.ts';
 import { stopRequested } from './stop.ts';
 import type { Terminal } from './terminal.ts';
 import type { VhostUserCommandOptions } from './vhost-user-command.ts';
@@ -16,14 +16,7 @@ export async function serveVhost(
   options: VhostUserCommandOptions,
   terminal: Terminal,
 ): Promise<void> {
-  followCommand();
-  let summary: string;
-  try {
-    summary = await serveImage(image, options, terminal);
-  } finally {
-    await terminal.clear();
-  }
-  if (terminal.interactive) terminal.line(summary);
+  await toTheEnd(terminal, () => serveImage(image, options, terminal));
 }
 
 async function serveImage(
