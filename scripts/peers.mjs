@@ -11,6 +11,7 @@ export const PEERS = {
   'qemu-system-x86_64': ['qemu-system-x86'],
   nbdkit: ['nbdkit'],
   nbdcopy: ['libnbd-bin'],
+  nbdfuse: ['libnbd-bin'],
   nbdinfo: ['libnbd-bin'],
   nbdsh: ['python3-libnbd'],
   fio: ['fio'],
