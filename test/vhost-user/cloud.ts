@@ -27,27 +27,38 @@ poweroff -f
 `;
 
 export interface CloudOptions {
-  readonly queues: number;
+  /** QEMU's arguments for it. */
+  readonly disk: readonly string[];
+  readonly processors: number;
   /** A script for busybox. */
   readonly job: string;
+}
+
+/** A disk by vhost-user-blk. */
+export function vhostUserDisk(socket: string, queues: number): string[] {
+  const channel = ['-chardev', `socket,id=disk,path=${socket},reconnect=1`];
+  return [...channel, '-device', `vhost-user-blk-pci,chardev=disk,num-queues=${queues}`];
+}
+
+/** A disk by NBD, which the guest flushes. */
+export function nbdDisk(socket: string): string[] {
+  const server = `driver=nbd,node-name=disk,server.type=unix,server.path=${socket}`;
+  return ['-blockdev', server, '-device', 'virtio-blk-pci,drive=disk'];
 }
 
 /** Boots a guest that does the job and halts. */
 export async function bootCloud(
   folder: Folder,
-  socket: string,
-  { queues, job }: CloudOptions,
+  { disk, processors, job }: CloudOptions,
 ): Promise<Running> {
   const initrd = folder.file('initrd');
   await writeFile(initrd, initramfs(job));
   const plain = ['-nodefaults', '-display', 'none', '-serial', 'stdio', '-no-reboot'];
-  const cpus = ['-accel', 'tcg', '-smp', String(queues)];
+  const cpus = ['-accel', 'tcg', '-smp', String(processors)];
   const memory = `memory-backend-memfd,id=mem,size=${RAM_MIB}M,share=on`;
   const ram = ['-m', String(RAM_MIB), '-object', memory, '-machine', 'pc,memory-backend=mem'];
   const kernel = ['-kernel', join(GUEST, 'vmlinuz'), '-initrd', initrd, '-append', COMMAND_LINE];
-  const channel = ['-chardev', `socket,id=disk,path=${socket},reconnect=1`];
-  const disk = ['-device', `vhost-user-blk-pci,chardev=disk,num-queues=${queues}`];
-  const args = [...plain, ...cpus, ...ram, ...kernel, ...channel, ...disk];
+  const args = [...plain, ...cpus, ...ram, ...kernel, ...disk];
   return new Running('qemu-system-x86_64', args);
 }
 

@@ -9,7 +9,7 @@ import { checkExt4, systemPath } from '../e2e/image.ts';
 import { Random } from '../engine/random.ts';
 import { describeWithGuest } from '../support/guests.ts';
 import { BackEnd } from './back-end.ts';
-import { bootCloud } from './cloud.ts';
+import { bootCloud, vhostUserDisk } from './cloud.ts';
 
 const SEED = Number(process.env['SLUICE_E2E_SEED'] ?? Date.now() % 1_000_000);
 /** How often a back-end is killed. */
@@ -53,7 +53,11 @@ describeWithGuest('cloud', ['qemu-system-x86_64', 'mkfs.ext4'], 'a killed back-e
     const serve = (kill: number): Promise<BackEnd> =>
       BackEnd.serve(folder, ['--num-queues', String(queues), '--trace', trace(kill), image]);
     let backEnd = await serve(0);
-    await using guest = await bootCloud(folder, backEnd.socket, { queues, job: jobOf(cache) });
+    await using guest = await bootCloud(folder, {
+      disk: vhostUserDisk(backEnd.socket, queues),
+      processors: queues,
+      job: jobOf(cache),
+    });
     for (let kill = 1; kill <= KILLS; kill++) {
       const files = (kill - 1) * FILES_FOR_A_KILL + 1 + random.below(FILES_FOR_A_KILL);
       await guest.shows(new RegExp(`ACK ${files}\n`));
