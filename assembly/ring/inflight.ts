@@ -2,12 +2,12 @@
 // vhost-user, "Inflight I/O tracking". The next process finds in it what was taken and not
 // returned.
 //
-// I1  A chain is in the record before anything of it is done.
-// I2  A chain leaves it when the driver can see its used entry. What a batch of used entries leaves
+// Y1  A chain is in the record before anything of it is done.
+// Y2  A chain leaves it when the driver can see its used entry. What a batch of used entries leaves
 //     can be told from outside at every moment: the list from LAST_BATCH_HEAD, as long as the used
 //     index is ahead of USED_INDEX.
-// I3  What the last process has left comes first, in the order in which it was taken.
-// I4  Others can write to the record, as to the rings: heads out of it are checked like theirs.
+// Y3  What the last process has left comes first, in the order in which it was taken.
+// Y4  Others can write to the record, as to the rings: heads out of it are checked like theirs.
 
 import {
   INFLIGHT_LAST_BATCH_HEAD,
@@ -25,7 +25,7 @@ export function leftOver(queue: Queue): u32 {
   return queue.resubmits - queue.resubmitted;
 }
 
-/** The next of them (I3); there is one. */
+/** The next of them (Y3); there is one. */
 export function takeLeftOver(queue: Queue): u32 {
   const order = stateAt(queue, queue.size);
   const head = <u32>load<u16>(order + <usize>queue.resubmitted * 2);
@@ -33,7 +33,7 @@ export function takeLeftOver(queue: Queue): u32 {
   return head;
 }
 
-/** I1: of a chain that was not in the record. */
+/** Y1: of a chain that was not in the record. */
 export function enterRecord(queue: Queue, head: u32): void {
   const state = stateAt(queue, head);
   store<u64>(state, queue.counter, INFLIGHT_STATE_COUNTER);
@@ -49,13 +49,13 @@ export function joinBatch(queue: Queue, head: u32): void {
   store<u16>(record, <u16>head, INFLIGHT_LAST_BATCH_HEAD);
 }
 
-/** I2: the driver sees the batch. */
+/** Y2: the driver sees the batch. */
 export function leaveRecord(queue: Queue): void {
   const record = <usize>queue.inflight;
   const ended = (queue.used - <u32>load<u16>(record, INFLIGHT_USED_INDEX)) & 0xffff;
   let head = <u32>load<u16>(record, INFLIGHT_LAST_BATCH_HEAD);
   for (let count = min(ended, queue.size); count > 0; count--) {
-    // I4: the size is a power of two.
+    // Y4: the size is a power of two.
     const state = stateAt(queue, head & (queue.size - 1));
     store<u8>(state, 0, INFLIGHT_STATE_FLAG);
     head = <u32>load<u16>(state, INFLIGHT_STATE_NEXT);

@@ -9,15 +9,52 @@ const TAKE = 'assembly/ring/take.ts';
 const USED = 'assembly/ring/used.ts';
 const QUEUE = 'assembly/ring/queue.ts';
 const SLOT = 'assembly/ring/slot.ts';
+const INFLIGHT = 'assembly/ring/inflight.ts';
 const PEEK = 'assembly/ring/peek.ts';
 const GUEST = 'assembly/guest.ts';
 const PUMP = 'assembly/pump.ts';
 
 /** @type {readonly import('./mutant.mjs').Mutant[]} */
+const RECORDS = [
+  mutant('Y1: a chain that was taken is not marked', INFLIGHT, {
+    find: 'store<u8>(state, 1, INFLIGHT_STATE_FLAG);',
+    replace: '',
+  }),
+  mutant('Y1: nobody can tell in which order chains were taken', INFLIGHT, {
+    find: 'queue.counter += 1;',
+    replace: '',
+  }),
+  mutant('Y2: what was returned stays in the record', INFLIGHT, {
+    find: 'store<u8>(state, 0, INFLIGHT_STATE_FLAG);',
+    replace: '',
+  }),
+  mutant('Y2: the used index of the record stays behind', INFLIGHT, {
+    find: 'store<u16>(record, <u16>queue.used, INFLIGHT_USED_INDEX);',
+    replace: '',
+  }),
+  mutant('Y2: a batch has no list', INFLIGHT, {
+    find: 'store<u16>(stateAt(queue, head), last, INFLIGHT_STATE_NEXT);',
+    replace: '',
+  }),
+  mutant('Y2: a chain is struck out before its used entry can be seen', SPLIT, {
+    find: 'if (queue.inflight != 0) joinBatch(queue, head);',
+    replace: 'if (queue.inflight != 0) { joinBatch(queue, head); leaveRecord(queue); }',
+  }),
+  mutant('Y3: what was left comes last', TAKE, {
+    find: 'const isLeftOver = leftOver(queue) != 0;',
+    replace: 'const isLeftOver = leftOver(queue) != 0 && availableSplit(queue) <= leftOver(queue);',
+  }),
+  mutant('Y3: what was left gets another place in the record', TAKE, {
+    find: 'if (queue.inflight != 0 && !isLeftOver) enterRecord(queue, head);',
+    replace: 'if (queue.inflight != 0) enterRecord(queue, head);',
+  }),
+];
+
+/** @type {readonly import('./mutant.mjs').Mutant[]} */
 const RINGS = [
   mutant('Q1: an index that goes back is believed', SPLIT, {
-    find: 'return waiting > queue.size ? TOO_MANY : waiting;',
-    replace: 'return waiting;',
+    find: 'return waiting > queue.size ? TOO_MANY : waiting + leftOver(queue);',
+    replace: 'return waiting + leftOver(queue);',
   }),
   mutant('Q1: what is in flight does not count', SPLIT, {
     find: 'if (((index - queue.used) & 0xffff) > queue.size) return TOO_MANY;',
@@ -415,4 +452,4 @@ const REQUESTS = [
 ];
 
 /** All of them. */
-export const RING_MUTANTS = [...RINGS, ...REQUESTS];
+export const RING_MUTANTS = [...RINGS, ...RECORDS, ...REQUESTS];
