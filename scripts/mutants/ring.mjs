@@ -36,10 +36,6 @@ const RECORDS = [
     find: 'store<u16>(stateAt(queue, head), last, INFLIGHT_STATE_NEXT);',
     replace: '',
   }),
-  mutant('Y2: a chain is struck out before its used entry can be seen', SPLIT, {
-    find: 'if (queue.inflight != 0) joinBatch(queue, head);',
-    replace: 'if (queue.inflight != 0) { joinBatch(queue, head); leaveRecord(queue); }',
-  }),
   mutant('Y3: what was left comes last', TAKE, {
     find: 'const isLeftOver = leftOver(queue) != 0;',
     replace: 'const isLeftOver = leftOver(queue) != 0 && availableSplit(queue) <= leftOver(queue);',
