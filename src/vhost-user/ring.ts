@@ -97,6 +97,8 @@ export class VhostRing {
       inflight: record,
     });
     this.#isAttached = true;
+    // The last process may have been killed between a used entry and its interrupt.
+    this.call?.ring();
   }
 
   /** G3. */

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 
 import { type Folder, run, succeed } from '../cli/sluice.ts';
 import { systemPath } from '../e2e/image.ts';
-import type { Format } from './images.ts';
+import type { Stored } from './images.ts';
 
 const LINES_MOST = 2000;
 const ACKNOWLEDGED = /^ACK (?<name>\S+)\r?\n/gm;
@@ -40,7 +40,7 @@ export function acknowledged(shown: string): string[] {
 /** Those of `names` that a file system lacks, or has with other contents, after its recovery. */
 export async function lostFiles(
   folder: Folder,
-  { image, format }: { image: string; format: Format },
+  { image, format }: Stored,
   names: readonly string[],
 ): Promise<string[]> {
   const [copy, tree] = [folder.file('copy.img'), folder.file('tree')];

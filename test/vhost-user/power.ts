@@ -3,7 +3,7 @@
  * cache in the memory of nbdkit, which is killed.
  */
 import { existsSync } from 'node:fs';
-import { mkdir } from 'node:fs/promises';
+import { mkdir, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
@@ -40,8 +40,11 @@ export class VolatileDisk implements AsyncDisposable {
 
   /** Over an image, whose contents are those that are stable. */
   static async mount(folder: Folder, image: string): Promise<VolatileDisk> {
+    const socket = folder.file('nbd.sock');
     await mkdir(folder.file('mounted'), { recursive: true });
-    const disk = new VolatileDisk(folder.file('mounted/disk'), folder.file('nbd.sock'), image);
+    // The last one was killed, and has left it.
+    await rm(socket, { force: true });
+    const disk = new VolatileDisk(folder.file('mounted/disk'), socket, image);
     while (!existsSync(disk.path)) {
       if (disk.#fuse.child.exitCode !== null) throw new Error(disk.#fuse.stderr);
       await sleep(POLL_MS);

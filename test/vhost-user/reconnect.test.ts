@@ -4,12 +4,12 @@
 import { readFile } from 'node:fs/promises';
 import { expect, it } from 'vitest';
 
-import { Folder, succeed } from '../cli/sluice.ts';
-import { checkExt4, systemPath } from '../e2e/image.ts';
+import { Folder } from '../cli/sluice.ts';
 import { Random } from '../engine/random.ts';
 import { describeWithGuest } from '../support/guests.ts';
 import { BackEnd } from './back-end.ts';
 import { bootCloud, vhostUserDisk } from './cloud.ts';
+import { checkDisk, ext4Image, servingOf } from './images.ts';
 
 const SEED = Number(process.env['SLUICE_E2E_SEED'] ?? Date.now() % 1_000_000);
 /** How often a back-end is killed. */
@@ -39,43 +39,50 @@ umount /disk
 dmesg | grep -iE 'error|timeout|hung' || echo 'no errors'
 `;
 
-describeWithGuest('cloud', ['qemu-system-x86_64', 'mkfs.ext4'], 'a killed back-end', () => {
-  it.for([
-    ['write back', 1],
-    ['write through', 2],
-  ] as const)('is replaced: %s, queues %i', async ([cache, queues]) => {
-    process.stdout.write(`a killed back-end: SLUICE_E2E_SEED=${SEED}\n`);
-    const random = new Random(SEED);
-    await using folder = await Folder.make();
-    const image = await folder.image('disk.img', SIZE_BYTES);
-    await succeed('mkfs.ext4', ['-q', '-F', image], { env: systemPath() });
-    const trace = (kill: number): string => folder.file(`trace-${kill}`);
-    const serve = (kill: number): Promise<BackEnd> =>
-      BackEnd.serve(folder, ['--num-queues', String(queues), '--trace', trace(kill), image]);
-    let backEnd = await serve(0);
-    await using guest = await bootCloud(folder, {
-      disk: vhostUserDisk(backEnd.socket, queues),
-      processors: queues,
-      job: jobOf(cache),
+describeWithGuest(
+  'cloud',
+  ['qemu-system-x86_64', 'mkfs.ext4', 'qemu-img'],
+  'a killed back-end',
+  () => {
+    it.for([
+      ['SIGKILL', 'write back', 'raw', 1],
+      ['SIGKILL', 'write through', 'qcow2', 2],
+      ['SIGTERM', 'write back', 'qcow2', 2],
+    ] as const)('is replaced: %s, %s, %s, queues %i', async ([signal, cache, format, queues]) => {
+      process.stdout.write(`a killed back-end: SLUICE_E2E_SEED=${SEED}\n`);
+      const random = new Random(SEED);
+      await using folder = await Folder.make();
+      const image = await ext4Image(folder, format, SIZE_BYTES);
+      const trace = (kill: number): string => folder.file(`trace-${kill}`);
+      const serve = (kill: number): Promise<BackEnd> => {
+        const options = ['--num-queues', String(queues), '--trace', trace(kill)];
+        return BackEnd.serve(folder, [...options, ...servingOf(folder, format, image)]);
+      };
+      let backEnd = await serve(0);
+      await using guest = await bootCloud(folder, {
+        disk: vhostUserDisk(backEnd.socket, queues),
+        processors: queues,
+        job: jobOf(cache),
+      });
+      for (let kill = 1; kill <= KILLS; kill++) {
+        const files = (kill - 1) * FILES_FOR_A_KILL + 1 + random.below(FILES_FOR_A_KILL);
+        await guest.shows(new RegExp(`ACK ${files}\n`));
+        await new Promise((resolve) => setTimeout(resolve, random.below(60)));
+        await backEnd.stop(signal);
+        backEnd = await serve(kill);
+      }
+      await using last = backEnd;
+      const { stdout } = await guest.outcome;
+      expect(stdout).toContain(`${(KILLS + 1) * FILES_FOR_A_KILL} files are right`);
+      expect(stdout).toContain(`cache: ${cache}`);
+      expect(stdout).toContain('no errors');
+      expect(await last.stop()).toMatchObject({ code: 0 });
+      expect(last.complaints).toBe('');
+      expect(await cacheAtFirst(trace(KILLS))).toBe(cache);
+      await checkDisk(folder, { image, format }, signal === 'SIGKILL');
     });
-    for (let kill = 1; kill <= KILLS; kill++) {
-      const files = (kill - 1) * FILES_FOR_A_KILL + 1 + random.below(FILES_FOR_A_KILL);
-      await guest.shows(new RegExp(`ACK ${files}\n`));
-      await new Promise((resolve) => setTimeout(resolve, random.below(60)));
-      await backEnd.stop('SIGKILL');
-      backEnd = await serve(kill);
-    }
-    await using last = backEnd;
-    const { stdout } = await guest.outcome;
-    expect(stdout).toContain(`${(KILLS + 1) * FILES_FOR_A_KILL} files are right`);
-    expect(stdout).toContain(`cache: ${cache}`);
-    expect(stdout).toContain('no errors');
-    expect(await last.stop()).toMatchObject({ code: 0 });
-    expect(last.complaints).toBe('');
-    expect(await cacheAtFirst(trace(KILLS))).toBe(cache);
-    await checkExt4(image);
-  });
-});
+  },
+);
 
 /** The write cache with which a back-end has begun. */
 async function cacheAtFirst(trace: string): Promise<string> {

@@ -9,7 +9,7 @@ import { openDisk, serveVhostUser } from '../../src/node.ts';
 import { Folder } from '../cli/sluice.ts';
 import { obstacle } from '../e2e/image.ts';
 import { describeWithGuest } from '../support/guests.ts';
-import { checkDisk, type Format, FORMATS, noisyImage } from './images.ts';
+import { checkDisk, type Format, FORMATS, noisyImage, type Stored } from './images.ts';
 import { runUml } from './uml.ts';
 
 const SIZE_BYTES = 48 << 20;
@@ -71,13 +71,13 @@ async function useDisk(
   if (reason !== undefined) context.skip(reason);
   const image = await noisyImage(folder, format, SIZE_BYTES);
   const use = await serveWhile(folder, { image, format, mode });
-  await checkDisk(folder, format, image);
+  await checkDisk(folder, { image, format });
   return use;
 }
 
 async function serveWhile(
   folder: Folder,
-  { image, format, mode }: { image: string; format: Format; mode: CacheMode },
+  { image, format, mode }: Stored & { readonly mode: CacheMode },
 ) {
   const backing = format === 'qcow2' ? { folders: [folder.path] } : undefined;
   await using disk = await openDisk(image, { format, cache: mode, writable: true, backing });
