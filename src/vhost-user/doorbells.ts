@@ -1,14 +1,12 @@
-/** The descriptors with which the two sides ring each other's bells: eventfds, pipes or sockets. */
-import { closeSync, fstatSync, readlinkSync, writeSync } from 'node:fs';
+/**
+ * The descriptors with which the two sides ring each other's bells: eventfds, pipes or sockets.
+ * Both sides share whether they block, so not to wait is asked for in each call.
+ */
+import { closeSync, fstatSync, readlinkSync } from 'node:fs';
 
 import type { StreamHandle } from './front-end.ts';
 import type { VhostNative } from './native.ts';
 import { broken } from './protocol.ts';
-
-const EVENT_BYTES = 8;
-const ONE = new Uint8Array(new BigUint64Array([1n]).buffer);
-/** The bell rings already, or its owner has gone. */
-const IGNORED: ReadonlySet<string | undefined> = new Set(['EAGAIN', 'EPIPE', 'ECONNRESET']);
 
 /**
  * Refuses what cannot be waited for: the event loop would end this process for it.
@@ -21,18 +19,25 @@ function checkBell(fd: number): void {
   throw broken('a descriptor for a ring that is no eventfd, pipe or socket');
 }
 
-/** Calls back whenever the other side rings. Takes the descriptor. */
+/** Calls back whenever the other side rings. Has the descriptor unless the constructor throws. */
 export class Kick {
   readonly #handle: StreamHandle;
-  /** The handle has its address, and nothing else keeps it. */
-  readonly #count = new Uint8Array(EVENT_BYTES);
+  /** Without room, as in FrontEnd (F1). */
+  readonly #nothing = new Uint8Array(0);
 
-  constructor(fd: number, newHandle: () => StreamHandle, rung: () => void) {
+  constructor(fd: number, newHandle: () => StreamHandle, native: VhostNative, rung: () => void) {
     checkBell(fd);
     this.#handle = newHandle();
-    this.#handle.open(fd);
-    this.#handle.useUserBuffer(this.#count);
-    this.#handle.onread = rung;
+    const error = this.#handle.open(fd);
+    if (error !== undefined && error !== 0) {
+      throw broken('a descriptor for a ring that cannot be read');
+    }
+    this.#handle.useUserBuffer(this.#nothing);
+    this.#handle.onread = () => {
+      // It has been closed, or somebody else has heard it.
+      if (native.silence(fd)) rung();
+      else this.#handle.readStop();
+    };
     this.#handle.readStart();
   }
 
@@ -43,23 +48,20 @@ export class Kick {
   }
 }
 
-/** Rings the other side's bell. Takes the descriptor. */
+/** Rings the other side's bell. Has the descriptor unless the constructor throws. */
 export class Call {
   readonly #fd: number;
+  readonly #native: VhostNative;
 
   constructor(fd: number, native: VhostNative) {
     checkBell(fd);
-    // A front-end that does not listen must not stop us.
-    native.doNotBlock(fd);
     this.#fd = fd;
+    this.#native = native;
   }
 
+  /** Nothing happens when it rings already, or nobody can hear it any more. */
   ring(): void {
-    try {
-      writeSync(this.#fd, ONE);
-    } catch (error) {
-      if (!IGNORED.has((error as NodeJS.ErrnoException).code)) throw error;
-    }
+    this.#native.ring(this.#fd);
   }
 
   close(): void {

@@ -5,6 +5,7 @@
  * F1  libuv has no recvmsg that hands out descriptors. So it is given a buffer without room: it
  *     tells of bytes that can be read and reads none, and they are read here, without waiting.
  * F2  Nothing is read while a message is being worked on: a front-end that sends more waits.
+ *     Nor does one that never stops keep this process from other work.
  * F3  A descriptor belongs to the message that it came with, and what nobody takes is closed.
  */
 import { closeSync } from 'node:fs';
@@ -16,6 +17,7 @@ import {
   broken,
   HEADER_BYTES,
   LEAST_PAYLOAD,
+  MAX_FDS,
   type Message,
   nameOf,
   parseHeader,
@@ -28,7 +30,8 @@ export interface StreamHandle {
   useUserBuffer(buffer: Uint8Array): void;
   readStart(): number;
   readStop(): number;
-  open(fd: number): void;
+  /** Answers a libuv error, or nothing. */
+  open(fd: number): number | undefined;
   close(closed?: () => void): void;
 }
 
@@ -45,6 +48,9 @@ export function handleOf(socket: Socket): StreamHandle {
   );
 }
 
+/** Read without a turn of the event loop. */
+const MESSAGES_OF_A_TURN = 32;
+
 export class FrontEnd {
   readonly #socket: Socket;
   readonly #handle: StreamHandle;
@@ -52,7 +58,10 @@ export class FrontEnd {
   /** Without room (F1). */
   readonly #nothing = new Uint8Array(0);
   #wake: (() => void) | undefined;
+  #isStopped = false;
   #isClosed = false;
+  /** Messages that were there already when they were asked for. */
+  #ready = 0;
 
   constructor(socket: Socket, native: VhostNative) {
     this.#socket = socket;
@@ -78,6 +87,9 @@ export class FrontEnd {
    */
   async next(): Promise<Message | undefined> {
     const fds: number[] = [];
+    this.#ready += 1;
+    if (this.#ready % MESSAGES_OF_A_TURN === 0)
+      await new Promise((resolve) => setImmediate(resolve));
     try {
       const head = new Uint8Array(HEADER_BYTES);
       if (!(await this.#fill(head, fds))) return undefined;
@@ -101,10 +113,15 @@ export class FrontEnd {
     if (!this.#isClosed) this.#native.send(this.#handle.fd, bytes, fd);
   }
 
-  /** What waits for the next message is told that there is none. */
-  close(): void {
-    this.#isClosed = true;
+  /** Nothing more is read: what waits for the next message is told that there is none. */
+  stop(): void {
+    this.#isStopped = true;
     this.#wake?.();
+  }
+
+  close(): void {
+    this.stop();
+    this.#isClosed = true;
     // Not from inside of onread: the handle is in use there.
     setImmediate(() => this.#socket.destroy());
   }
@@ -112,7 +129,7 @@ export class FrontEnd {
   /** False: the connection has ended before the first byte. */
   async #fill(into: Uint8Array, fds: number[]): Promise<boolean> {
     for (let at = 0; at < into.length;) {
-      if (this.#isClosed) return false;
+      if (this.#isStopped) return false;
       const got = this.#native.receive(this.#handle.fd, into.subarray(at));
       if (got === 'later') await this.#readable();
       else if (got === 'ended') {
@@ -120,6 +137,7 @@ export class FrontEnd {
         return false;
       } else {
         fds.push(...got.fds);
+        if (fds.length > MAX_FDS) throw broken(`more than ${MAX_FDS} descriptors at once`);
         at += got.length;
       }
     }

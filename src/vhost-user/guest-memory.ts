@@ -62,7 +62,13 @@ export class GuestMemory {
     const length = roundUp(skipped + Number(sizeBytes), page);
     const base = this.#native.addressOf(this.memory.buffer);
     const span = this.#reserve(length, page, base);
-    this.#native.mapFile(base + span.start, length, fd, offset - skipped);
+    try {
+      this.#native.mapFile(base + span.start, length, fd, offset - skipped);
+    } catch (error) {
+      // What was there may be gone all the same.
+      this.#release(span, base);
+      throw error;
+    }
     return { address: span.start + skipped, release: () => this.#release(span, base) };
   }
 

@@ -24,6 +24,14 @@ export interface InflightShape {
   readonly queueSize: number;
 }
 
+/** Where the records are. */
+export interface InflightFile {
+  readonly fd: number;
+  readonly at: bigint;
+  readonly size: bigint;
+  readonly shape: InflightShape;
+}
+
 /** The write cache, as the last process has left it. */
 export type KeptCache = 'unknown' | 'on' | 'off';
 
@@ -88,6 +96,12 @@ export class Inflight {
     }
     endBatch(record, size, usedIndex);
     return { address, ...leftIn(record, size) };
+  }
+
+  /** The rings have been reset: nothing of them is in flight. */
+  clear(): void {
+    const { address } = this.#mapping;
+    new Uint8Array(this.#memory.buffer, address, inflightBytes(this.#shape)).fill(0);
   }
 
   release(): void {

@@ -32,8 +32,10 @@ export interface VhostNative {
   mapNothing(address: number, length: number): void;
   /** A file in memory that has no name, of `length` zeroes. @throws the system's error */
   createFile(name: string, length: number): number;
-  /** Writes to the descriptor never wait. */
-  doNotBlock(fd: number): void;
+  /** Reads what a bell has counted, without waiting; false: it cannot be read. */
+  silence(fd: number): boolean;
+  /** Rings a bell, without waiting; nobody hears of what goes wrong. */
+  ring(fd: number): void;
 }
 
 type Koffi = typeof koffi;
@@ -51,9 +53,12 @@ const MSG_NOSIGNAL = 0x4000;
 const MSG_CMSG_CLOEXEC = 0x4000_0000;
 const MSG_CTRUNC = 0x08;
 const MFD_CLOEXEC = 1;
-const F_SETFL = 4;
-/** A status flag of F_SETFL. */
-const NONBLOCK = 0o4000;
+const RWF_NOWAIT = 8;
+const POLLOUT = 4;
+// An iovec for the count of a bell, the count, and a struct pollfd.
+const COUNT_AT = 16;
+const COUNT_BYTES = 8;
+const POLLFD_AT = 24;
 const EAGAIN = 11;
 const EINTR = 4;
 /** The other side has gone, with messages of ours that it has not read. */
@@ -103,9 +108,13 @@ class LibcCalls implements VhostNative {
   readonly #mmap: (...args: number[]) => number;
   readonly #memfd: (name: string, flags: number) => number;
   readonly #ftruncate: (fd: number, length: number) => number;
-  readonly #fcntl: (fd: number, command: number, flags: number) => number;
+  readonly #preadv2: (...args: number[]) => number;
+  readonly #poll: (address: number, count: number, timeout: number) => number;
+  readonly #write: (fd: number, address: number, length: number) => number;
   readonly #message = new DataView(new ArrayBuffer(CONTROL_AT + CONTROL_BYTES));
   readonly #messageAddress: number;
+  readonly #bell = new DataView(new ArrayBuffer(POLLFD_AT + 8));
+  readonly #bellAddress: number;
 
   constructor(koffi: Koffi, libc: koffi.LibraryHandle) {
     this.#koffi = koffi;
@@ -115,8 +124,14 @@ class LibcCalls implements VhostNative {
     this.#mmap = libc.func('mmap', 'int64_t', mmapArguments);
     this.#memfd = libc.func('memfd_create', 'int', ['str', 'uint']);
     this.#ftruncate = libc.func('ftruncate', 'int', ['int', 'int64_t']);
-    this.#fcntl = libc.func('fcntl', 'int', ['int', 'int', 'int64_t']);
+    const vector = ['int', 'uintptr_t', 'int', 'int64_t', 'int'];
+    this.#preadv2 = libc.func('preadv2', 'int64_t', vector);
+    this.#poll = libc.func('poll', 'int', ['uintptr_t', 'ulong', 'int']);
+    this.#write = libc.func('write', 'int64_t', ['int', 'uintptr_t', 'size_t']);
     this.#messageAddress = this.addressOf(this.#message.buffer);
+    this.#bellAddress = this.addressOf(this.#bell.buffer);
+    this.#bell.setBigUint64(0, BigInt(this.#bellAddress + COUNT_AT), true);
+    this.#bell.setBigUint64(8, BigInt(COUNT_BYTES), true);
   }
 
   addressOf(buffer: ArrayBufferLike): number {
@@ -170,8 +185,18 @@ class LibcCalls implements VhostNative {
     return fd;
   }
 
-  doNotBlock(fd: number): void {
-    this.#fcntl(fd, F_SETFL, NONBLOCK);
+  silence(fd: number): boolean {
+    const length = this.#preadv2(fd, this.#bellAddress, 1, -1, RWF_NOWAIT);
+    return length > 0 || (length < 0 && this.#koffi.errno() === EAGAIN);
+  }
+
+  ring(fd: number): void {
+    this.#bell.setInt32(POLLFD_AT, fd, true);
+    this.#bell.setInt16(POLLFD_AT + 4, POLLOUT, true);
+    this.#bell.setBigUint64(COUNT_AT, 1n, true);
+    // An eventfd knows no other way not to wait.
+    const events = this.#poll(this.#bellAddress + POLLFD_AT, 1, 0);
+    if (events > 0) this.#write(fd, this.#bellAddress + COUNT_AT, COUNT_BYTES);
   }
 
   #map(args: number[]): void {

@@ -66,6 +66,8 @@ const QUEUE_SIZE = 128;
 /** Requests of the guest take no transfer buffers. */
 const ARENA_BYTES = 65_536;
 const MEMORY_PAGES = 65_536;
+/** Front-ends that wait for the one before; others are sent away. */
+const MOST_WAITING = 16;
 
 /** A running server. Made by `serveVhostUser`. */
 export class VhostUserServer extends EventEmitter<VhostUserEvents> implements AsyncDisposable {
@@ -77,7 +79,8 @@ export class VhostUserServer extends EventEmitter<VhostUserEvents> implements As
   readonly #native: VhostNative;
   #session: Session | undefined;
   #frontEnd: FrontEnd | undefined;
-  /** The front-end that waits for its turn. */
+  /** Front-ends that wait for their turn. */
+  #waiting = 0;
   #turn: Promise<void> = Promise.resolve();
   #closing: Promise<void> | undefined;
   #resolveClosed: () => void = () => undefined;
@@ -143,7 +146,7 @@ export class VhostUserServer extends EventEmitter<VhostUserEvents> implements As
   async #close(): Promise<void> {
     const ended = once(this.#listener, 'close');
     this.#listener.close();
-    this.#frontEnd?.close();
+    this.#frontEnd?.stop();
     await this.#turn;
     await ended;
     await this.#blk.close();
@@ -152,8 +155,16 @@ export class VhostUserServer extends EventEmitter<VhostUserEvents> implements As
 
   /** W1. */
   #accept(socket: Socket): void {
+    if (this.#waiting >= MOST_WAITING) {
+      socket.destroy();
+      return;
+    }
+    this.#waiting += 1;
     const last = this.#turn;
-    this.#turn = last.then(() => this.#serve(socket));
+    this.#turn = last.then(() => {
+      this.#waiting -= 1;
+      return this.#serve(socket);
+    });
   }
 
   async #serve(socket: Socket): Promise<void> {

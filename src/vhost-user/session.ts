@@ -20,7 +20,8 @@ import { goLive, raiseStatus, readConfig, writeConfig } from './device-face.ts';
 import { Call, Kick } from './doorbells.ts';
 import { closeAll, type FrontEnd } from './front-end.ts';
 import type { GuestMemory } from './guest-memory.ts';
-import { Inflight, inflightBytes, type InflightShape } from './inflight.ts';
+import { Inflight, inflightBytes, type InflightFile } from './inflight.ts';
+import { recordReply, sentRecord, shapeOf } from './inflight-messages.ts';
 import type { VhostNative } from './native.ts';
 import {
   BACKEND_CONFIG_CHANGE_MSG,
@@ -51,7 +52,8 @@ export interface SessionParts {
 }
 
 /** A payload, with a descriptor or without; nothing: the request has no reply of its own. */
-type Answer = Uint8Array | { readonly payload: Uint8Array; readonly fd: number } | undefined;
+type Answer = Uint8Array | FileAnswer | undefined;
+type FileAnswer = { readonly payload: Uint8Array; readonly fd: number };
 type Handler = (message: Message) => Answer | void | Promise<Answer | void>;
 
 const RING_INDEX_MASK = 0xffn;
@@ -91,8 +93,8 @@ export class Session implements RingOwner {
     } catch (error) {
       report(error);
     } finally {
-      frontEnd.close();
       await this.#end();
+      frontEnd.close();
     }
   }
 
@@ -126,16 +128,23 @@ export class Session implements RingOwner {
       if (name === undefined) throw broken(`request ${request}, which was not offered`);
       const answer = await this.#handlers[name](message);
       if (answer instanceof Uint8Array) frontEnd.send(replyBytes(request, answer));
-      else if (answer) {
-        frontEnd.send(replyBytes(request, answer.payload), answer.fd);
-        closeSync(answer.fd);
-      } else if (acknowledges()) frontEnd.send(replyBytes(request, u64(0n)));
+      else if (answer) this.#sendFile(request, answer);
+      else if (acknowledges()) frontEnd.send(replyBytes(request, u64(0n)));
     } catch (error) {
       if (!acknowledges()) throw error;
       report(error);
       frontEnd.send(replyBytes(request, u64(1n)));
     } finally {
       closeAll(fds);
+    }
+  }
+
+  /** The descriptor is the front-end's then. */
+  #sendFile(request: number, { payload, fd }: FileAnswer): void {
+    try {
+      this.#parts.frontEnd.send(replyBytes(request, payload), fd);
+    } finally {
+      closeSync(fd);
     }
   }
 
@@ -172,8 +181,8 @@ export class Session implements RingOwner {
       GET_CONFIG: (message) => readConfig(blk, message),
       SET_CONFIG: (message) => this.#setConfig(message),
       GET_INFLIGHT_FD: (message) => this.#newInflight(message),
-      SET_INFLIGHT_FD: (message) => this.#oldInflight(message),
-      SET_STATUS: ({ payload }) => this.#setStatus(Number(payload.getBigUint64(0, true))),
+      SET_INFLIGHT_FD: (message) => this.#useInflight(sentRecord(message)),
+      SET_STATUS: (message) => this.#setStatus(message),
       GET_STATUS: () => u64(BigInt(blk.status)),
     };
   }
@@ -224,25 +233,37 @@ export class Session implements RingOwner {
   async #setKick(message: Message): Promise<void> {
     const { ring, index, fd } = this.#bell(message);
     if (fd === undefined) throw broken(`ring ${index} to be polled, which was not offered`);
-    const { frontEnd } = this.#parts;
+    const { frontEnd, native } = this.#parts;
     const rung = (): void => this.queues.notify(index);
-    ring.kick = new Kick(fd, () => frontEnd.newHandle(), rung);
+    ring.kick = new Kick(fd, () => frontEnd.newHandle(), native, rung);
+    message.fds.shift();
     ring.hasKick = true;
     await this.#startRings();
   }
 
   #setCall(message: Message): void {
-    const { ring, fd } = this.#bell(message);
+    const { ring } = this.#bell(message);
+    const call = this.#newCall(message);
     ring.call?.close();
-    ring.call = fd === undefined ? undefined : new Call(fd, this.#parts.native);
+    ring.call = call;
     // What was used while nobody listened.
-    if (ring.isAttached) ring.call?.ring();
+    if (ring.isAttached) call?.ring();
   }
 
   #setError(message: Message): void {
-    const { ring, fd } = this.#bell(message);
+    const { ring } = this.#bell(message);
+    const error = this.#newCall(message);
     ring.error?.close();
-    ring.error = fd === undefined ? undefined : new Call(fd, this.#parts.native);
+    ring.error = error;
+  }
+
+  /** Undefined where the front-end wants to hear nothing. */
+  #newCall(message: Message): Call | undefined {
+    const { fd } = this.#bell(message);
+    if (fd === undefined) return undefined;
+    const call = new Call(fd, this.#parts.native);
+    message.fds.shift();
+    return call;
   }
 
   async #enable(message: Message): Promise<void> {
@@ -269,38 +290,22 @@ export class Session implements RingOwner {
     if (!(await done)) throw broken('a change of the write cache, whose flush failed');
   }
 
-  /** Memory for a record; a packed ring has none, which an empty size says. */
+  /** A packed ring has no record, which an empty size says. */
   async #newInflight({ payload }: Message): Promise<Answer> {
-    const reply = new Uint8Array(payload.buffer.slice(0, payload.byteLength));
-    const view = new DataView(reply.buffer);
-    view.setBigUint64(0, 0n, true);
-    view.setBigUint64(8, 0n, true);
-    if (hasFeature(this.features, VIRTIO_F_RING_PACKED)) return reply;
+    if (hasFeature(this.features, VIRTIO_F_RING_PACKED)) return recordReply(payload, 0);
     const shape = shapeOf(payload);
-    const { native } = this.#parts;
     const size = inflightBytes(shape);
-    const fd = native.createFile('sluice-inflight', size);
+    const fd = this.#parts.native.createFile('sluice-inflight', size);
     try {
-      await this.#useInflight(fd, 0n, BigInt(size), shape);
+      await this.#useInflight({ fd, at: 0n, size: BigInt(size), shape });
     } catch (error) {
       closeSync(fd);
       throw error;
     }
-    view.setBigUint64(0, BigInt(size), true);
-    return { payload: reply, fd };
+    return { payload: recordReply(payload, size), fd };
   }
 
-  async #oldInflight({ payload, fds }: Message): Promise<void> {
-    const [fd] = fds;
-    const shape = shapeOf(payload);
-    const size = payload.getBigUint64(0, true);
-    if (fd === undefined || size < BigInt(inflightBytes(shape))) {
-      throw broken(`a record of ${size} bytes for ${shape.queues} rings of ${shape.queueSize}`);
-    }
-    await this.#useInflight(fd, payload.getBigUint64(8, true), size, shape);
-  }
-
-  async #useInflight(fd: number, at: bigint, size: bigint, shape: InflightShape): Promise<void> {
+  async #useInflight({ fd, at, size, shape }: InflightFile): Promise<void> {
     for (const ring of this.#rings) await ring.leave();
     this.inflight?.release();
     this.inflight = undefined;
@@ -309,7 +314,8 @@ export class Session implements RingOwner {
     await this.#startRings();
   }
 
-  async #setStatus(status: number): Promise<void> {
+  async #setStatus({ payload }: Message): Promise<void> {
+    const status = Number(payload.getBigUint64(0, true));
     if (status === 0) return this.#reset();
     raiseStatus(this.#parts.blk, status, this.features, this.inflight?.cache);
     await this.#startRings();
@@ -343,17 +349,30 @@ export class Session implements RingOwner {
   async #reset(): Promise<void> {
     await Promise.all(this.#rings.map((ring) => ring.kill()));
     await this.#parts.blk.reset();
-    if (this.inflight !== undefined) this.inflight.cache = 'unknown';
+    this.inflight?.clear();
   }
 
-  /** S3. */
+  /** S3. What goes wrong keeps nothing else from its end. */
   async #end(): Promise<void> {
-    for (const ring of this.#rings) await ring.leave();
-    for (const ring of this.#rings) ring.close();
-    await this.#regions.removeAll();
-    this.inflight?.release();
-    await this.#parts.blk.reset();
-    if (this.#backendRequests !== undefined) closeSync(this.#backendRequests);
+    const { blk, report } = this.#parts;
+    const rings = this.#rings.map((ring) => async () => {
+      await ring.leave();
+      ring.close();
+    });
+    const steps: (() => unknown)[] = [
+      ...rings,
+      () => this.#regions.removeAll(),
+      () => this.inflight?.release(),
+      () => blk.reset(),
+      () => this.#backendRequests !== undefined && closeSync(this.#backendRequests),
+    ];
+    for (const step of steps) {
+      try {
+        await step();
+      } catch (error) {
+        report(error);
+      }
+    }
   }
 
   #ring({ name, payload }: Message): VhostRing {
@@ -371,19 +390,15 @@ export class Session implements RingOwner {
     return ring;
   }
 
-  /** The ring of SET_VRING_KICK and the like, and the descriptor, which is taken. */
+  /** The ring of SET_VRING_KICK and the like, and the descriptor, which is still the message's. */
   #bell({ name, payload, fds }: Message) {
     const word = payload.getBigUint64(0, true);
     const index = Number(word & RING_INDEX_MASK);
     const ring = this.#rings[index];
     if (ring === undefined)
       throw broken(`${name} of ring ${index}; there are ${this.#rings.length}`);
-    const fd = (word & NO_FD) === 0n ? fds.shift() : undefined;
+    const fd = (word & NO_FD) === 0n ? fds[0] : undefined;
     if (fd === undefined && (word & NO_FD) === 0n) throw broken(`${name} without a descriptor`);
     return { ring, index, fd };
   }
-}
-
-function shapeOf(payload: DataView): InflightShape {
-  return { queues: payload.getUint16(16, true), queueSize: payload.getUint16(18, true) };
 }
