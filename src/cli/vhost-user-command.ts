@@ -14,7 +14,7 @@ The server goes on when its front-end has gone, and the next one may come. A
 server that was killed is started again with the same command: QEMU with
 reconnect=1 goes on where it was, and what was in flight is done. On qcow2 that
 takes --cache writethrough or directsync, or a guest that has turned its write
-cache off: else writes that had completed may be gone, and no guest is told.
+cache off: else its flushes fail, as writes that had completed may be gone.
 SIGINT and SIGTERM finish what is in flight, flush and close; a second one
 gives up. Exit codes: 0 done; 1 refused or failed, with the reason on stderr;
 130 gave up.

@@ -1,7 +1,8 @@
 /**
  * What is in flight, in memory that the front-end keeps while back-ends come and go. vhost-user,
  * "Inflight I/O tracking": one record for each ring (assembly/ring/inflight.ts), behind a head of
- * our own that says whether the guest has turned the write cache off.
+ * our own. It says whether the guest has turned the write cache off, and which process uses it: one
+ * that has not come to its end may have taken completed writes with it.
  */
 import {
   INFLIGHT_DESCRIPTORS,
@@ -37,6 +38,8 @@ export type KeptCache = 'unknown' | 'on' | 'off';
 
 const HEAD_BYTES = 64;
 const HEAD_CACHE = 0;
+/** u64: who uses the records; 0: nobody, as at first, and after a good end. */
+const HEAD_OWNER = 8;
 const CACHES: readonly KeptCache[] = ['unknown', 'on', 'off'];
 const ALIGN = 64;
 /** A head of a descriptor, in the list of those that are to be taken first. */
@@ -74,6 +77,15 @@ export class Inflight {
     this.#view(this.#mapping.address).setUint8(HEAD_CACHE, CACHES.indexOf(cache));
   }
 
+  /** Who uses it; 0n: nobody, and all that was completed is stable. */
+  get owner(): bigint {
+    return this.#view(this.#mapping.address).getBigUint64(HEAD_OWNER, true);
+  }
+
+  set owner(owner: bigint) {
+    this.#view(this.#mapping.address).setBigUint64(HEAD_OWNER, owner, true);
+  }
+
   /**
    * The record of a ring that begins, or goes on where its used index says.
    * @throws SluiceError ERR_SLUICE_CONNECTION for a record of another ring
@@ -100,8 +112,10 @@ export class Inflight {
 
   /** The rings have been reset: nothing of them is in flight. */
   clear(): void {
+    const { owner } = this;
     const { address } = this.#mapping;
     new Uint8Array(this.#memory.buffer, address, inflightBytes(this.#shape)).fill(0);
+    this.owner = owner;
   }
 
   release(): void {

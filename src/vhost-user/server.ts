@@ -6,6 +6,7 @@
  * W2  The engine lives in a shared memory of up to 4 GiB, and the front-end's memory is mapped into
  *     it: rings are parsed and data is moved where the guest has them.
  */
+import { randomBytes } from 'node:crypto';
 import { EventEmitter, once } from 'node:events';
 import { createServer, type Server, type Socket } from 'node:net';
 
@@ -17,10 +18,13 @@ import { type Checks, checkOptions, isSignal, isSwitch, isText, isWhole } from '
 import { footprintBytes, WASM_PAGE_SIZE } from '../place.ts';
 import { createVirtioBlk } from '../virtio/create-virtio-blk.ts';
 import type { VirtioBlk } from '../virtio/virtio-blk.ts';
+import { STATE_LATCHED } from '../abi/region.ts';
 import { VIRTQUEUES } from '../abi/virtio-device.ts';
+import { CACHE_MODES } from '../cache-mode.ts';
 import { FrontEnd } from './front-end.ts';
 import { GuestMemory } from './guest-memory.ts';
 import { loadVhostNative, type VhostNative } from './native.ts';
+import type { ServedDisk } from './inflight-keeper.ts';
 import { Session } from './session.ts';
 
 /** How a disk is served. */
@@ -77,6 +81,7 @@ export class VhostUserServer extends EventEmitter<VhostUserEvents> implements As
   readonly #blk: VirtioBlk;
   readonly #memory: GuestMemory;
   readonly #native: VhostNative;
+  readonly #disk: ServedDisk;
   #session: Session | undefined;
   #frontEnd: FrontEnd | undefined;
   /** Front-ends that wait for their turn. */
@@ -95,6 +100,13 @@ export class VhostUserServer extends EventEmitter<VhostUserEvents> implements As
     const initial = Math.ceil(floor / WASM_PAGE_SIZE);
     const memory = new WebAssembly.Memory({ initial, maximum: MEMORY_PAGES, shared: true });
     this.#native = native;
+    this.#disk = {
+      id: randomBytes(8).readBigUInt64LE() | 1n,
+      // New clusters of an image are in its tables later than their writes complete.
+      losesWrites: mapBytes > 0 && disk.wce && !CACHE_MODES[disk.cacheMode].noFlush,
+      flush: () => (disk.readOnly ? Promise.resolve() : disk.flush()),
+      distrust: () => disk.device.engine.store(STATE_LATCHED, 1),
+    };
     this.#memory = new GuestMemory(memory, floor, native);
     this.#blk = createVirtioBlk(disk, {
       memory,
@@ -180,6 +192,7 @@ export class VhostUserServer extends EventEmitter<VhostUserEvents> implements As
         blk: this.#blk,
         memory: this.#memory,
         native: this.#native,
+        disk: this.#disk,
         report: (error) => this.#report(error),
       });
       this.emit('connect');

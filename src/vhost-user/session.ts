@@ -12,17 +12,14 @@
 import { closeSync, fstatSync } from 'node:fs';
 
 import { GUEST_REGIONS } from '../abi/virtio-device.ts';
-import { VIRTIO_F_RING_PACKED } from '../abi/virtio-ring.ts';
-import { hasFeature } from '../virtio/features.ts';
 import type { RawQueues } from '../virtio/raw-queues.ts';
 import type { VirtioBlk } from '../virtio/virtio-blk.ts';
 import { goLive, raiseStatus, readConfig, writeConfig } from './device-face.ts';
 import { Call, Kick } from './doorbells.ts';
 import { closeAll, type FrontEnd } from './front-end.ts';
-import type { GuestMemory } from './guest-memory.ts';
-import { Inflight, inflightBytes, type InflightFile } from './inflight.ts';
-import { recordReply, sentRecord, shapeOf } from './inflight-messages.ts';
-import type { VhostNative } from './native.ts';
+import type { Inflight } from './inflight.ts';
+import { InflightKeeper, type KeeperParts } from './inflight-keeper.ts';
+import { sentRecord } from './inflight-messages.ts';
 import {
   BACKEND_CONFIG_CHANGE_MSG,
   broken,
@@ -42,13 +39,9 @@ import { Regions } from './regions.ts';
 import { type RingAddresses, type RingOwner, VhostRing } from './ring.ts';
 
 /** What a session works with. */
-export interface SessionParts {
+export interface SessionParts extends KeeperParts {
   readonly frontEnd: FrontEnd;
   readonly blk: VirtioBlk;
-  readonly memory: GuestMemory;
-  readonly native: VhostNative;
-  /** Is told what was wrong. */
-  readonly report: (error: unknown) => void;
 }
 
 /** A payload, with a descriptor or without; nothing: the request has no reply of its own. */
@@ -63,10 +56,10 @@ const NO_FD = 0x100n;
 export class Session implements RingOwner {
   readonly queues: RawQueues;
   features = 0n;
-  inflight: Inflight | undefined;
   readonly #parts: SessionParts;
   readonly #rings: readonly VhostRing[];
   readonly #regions: Regions;
+  readonly #keeper: InflightKeeper;
   readonly #handlers: Readonly<Record<RequestName, Handler>>;
   #protocol = 0n;
   #backendRequests: number | undefined;
@@ -80,6 +73,7 @@ export class Session implements RingOwner {
       (_, index) => new VhostRing(index, this),
     );
     this.#regions = new Regions(memory, blk.queues);
+    this.#keeper = new InflightKeeper(parts);
     this.#handlers = this.#table();
   }
 
@@ -96,6 +90,10 @@ export class Session implements RingOwner {
       await this.#end();
       frontEnd.close();
     }
+  }
+
+  get inflight(): Inflight | undefined {
+    return this.#keeper.inflight;
   }
 
   /** The device wants to be heard. */
@@ -180,8 +178,9 @@ export class Session implements RingOwner {
       SET_BACKEND_REQ_FD: (message) => this.#setBackendRequests(message),
       GET_CONFIG: (message) => readConfig(blk, message),
       SET_CONFIG: (message) => this.#setConfig(message),
-      GET_INFLIGHT_FD: (message) => this.#newInflight(message),
-      SET_INFLIGHT_FD: (message) => this.#useInflight(sentRecord(message)),
+      GET_INFLIGHT_FD: ({ payload }) =>
+        this.#changeRecord(() => this.#keeper.create(payload, this.features)),
+      SET_INFLIGHT_FD: (message) => this.#changeRecord(() => this.#keeper.use(sentRecord(message))),
       SET_STATUS: (message) => this.#setStatus(message),
       GET_STATUS: () => u64(BigInt(blk.status)),
     };
@@ -290,28 +289,12 @@ export class Session implements RingOwner {
     if (!(await done)) throw broken('a change of the write cache, whose flush failed');
   }
 
-  /** A packed ring has no record, which an empty size says. */
-  async #newInflight({ payload }: Message): Promise<Answer> {
-    if (hasFeature(this.features, VIRTIO_F_RING_PACKED)) return recordReply(payload, 0);
-    const shape = shapeOf(payload);
-    const size = inflightBytes(shape);
-    const fd = this.#parts.native.createFile('sluice-inflight', size);
-    try {
-      await this.#useInflight({ fd, at: 0n, size: BigInt(size), shape });
-    } catch (error) {
-      closeSync(fd);
-      throw error;
-    }
-    return { payload: recordReply(payload, size), fd };
-  }
-
-  async #useInflight({ fd, at, size, shape }: InflightFile): Promise<void> {
+  /** Rings do not run while the record changes. */
+  async #changeRecord<T>(change: () => T): Promise<T> {
     for (const ring of this.#rings) await ring.leave();
-    this.inflight?.release();
-    this.inflight = undefined;
-    const { memory } = this.#parts;
-    this.inflight = new Inflight(memory.map(fd, at, size), memory.memory, shape);
+    const answer = change();
     await this.#startRings();
+    return answer;
   }
 
   async #setStatus({ payload }: Message): Promise<void> {
@@ -362,7 +345,7 @@ export class Session implements RingOwner {
     const steps: (() => unknown)[] = [
       ...rings,
       () => this.#regions.removeAll(),
-      () => this.inflight?.release(),
+      () => this.#keeper.end(),
       () => blk.reset(),
       () => this.#backendRequests !== undefined && closeSync(this.#backendRequests),
     ];
