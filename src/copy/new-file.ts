@@ -56,7 +56,8 @@ export class NewFile implements AsyncDisposable {
     const found = await stat(name).catch(() => undefined);
     const path = found === undefined ? await linkEndOf(name) : await realNameOf(name);
     const old = found === undefined ? undefined : await lockOld(path);
-    const identity = await identityOf(path);
+    // Of what is locked alone: what has got the name since is somebody else's.
+    const identity = old === undefined ? undefined : await identityOf(path);
     try {
       if (found?.isBlockDevice() === true)
         return new NewFile(await open(path, 'r+'), path, undefined, old, identity);

@@ -60,8 +60,8 @@ export class FrontEnd {
   #wake: (() => void) | undefined;
   #isStopped = false;
   #isClosed = false;
-  /** Messages that were there already when they were asked for. */
-  #ready = 0;
+  /** Messages that were asked for. */
+  #asked = 0;
 
   constructor(socket: Socket, native: VhostNative) {
     this.#socket = socket;
@@ -87,8 +87,8 @@ export class FrontEnd {
    */
   async next(): Promise<Message | undefined> {
     const fds: number[] = [];
-    this.#ready += 1;
-    if (this.#ready % MESSAGES_OF_A_TURN === 0)
+    this.#asked += 1;
+    if (this.#asked % MESSAGES_OF_A_TURN === 0)
       await new Promise((resolve) => setImmediate(resolve));
     try {
       const head = new Uint8Array(HEADER_BYTES);

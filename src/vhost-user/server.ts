@@ -143,8 +143,8 @@ export class VhostUserServer extends EventEmitter<VhostUserEvents> implements As
   }
 
   /**
-   * Accepts nobody any more, returns what is in flight, and lets go of the disk, which stays open
-   * and is not flushed.
+   * Accepts nobody any more, returns what is in flight, and lets go of the disk, which stays open.
+   * It is flushed where the front-end keeps a record of what is in flight.
    */
   close(): Promise<void> {
     this.#closing ??= this.#close();

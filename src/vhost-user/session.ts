@@ -179,8 +179,8 @@ export class Session implements RingOwner {
       GET_CONFIG: (message) => readConfig(blk, message),
       SET_CONFIG: (message) => this.#setConfig(message),
       GET_INFLIGHT_FD: ({ payload }) =>
-        this.#changeRecord(() => this.#keeper.create(payload, this.features)),
-      SET_INFLIGHT_FD: (message) => this.#changeRecord(() => this.#keeper.use(sentRecord(message))),
+        this.#atRest(() => this.#keeper.create(payload, this.features)),
+      SET_INFLIGHT_FD: (message) => this.#atRest(() => this.#keeper.use(sentRecord(message))),
       SET_STATUS: (message) => this.#setStatus(message),
       GET_STATUS: () => u64(BigInt(blk.status)),
     };
@@ -198,12 +198,12 @@ export class Session implements RingOwner {
     if (message.fds.length !== regions.length) {
       throw broken(`${regions.length} regions with ${message.fds.length} descriptors`);
     }
-    for (const ring of this.#rings) await ring.leave();
-    await this.#regions.removeAll();
-    for (const [index, region] of regions.entries()) {
-      this.#regions.add(region, message.fds[index] as number);
-    }
-    await this.#startRings();
+    await this.#atRest(async () => {
+      await this.#regions.removeAll();
+      for (const [index, region] of regions.entries()) {
+        this.#regions.add(region, message.fds[index] as number);
+      }
+    });
   }
 
   async #addRegion(message: Message): Promise<void> {
@@ -289,10 +289,10 @@ export class Session implements RingOwner {
     if (!(await done)) throw broken('a change of the write cache, whose flush failed');
   }
 
-  /** Rings do not run while the record changes. */
-  async #changeRecord<T>(change: () => T): Promise<T> {
+  /** Changes what rings rely on while none of them runs. */
+  async #atRest<T>(change: () => T | Promise<T>): Promise<T> {
     for (const ring of this.#rings) await ring.leave();
-    const answer = change();
+    const answer = await change();
     await this.#startRings();
     return answer;
   }
