@@ -11,6 +11,7 @@
 import type { FileHandle } from 'node:fs/promises';
 
 import { CRYPT_NONE } from '../abi/qcow2.ts';
+import { readCached } from '../backend/file-cached.ts';
 import { openToRead } from '../backend/file-open.ts';
 import { resolveCacheMode } from '../cache-mode.ts';
 import { SluiceError } from '../errors.ts';
@@ -188,7 +189,8 @@ async function readSome(
       if ((error as NodeJS.ErrnoException).code !== 'EINVAL') throw error;
     }
   }
-  return (await handle.read(into, 0, into.length, offset)).bytesRead;
+  const cached = readCached(handle.fd, into, offset);
+  return cached > 0 ? cached : (await handle.read(into, 0, into.length, offset)).bytesRead;
 }
 
 type Stream = NonNullable<LayerExtent['stream']>;

@@ -1,8 +1,10 @@
 /** Writes to a new file that are not waited for one by one. */
+import { writevSync } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
 
 import { SluiceError } from '../errors.ts';
 import type { Output } from './output.ts';
+import { Turns } from './turns.ts';
 
 const FULL: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'EFBIG']);
 
@@ -24,6 +26,9 @@ interface Waiting {
 /** Of one call. */
 const CALL_BYTES_MAX = 8 * 1024 * 1024;
 const CALL_PARTS_MAX = 64;
+/** A call that takes longer waits for a disk, not for the page cache. */
+const SLOW_MS = 20;
+const FIRST_POOLED_CALLS = 16;
 
 /**
  * Collects writes; the first that fails is told by `settled`. One call is under way at a time: the
@@ -36,6 +41,10 @@ export class FileWrites implements Output {
   readonly #waiting: Waiting[] = [];
   #pending: Promise<void>[] = [];
   #isWriting = false;
+  readonly #turns = new Turns();
+  /** So many calls are yet to be made on the pool. */
+  #pooledCalls = 0;
+  #nextPooledCalls = FIRST_POOLED_CALLS;
 
   constructor(file: WrittenFile, path: string) {
     this.#file = file;
@@ -100,19 +109,38 @@ export class FileWrites implements Output {
   }
 
   async #writeRun(run: readonly Waiting[]): Promise<void> {
-    const { handle } = this.#file;
     const [{ offset } = { offset: 0 }] = run;
     let parts = run.map(({ bytes }) => bytes);
     const length = parts.reduce((sum, part) => sum + part.length, 0);
     try {
       for (let done = 0; done < length;) {
-        const { bytesWritten } = await handle.writev(parts, offset + done);
-        done += bytesWritten;
-        parts = behind(parts, bytesWritten);
+        const written = await this.#writeSome(parts, offset + done);
+        done += written;
+        parts = behind(parts, written);
       }
     } catch (cause) {
       throw this.#failure(offset, length, cause);
     }
+  }
+
+  /**
+   * A write to the page cache is a copy, and made here: to hand it to a thread and back takes as
+   * long. Where one had to wait the next ones do so elsewhere, each time twice as many.
+   */
+  async #writeSome(parts: readonly Uint8Array[], offset: number): Promise<number> {
+    const { handle } = this.#file;
+    if (this.#pooledCalls > 0) {
+      this.#pooledCalls -= 1;
+      return (await handle.writev(parts, offset)).bytesWritten;
+    }
+    await this.#turns.give();
+    const start = performance.now();
+    const written = writevSync(handle.fd, parts, offset);
+    if (performance.now() - start > SLOW_MS) {
+      this.#pooledCalls = this.#nextPooledCalls;
+      this.#nextPooledCalls *= 2;
+    }
+    return written;
   }
 
   #failure(offset: number, length: number, cause: unknown): SluiceError {

@@ -1,8 +1,6 @@
 /** How far a verb is: a bar on a terminal, the lines of qemu-img where -p asks for them. */
-import { SingleBar } from 'cli-progress';
 import { stopRequested } from '../stop.ts';
-import { type Terminal, USUAL_WIDTH } from '../terminal.ts';
-import { progressLine, type Standing } from './progress-line.ts';
+import type { Terminal } from '../terminal.ts';
 
 /** Of the disk. */
 export interface Progress {
@@ -28,7 +26,6 @@ export class Stopped extends Error {
 }
 
 const EXIT_INTERRUPTED = 130;
-const REDRAWS_A_SECOND = 5;
 
 /** Runs work; Ctrl-C stops it, with what there is then, and a second one gives up. */
 export async function withProgress<T>(
@@ -41,7 +38,7 @@ export async function withProgress<T>(
     process.exitCode = EXIT_INTERRUPTED;
     stop.abort(new Stopped(options.whatThereIs ?? 'nothing was made'));
   });
-  const display = displayFor(terminal, options);
+  const display = await displayFor(terminal, options);
   try {
     return await work((progress) => display.show(progress), stop.signal);
   } finally {
@@ -49,42 +46,21 @@ export async function withProgress<T>(
   }
 }
 
-interface Display {
+/** Shows it. */
+export interface Display {
   show(progress: Progress): void;
   end(): void;
 }
 
-function displayFor(terminal: Terminal, options: ProgressOptions): Display {
+async function displayFor(terminal: Terminal, options: ProgressOptions): Promise<Display> {
   if (options.quiet === true) return { show: () => undefined, end: () => undefined };
-  if (terminal.interactive) return new Bar();
+  if (terminal.interactive) {
+    // Loaded where somebody looks.
+    const { Bar } = await import('./bar.ts');
+    return new Bar();
+  }
   if (options.progress === true) return new Percentages();
   return { show: () => undefined, end: () => undefined };
-}
-
-/** On stderr, gone at the end. */
-class Bar implements Display {
-  readonly #bar = new SingleBar({
-    format: () => progressLine(this.#standing, (process.stderr.columns || USUAL_WIDTH) - 1),
-    stream: process.stderr,
-    clearOnComplete: true,
-    hideCursor: true,
-    fps: REDRAWS_A_SECOND,
-  });
-  readonly #started = performance.now();
-  #standing: Standing = { doneBytes: 0, totalBytes: 0, seconds: 0 };
-  #isOn = false;
-
-  show({ doneBytes, totalBytes }: Progress): void {
-    const seconds = (performance.now() - this.#started) / 1000;
-    this.#standing = { doneBytes, totalBytes, seconds };
-    if (this.#isOn) this.#bar.update(doneBytes);
-    else this.#bar.start(totalBytes, doneBytes);
-    this.#isOn = true;
-  }
-
-  end(): void {
-    if (this.#isOn) this.#bar.stop();
-  }
 }
 
 /** On stdout, as qemu-img -p writes it. */
