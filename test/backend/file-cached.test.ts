@@ -26,6 +26,7 @@ describe('reads from the page cache', () => {
     if (loadNative() === null) context.skip('koffi is not installed');
   });
 
+  it('brings the bytes of the range', async () => {
     await withFile((fd) => {
       const into = new Uint8Array(70_000);
       expect(readCached(fd, into, 5)).toBe(into.length);
