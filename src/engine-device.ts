@@ -12,16 +12,10 @@ import { Arena } from './arena.ts';
 import type { Backend, Done } from './backend/backend.ts';
 import { type CompletionTarget, type Device, passesGate } from './device.ts';
 import type { DeviceOptions } from './device-options.ts';
-import {
-  type CommandRecord,
-  type CompletionRecord,
-  createEngine,
-  type Engine,
-  resumeEngine,
-} from './engine.ts';
+import { type CompletionRecord, createEngine, type Engine, resumeEngine } from './engine.ts';
 import { isShared } from './engine-modules.ts';
 import { SluiceError } from './errors.ts';
-import { execute } from './executor.ts';
+import { Executor } from './executor.ts';
 import { diskOver } from './disk-geometry.ts';
 import { Later } from './later.ts';
 import {
@@ -41,8 +35,6 @@ const MICROS_PER_MS = 1000;
 /** Rounds of engine and backends in one call: a guest that never stops asking must not stop us. */
 const ROUNDS_OF_A_KICK = 32;
 
-const NO_DATA = { segments: 0, data: 0, offset: 0, length: 0, guest: 0 };
-
 export class EngineDevice implements Device {
   readonly arena: Arena;
   readonly readOnly: boolean;
@@ -54,8 +46,6 @@ export class EngineDevice implements Device {
   beforePump: (() => void) | undefined;
   /** Is called after each pump, when the completions were delivered. May kick. */
   afterPump: (() => void) | undefined;
-  /** Commands handed to backends so far. */
-  commands = 0;
   /** A virtio device is being closed; the disk leaves its memory then. */
   leaving = false;
   /** Servers and the like that have agreed on sizes with their clients. */
@@ -80,15 +70,13 @@ export class EngineDevice implements Device {
   /** The engine looks at the clock. */
   readonly #timed: boolean;
   readonly #tracer: Tracer | undefined;
-  readonly #command: CommandRecord;
+  readonly #executor: Executor;
   readonly #completion: CompletionRecord;
   readonly #tags = new RequestTags();
   /** Calls of the engine that are to come. */
   readonly later = new Later(() => this.kick());
   #spaceWaiters: (() => void)[] = [];
   #idleWaiters: (() => void)[] = [];
-  /** Commands at the backend. */
-  #inFlight = 0;
   #kicking = false;
   #again = false;
 
@@ -112,7 +100,7 @@ export class EngineDevice implements Device {
     this.readOnly = disk.readOnly;
     this.blockSizeBytes = disk.blockSizeBytes;
     this.unmaps = disk.unmaps;
-    this.#command = { id: 0, op: 0, flags: 0, file: 0, ...NO_DATA };
+    this.#executor = new Executor(backends);
     this.#completion = { tag: 0, status: 0, value: 0, errno: 0 };
     this.#engine = createEngine({
       ...options,
@@ -133,6 +121,11 @@ export class EngineDevice implements Device {
     const { buffer } = this.#engine.memory;
     if (buffer !== this.#bytes.buffer) this.#bytes = new Uint8Array(buffer);
     return this.#bytes;
+  }
+
+  /** Commands handed to backends so far. */
+  get commands(): number {
+    return this.#executor.commands;
   }
 
   /** The engine; another one after `moveTo`. */
@@ -193,7 +186,7 @@ export class EngineDevice implements Device {
         this.#again = false;
         this.beforePump?.();
         this.#engine.pump(this.#timed ? performance.now() * MICROS_PER_MS : 0);
-        this.#executeCommands();
+        this.#executor.run(this.#engine);
         this.#deliverCompletions();
         this.afterPump?.();
         rounds += 1;
@@ -298,7 +291,7 @@ export class EngineDevice implements Device {
 
   /** Nothing is open, and nothing at a backend: a sync may outlive who asked for it. */
   get #idle(): boolean {
-    return this.#requestsInFlight === 0 && this.#inFlight === 0;
+    return this.#requestsInFlight === 0 && this.#executor.inFlight === 0;
   }
 
   /** Requests of the host, and chains of guests. */
@@ -349,15 +342,6 @@ export class EngineDevice implements Device {
     engine.store(at, (engine.load(at) & ~virtio.DEVICE_RUNNING) | (on ? virtio.DEVICE_RUNNING : 0));
   }
 
-  #executeCommands(): void {
-    const engine = this.#engine;
-    while (engine.takeCommand(this.#command)) {
-      this.#inFlight += 1;
-      this.commands += 1;
-      execute(this.#backends, this.#command);
-    }
-  }
-
   #deliverCompletions(): void {
     const engine = this.#engine;
     let any = false;
@@ -379,9 +363,9 @@ export class EngineDevice implements Device {
 
   #answered(id: number, errno: number, value: number): void {
     this.#engine.result(id, errno, value);
-    this.#inFlight -= 1;
+    this.#executor.inFlight -= 1;
     if (this.#kicking) this.#again = true;
-    else if (this.#inFlight === 0) this.kick();
+    else if (this.#executor.inFlight === 0) this.kick();
     else this.kickSoon();
   }
 

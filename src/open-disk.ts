@@ -82,6 +82,12 @@ export interface OpenOptions extends DiskOptions {
   readonly discard?: 'unmap' | 'ignore' | undefined;
   /** I/O calls in flight at once with O_DIRECT; default by the size of libuv's pool. */
   readonly depth?: number | undefined;
+  /**
+   * Where O_DIRECT and O_DSYNC calls are made. `auto` (default): on the calling thread when one is
+   * short and alone in flight and the disk answers within a millisecond, else on libuv's pool;
+   * `threads`: always there.
+   */
+  readonly aio?: 'auto' | 'threads' | undefined;
   /** Stops the opening. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -102,6 +108,7 @@ export const OPEN_OPTIONS: Checks<OpenOptions> = {
   lock: isOneOf('auto', 'none'),
   discard: isOneOf('unmap', 'ignore'),
   depth: isWhole(1),
+  aio: isOneOf('auto', 'threads'),
   signal: isSignal,
 };
 
@@ -110,8 +117,8 @@ export const OPEN_OPTIONS: Checks<OpenOptions> = {
  * striped over them in chunks of `chunkBytes`.
  *
  * The disk lives on the calling thread: page-cache reads and writes run on it (a write can wait
- * there when the host throttles dirty pages); syncs, O_DIRECT, O_DSYNC, fallocate and reads that
- * miss the page cache run on libuv's pool.
+ * there when the host throttles dirty pages); syncs, O_DIRECT, O_DSYNC (but see `aio`), fallocate
+ * and reads that miss the page cache run on libuv's pool.
  * @throws SluiceError ERR_SLUICE_OPEN, ERR_SLUICE_LOCKED, ERR_SLUICE_DIRECT_UNSUPPORTED and others;
  *   the table is in the README
  */
@@ -155,6 +162,7 @@ function backendOptions(
     writable: options.writable ?? false,
     lock: options.lock ?? 'auto',
     discard: options.discard ?? 'unmap',
+    aio: options.aio ?? 'auto',
     ...(options.depth === undefined ? {} : { depth: options.depth }),
   };
 }

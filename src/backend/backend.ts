@@ -32,6 +32,8 @@ export interface Backend {
   readonly unmaps?: boolean;
   /** False: it cannot write stably at once; the engine writes and syncs instead. Default true. */
   readonly fua?: boolean;
+  /** Where it is defined it is set before each command: no other is in flight. Default: not. */
+  alone?: boolean;
 
   /**
    * Must be called before any command: the memory that addresses refer to, and the answer. May be

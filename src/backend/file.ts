@@ -2,9 +2,9 @@
  * The backend on a regular file or a block device.
  *
  *     command            page cache                            O_DIRECT
- *     read               preadv2 NOWAIT here, the rest pooled  pooled
- *     write              here                                  pooled
- *     write, stable      pooled, O_DSYNC descriptor            the same
+ *     read               preadv2 NOWAIT here, the rest pooled  pooled; here when alone
+ *     write              here                                  pooled; here when alone
+ *     write, stable      O_DSYNC, pooled; here when alone      the same
  *     unaligned          -                                     bounced (file-bounce.ts)
  *     write zeroes,
  *     discard            fallocate, pooled (file-zero.ts)      the same
@@ -46,6 +46,7 @@ import { readPooled, type Settle, syncData, type Views, writePooled } from './fi
 import { Zeroes } from './file-zero.ts';
 import { lockImage } from './lock.ts';
 import { loadNative } from './native.ts';
+import { Patience } from './patience.ts';
 
 export type { FileBackendOptions } from './file-options.ts';
 
@@ -78,6 +79,10 @@ export async function openFileBackend(
 
 const BYTEWISE: Alignment = { blockBytes: 1, memoryBytes: 1 };
 const DEFAULT_INLINE_BYTES = 4 * 1024 * 1024;
+/** A disk that takes longer than a change of threads by far is waited for elsewhere. */
+const PATIENCE = { slowMs: 1, firstRest: 32, longestRest: 4096 };
+/** Longer transfers take their time on any disk. */
+const WAITED_BYTES = 128 * 1024;
 const DEFAULT_POOL_THREADS = 4;
 
 function defaultDepth(direct: boolean): number {
@@ -103,10 +108,10 @@ export class FileBackend implements Backend {
   /** Live numbers, for statistics. */
   readonly counters = newCounters();
   /**
-   * Direct and stable transfers run on the calling thread too. That is the faster way for a
-   * command that is alone in flight (no change of threads), and the worse way for all others.
+   * Short direct and stable transfers run on the calling thread then, while the disk is fast: no
+   * change of threads. For a command that is not alone it is the worse way.
    */
-  inline = false;
+  alone = false;
 
   readonly #image: OpenImage;
   readonly #files: Descriptors;
@@ -114,9 +119,11 @@ export class FileBackend implements Backend {
   readonly #direct: boolean;
   readonly #noFlush: boolean;
   readonly #inlineBytes: number;
+  readonly #waits: boolean;
   readonly #zeroes: Zeroes;
   readonly #scanner: ExtentScanner;
   readonly #state: FileState;
+  readonly #patience = new Patience(PATIENCE);
   #nowait: boolean;
   /** Cached reads would wait for the disk, and the file does not know RWF_NOWAIT. */
   #readsPooled = false;
@@ -138,6 +145,7 @@ export class FileBackend implements Backend {
     this.#alignment = alignment;
     this.#noFlush = options.noFlush === true;
     this.#inlineBytes = options.inlineBytes ?? DEFAULT_INLINE_BYTES;
+    this.#waits = options.aio !== 'threads';
     this.#nowait = native !== null && !this.#direct && !files.isInMemory;
     this.#scanner = new ExtentScanner(files.plain, state, native);
     this.#zeroes = new Zeroes({
@@ -299,15 +307,22 @@ export class FileBackend implements Backend {
 
   #isPooledRead(length: number): boolean {
     if (length > this.#inlineBytes) return true;
-    return this.#direct ? !this.inline : this.#readsPooled;
+    return this.#direct ? !this.#isWaitedFor(length) : this.#readsPooled;
   }
 
   #isPooledWrite(length: number, isStable: boolean): boolean {
-    return length > this.#inlineBytes || ((this.#direct || isStable) && !this.inline);
+    if (length > this.#inlineBytes) return true;
+    return (this.#direct || isStable) && !this.#isWaitedFor(length);
+  }
+
+  #isWaitedFor(length: number): boolean {
+    return this.alone && this.#waits && length <= WAITED_BYTES && this.#patience.ask();
   }
 
   #readHere(command: DataCommand): void {
+    const start = this.#direct ? performance.now() : 0;
     const moved = this.#io.read(this.#files.plain, command, this.#nowait);
+    if (this.#direct) this.#patience.took(performance.now() - start);
     if (moved === command.length) this.#done(command.id, 0, 0);
     else if (moved >= 0) this.#readRest(command, this.#wholeBlocks(moved));
     else this.#readRefused(command, -moved);
@@ -336,7 +351,10 @@ export class FileBackend implements Backend {
   }
 
   #writeHere(command: DataCommand, isStable: boolean): void {
+    const waits = this.#direct || isStable;
+    const start = waits ? performance.now() : 0;
     const moved = this.#io.write(this.#writeDescriptor(isStable), command);
+    if (waits) this.#patience.took(performance.now() - start);
     if (moved === command.length) this.#done(command.id, 0, 0);
     else if (moved >= 0) this.#writeRest(command, isStable, this.#wholeBlocks(moved));
     else if (isTransient(-moved)) this.#writeRest(command, isStable, 0);

@@ -21,7 +21,11 @@ Cache modes, and what a completed write survives:
   unsafe        used        yes             NO, not even after a flush
   unspecified   is writeback
 A write to a new cluster of qcow2 survives a kill of sluice after a flush, or
-when it is older than --flush-interval.`;
+when it is older than --flush-interval.
+
+--aio auto makes a call that is alone in flight on the thread that serves, while
+the disk answers within a millisecond: at queue depth 1 a change of threads
+takes as long. --aio threads never does.`;
 
 /** Of any image, of qcow2, and for whoever looks into it. */
 export function servedImageOptions(): Option[] {
@@ -45,6 +49,9 @@ function imageOptions(): Option[] {
     new Option('--discard <mode>', 'whether TRIM and zeroes may punch holes')
       .choices(['unmap', 'ignore'])
       .default('unmap'),
+    new Option('--aio <how>', 'where O_DIRECT and O_DSYNC calls are made, see below')
+      .choices(['auto', 'threads'])
+      .default('auto'),
     new Option('--elevator <name>', 'order of requests that have to queue for the host')
       .choices(['none', 'deadline'])
       .default('none', 'none: oldest first'),

@@ -14,6 +14,7 @@ export interface ServedImageOptions {
   readonly format?: string;
   readonly cache: CacheModeName;
   readonly discard: 'unmap' | 'ignore';
+  readonly aio: 'auto' | 'threads';
   readonly elevator: 'none' | 'deadline';
   /** 0: off. */
   readonly flushWait: number;
@@ -56,6 +57,7 @@ export async function openImage(
       writable: options.readOnly !== true,
       lock: options.lock ? 'auto' : 'none',
       discard: options.discard,
+      aio: options.aio,
       elevator: options.elevator,
       flushWaitMicros: options.flushWait,
       backing: policyOf(image, options),

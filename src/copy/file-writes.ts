@@ -2,6 +2,7 @@
 import { writevSync } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
 
+import { Patience } from '../backend/patience.ts';
 import { SluiceError } from '../errors.ts';
 import type { Output } from './output.ts';
 import { Turns } from './turns.ts';
@@ -27,8 +28,7 @@ interface Waiting {
 const CALL_BYTES_MAX = 8 * 1024 * 1024;
 const CALL_PARTS_MAX = 64;
 /** A call that takes longer waits for a disk, not for the page cache. */
-const SLOW_MS = 20;
-const FIRST_POOLED_CALLS = 16;
+const PATIENCE = { slowMs: 20, firstRest: 16, longestRest: 1024 };
 
 /**
  * Collects writes; the first that fails is told by `settled`. One call is under way at a time: the
@@ -42,9 +42,7 @@ export class FileWrites implements Output {
   #pending: Promise<void>[] = [];
   #isWriting = false;
   readonly #turns = new Turns();
-  /** So many calls are yet to be made on the pool. */
-  #pooledCalls = 0;
-  #nextPooledCalls = FIRST_POOLED_CALLS;
+  readonly #patience = new Patience(PATIENCE);
 
   constructor(file: WrittenFile, path: string) {
     this.#file = file;
@@ -125,21 +123,15 @@ export class FileWrites implements Output {
 
   /**
    * A write to the page cache is a copy, and made here: to hand it to a thread and back takes as
-   * long. Where one had to wait the next ones do so elsewhere, each time twice as many.
+   * long. Where one had to wait the next ones do so elsewhere.
    */
   async #writeSome(parts: readonly Uint8Array[], offset: number): Promise<number> {
     const { handle } = this.#file;
-    if (this.#pooledCalls > 0) {
-      this.#pooledCalls -= 1;
-      return (await handle.writev(parts, offset)).bytesWritten;
-    }
+    if (!this.#patience.ask()) return (await handle.writev(parts, offset)).bytesWritten;
     await this.#turns.give();
     const start = performance.now();
     const written = writevSync(handle.fd, parts, offset);
-    if (performance.now() - start > SLOW_MS) {
-      this.#pooledCalls = this.#nextPooledCalls;
-      this.#nextPooledCalls *= 2;
-    }
+    this.#patience.took(performance.now() - start);
     return written;
   }
 

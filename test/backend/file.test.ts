@@ -1,5 +1,5 @@
 import { readFileSync, truncateSync } from 'node:fs';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 
 import { DATA, Driver, expectSame, pattern } from './driver.ts';
 import {
@@ -171,9 +171,30 @@ describeWays('a file', folder, ({ direct, koffi }) => {
     expect(backend.counters).toMatchObject({ writes: 2, stableWrites: 2, syncs: 1 });
   });
 
-  it('runs direct and stable transfers on the thread when asked to', async () => {
+  it('waits for a transfer that is alone, but not for long ones nor after a slow one', async () => {
     const { driver, backend } = await openWritable(scratchFile(folder));
-    backend.inline = true;
+    let step = 0;
+    let now = 0;
+    const clock = vi.spyOn(performance, 'now').mockImplementation(() => (now += step));
+    const offThread = async (calls: number, length = 4096): Promise<number> => {
+      const before = backend.counters.offThread;
+      for (let call = 0; call < calls; call++)
+        await driver.run((id) => backend.write(id, 0, length, 1, DATA, true));
+      return backend.counters.offThread - before;
+    };
+    expect(await offThread(1)).toBe(1);
+    backend.alone = true;
+    expect(await offThread(10)).toBe(0);
+    expect(await offThread(1, 256 * 1024)).toBe(1);
+    step = 2;
+    expect(await offThread(1)).toBe(0);
+    expect(await offThread(33)).toBe(32);
+    clock.mockRestore();
+  });
+
+  it('makes direct and stable transfers on the thread when they are alone', async () => {
+    const { driver, backend } = await openWritable(scratchFile(folder));
+    backend.alone = true;
     let answered = 0;
     driver.bytes.set(pattern(4096), DATA);
     void driver.run((id) => backend.write(id, 0, 4096, 1, DATA, true)).then(() => answered++);

@@ -30,7 +30,7 @@ const SEGMENT = 8192;
 
 async function play({ path, options, inline = false, steps }: Scenario): Promise<number[]> {
   const backend = await openFileBackend(path, options);
-  backend.inline = inline;
+  backend.alone = inline;
   const memory = new WebAssembly.Memory({ initial: 64 });
   new Uint8Array(memory.buffer).fill(0xa5, DATA);
   let answered = (_errno: number): void => undefined;

@@ -9,6 +9,9 @@ import { changed, CLEAN_END, Faulty, ORIGINAL, PLAIN_MODES, STABLE_MODES } from 
 
 /** The call that reads or writes one block in a mode, and how often opening has made it. */
 const READ = { writeback: ['preadv2', 1], none: ['pread64', 2] } as const;
+/** Calls that are alone are made on the thread that serves. */
+const ALONE = ['--aio', 'auto'];
+
 describeWithPeers(['strace', 'nbdsh'], 'a served read or write that fails', () => {
   it.for(PLAIN_MODES)(
     'F01: EIO of a read is told to its reader only (%s)',
@@ -172,6 +175,39 @@ say(odd=write(b'w', 333, 6000), read=seen(0, 8192), again=write(b'v', 333, 6000)
     expect(await disk.blocks()).toEqual(changed({ 1: 'ow', 2: 'w' }));
     const offsets = disk.calls('pwrite64').map(({ args }) => Number(args.split(', ').at(-1)));
     expect(offsets).toEqual([4096, 5096, 4608]);
+  });
+
+  it('F01: EIO of a direct read that is waited for is told to its reader only', async (context) => {
+    const inject = ['preadv2:error=EIO:when=1'];
+    await using disk = await Faulty.serve(context, { cache: 'none', inject, options: ALONE });
+    const said = await disk.client(`say(failed=seen(0), again=seen(0), flush=flush())`);
+    expect(said).toEqual({ failed: 'EIO', again: ORIGINAL, flush: 'ok' });
+    expect(await disk.end()).toEqual(CLEAN_END);
+  });
+
+  it.for(STABLE_MODES)(
+    'F17: EIO of a stable write that is waited for is told (%s)',
+    async (cache, context) => {
+      const inject = ['pwrite64:error=EIO:when=1'];
+      await using disk = await Faulty.serve(context, { cache, inject, options: ALONE });
+      const said = await disk.client(`
+say(first=write(b'a', 0), seen=seen(0), flush=flush())`);
+      expect(said).toEqual({ first: 'EIO', seen: ORIGINAL, flush: 'ok' });
+      expect(await disk.end()).toEqual(CLEAN_END);
+      expect(await disk.blocks()).toEqual(changed({}));
+    },
+  );
+
+  it('F11: a short direct write that is waited for is finished on the pool', async (context) => {
+    // Of both threads strace only says that 1000 bytes were written.
+    const inject = ['pwrite64:retval=1000:when=1'];
+    await using disk = await Faulty.serve(context, { cache: 'none', inject, options: ALONE });
+    const said = await disk.client(`say(write=write(b'w', 4096, 8192), flush=flush())`);
+    expect(said).toEqual({ write: 'ok', flush: 'ok' });
+    expect(await disk.end()).toEqual(CLEAN_END);
+    expect(await disk.blocks()).toEqual(changed({ 1: 'ow', 2: 'w' }));
+    const offsets = disk.calls('pwrite64').map(({ args }) => Number(args.split(', ').at(-1)));
+    expect(offsets).toEqual([4096, 4608, 5608, 5120]);
   });
 
   it('F19: EIO of a close is the exit code', async (context) => {

@@ -118,7 +118,9 @@ export class Faulty implements AsyncDisposable {
     const tracing = { path: image, calls: CALLS, inject, dataBytes };
     const under = [...(faults.under ?? []), ...underStrace(tracing, folder.file('calls'))];
     const place = ['-k', folder.file('a.sock'), '--pid-file', folder.file('pid')];
-    const args = ['-f', 'raw', '--cache', faults.cache, ...place, ...(faults.options ?? [])];
+    // strace counts the calls of each thread.
+    const on = ['--aio', 'threads', ...(faults.options ?? [])];
+    const args = ['-f', 'raw', '--cache', faults.cache, ...place, ...on];
     const { poolThreads } = faults;
     const env =
       poolThreads === undefined ? ONE_THREAD : { UV_THREADPOOL_SIZE: String(poolThreads) };
