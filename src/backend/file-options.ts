@@ -21,9 +21,9 @@ export interface FileBackendOptions {
   /** Longer transfers never run on the calling thread. Default 4 MiB, about a millisecond. */
   readonly inlineBytes?: number;
   /**
-   * Where direct and stable transfers run. `auto` (default): on the calling thread when one is short
-   * and alone in flight, while the disk answers within a millisecond, as a change of threads takes
-   * as long; else on libuv's pool. `threads`: on the pool.
+   * Where direct and stable transfers run. `auto` (default): on the calling thread when one is
+   * short and alone in flight, while the disk answers within a millisecond, as a change of threads
+   * takes as long; else on libuv's pool. `threads`: on the pool.
    */
   readonly aio?: 'auto' | 'threads';
   /**
