@@ -11,7 +11,9 @@ export function parseSize(text: string): number | undefined {
   const power = UNITS.indexOf(unit.toUpperCase()) + 1;
   const factor = unit === '' || unit.toUpperCase() === 'B' ? 1 : 1024 ** power;
   const bytes = hexadecimal ? Number(text) : Number(digits) * factor;
-  return Number.isSafeInteger(Math.trunc(bytes)) ? Math.trunc(bytes) : undefined;
+  // As with qemu-img there are no parts of a byte, but parts of a KiB are rounded.
+  if (factor === 1 && !Number.isInteger(bytes)) return undefined;
+  return Number.isSafeInteger(Math.round(bytes)) ? Math.round(bytes) : undefined;
 }
 
 /** For commander. */
