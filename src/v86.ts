@@ -82,6 +82,6 @@ export async function attachVirtioBlk(
     },
   });
   const unplug = plug(cpu, place, blk.pci);
-  machine.add(place.slot, { blk, sizeBytes: () => disk.size });
+  machine.add(place.slot, { blk });
   return blk;
 }

@@ -3,11 +3,11 @@
  *
  * E1  A state is taken and restored while the processor stands and nothing is in flight, so that
  *     memory, processor and devices are of one moment, and no request is lost or done twice.
- * E2  A state that does not fit the disks is refused before anything has changed.
+ * E2  A state that does not fit the machine or its disks is refused before anything has changed.
  * E3  A reset of the machine resets the disks. While the host still has guest memory in its hands
  *     the machine waits: the next system must not find somebody else's data written into it.
  */
-import { invalid } from '../arguments.ts';
+import { invalid, show } from '../arguments.ts';
 import { SluiceError } from '../errors.ts';
 import { parseState } from '../virtio/state.ts';
 import type { VirtioBlk } from '../virtio/virtio-blk.ts';
@@ -16,16 +16,16 @@ import { cpuOf, type V86Cpu, type V86Emulator } from './cpu.ts';
 /** A disk as a machine keeps it. */
 interface Member {
   readonly blk: VirtioBlk;
-  readonly sizeBytes: () => number;
 }
 
 /** A disk in a state. */
 interface SavedMember {
   readonly slot: number;
-  readonly sizeBytes: number;
   readonly state: unknown;
 }
 
+/** Where in v86's state the size of guest RAM is. */
+const RAM_INDEX = 0;
 /** Where in v86's state, a list, ours is: a string of JSON. v86's own parts come before it. */
 const STATE_INDEX = 256;
 
@@ -103,8 +103,8 @@ export class Machine {
     try {
       const parts = saved.map((result, index): SavedMember => {
         if (result.status === 'rejected') throw result.reason as Error;
-        const [slot, { sizeBytes }] = members[index] ?? missing();
-        return { slot, sizeBytes: sizeBytes(), state: result.value };
+        const [slot] = members[index] ?? missing();
+        return { slot, state: result.value };
       });
       this.#taken = JSON.stringify(parts);
       return await save();
@@ -117,14 +117,16 @@ export class Machine {
     }
   }
 
-  /** E1, E2. When it fails later on, the processor stays stopped. */
+  /** E1, E2. When it fails later on, the processor stays stopped, for another try. */
   async #restore(restore: () => Promise<void>): Promise<void> {
     const state = await this.#decoded(restore);
-    const parts = this.#fitting(state[STATE_INDEX]);
+    const parts = this.#fitting(state);
     const wasRunning = await this.#stop();
     await Promise.all([...this.#members.values()].map(({ blk }) => blk.reset()));
     this.#setState(state);
-    for (const { slot, state: part } of parts) await this.#members.get(slot)?.blk.restore(part);
+    await Promise.all(
+      parts.map(async ({ slot, state }) => this.#members.get(slot)?.blk.restore(state)),
+    );
     for (const { slot } of parts) this.#members.get(slot)?.blk.resume();
     if (wasRunning) await this.#emulator.run();
   }
@@ -146,10 +148,16 @@ export class Machine {
   }
 
   /** Our part of a state; none: it was taken without disks, and the guest knows of none. */
-  #fitting(part: unknown): readonly SavedMember[] {
+  #fitting(state: readonly unknown[]): readonly SavedMember[] {
+    if (this.#members.size > 0) refuseOtherRam(state[RAM_INDEX], this.cpu.mem8.length);
+    const part = state[STATE_INDEX];
     if (part === undefined || part === null) return [];
     const saved = toSaved(part);
-    for (const one of saved) refuseMisfit(one, this.#members.get(one.slot));
+    saved.forEach((one, index) => {
+      if (saved.findIndex(({ slot }) => slot === one.slot) !== index)
+        throw invalid(`the state has two disks in slot ${show(one.slot)}`);
+      refuseMisfit(one, this.#members.get(one.slot)?.blk);
+    });
     return saved;
   }
 
@@ -185,19 +193,29 @@ export class Machine {
   }
 }
 
+/** The processor would reach what is behind guest RAM: the engines of the disks. */
+function refuseOtherRam(was: unknown, is: number): void {
+  if (was === is) return;
+  throw invalid(
+    `the state is of a machine with ${show(was)} bytes of memory, and this one has ${is}; ` +
+      'make the emulator with the same memory_size',
+  );
+}
+
 /** Refuses what the disk in its slot cannot take over. */
-function refuseMisfit({ slot, sizeBytes, state }: SavedMember, member: Member | undefined): void {
-  const now = member?.sizeBytes();
-  if (member === undefined || now !== sizeBytes) {
-    const is = now === undefined ? 'none is attached there' : `the one there has ${now}`;
+function refuseMisfit({ slot, state }: SavedMember, blk: VirtioBlk | undefined): void {
+  if (blk === undefined) {
     throw invalid(
-      `the state has a disk of ${sizeBytes} bytes in slot ${slot}, and ${is}; ` +
+      `the state has a disk in slot ${show(slot)}, and none is attached there; ` +
         'attach the disks that were there, in the same order, and restore again',
     );
   }
-  const { features, legacy, registers } = member.blk;
-  const { count, sizeMax } = registers;
-  parseState(state, { offered: features.offered, legacy, count, sizeMax });
+  try {
+    parseState(state, blk);
+  } catch (cause) {
+    if (!(cause instanceof SluiceError)) throw cause;
+    throw new SluiceError(cause.code, `the disk in slot ${slot}: ${cause.message}`, { cause });
+  }
 }
 
 function toSaved(part: unknown): readonly SavedMember[] {
