@@ -59,6 +59,10 @@ export async function attachVirtioBlk(
   options: V86VirtioBlkOptions = {},
 ): Promise<VirtioBlk> {
   const machine = await Machine.of(emulator);
+  return machine.inTurn(() => attach(machine, disk, options));
+}
+
+function attach(machine: Machine, disk: Disk, options: V86VirtioBlkOptions): VirtioBlk {
   const { cpu } = machine;
   const { slot: wanted, onClosed, ...rest } = options;
   const { queues: virtqueues = 1, arenaBytes } = rest;
@@ -82,6 +86,6 @@ export async function attachVirtioBlk(
     },
   });
   const unplug = plug(cpu, place, blk.pci);
-  machine.add(place.slot, { blk });
+  machine.add(place.slot, blk);
   return blk;
 }

@@ -1,11 +1,12 @@
 // States of an emulator that does not run: taken, restored, refused, and what happens meanwhile.
 
 import { describe, expect, it } from 'vitest';
-import type { V86VirtioBlkOptions } from '../../src/v86.ts';
+import { attachVirtioBlk, type V86VirtioBlkOptions } from '../../src/v86.ts';
 import { PciGuest } from './pci-guest.ts';
-import { makeDisk, makeEmulator, MIB, setUp } from './rig.ts';
+import { makeDisk, makeEmulator, MIB, setUp, SMALL } from './rig.ts';
 
 const code = (code: string) => expect.objectContaining({ code }) as Error;
+const turns = () => new Promise((resolve) => setTimeout(resolve, 20));
 /** Where in v86's state the size of RAM is, and where ours is. */
 const RAM = 0;
 const DISKS = 256;
@@ -140,6 +141,22 @@ describe('states', () => {
     expect([blk.status, guest.slots]).toEqual([0, [slot]]);
   });
 
+  it('a state that was taken after a disk had gone resets the one that is there', async () => {
+    const { emulator, slot, blk } = await setUp();
+    await attachVirtioBlk(emulator, makeDisk().disk, { ...SMALL, slot: slot + 1 });
+    await blk.close();
+    const state = await emulator.save_state();
+    const second = await setUp();
+    await attachVirtioBlk(second.emulator, makeDisk().disk, { ...SMALL, slot: slot + 1 });
+    second.guest.boot(slot);
+    await second.emulator.restore_state(state);
+    expect([second.blk.status, second.guest.slots]).toEqual([0, [slot, slot + 1]]);
+    const driver = second.guest.boot(slot);
+    const flush = driver.flush();
+    await second.guest.finish(slot, driver);
+    expect(flush.status).toBe(0);
+  });
+
   it("v86's own calls are refused while a disk is attached, and work when it is gone", async () => {
     const { emulator, blk } = await setUp();
     const { v86 } = emulator as unknown as {
@@ -241,5 +258,121 @@ describe('E2: a state that is damaged, or made to harm', () => {
     const state = await emulator.save_state();
     await emulator.restore_state(state);
     expect([guest.read(slot, 0x14, 1), errors.length]).toEqual([0x4f, 1]);
+  });
+});
+
+describe('E4: while a state is restored', () => {
+  /** Two disks; the restore waits for a read of the second. */
+  async function restoring() {
+    const rig = await setUp();
+    const { emulator, guest, slot } = rig;
+    const held = makeDisk();
+    const other = await attachVirtioBlk(emulator, held.disk, SMALL);
+    guest.boot(slot);
+    const driver = guest.boot(slot + 1);
+    const state = await emulator.save_state();
+    held.backend.hold = true;
+    driver.read(0, 4096);
+    guest.kick(slot + 1, driver);
+    const restored = emulator.restore_state(state);
+    await turns();
+    const release = () => {
+      held.backend.hold = false;
+      held.backend.releaseAll();
+    };
+    return { ...rig, other, restored, release, bars: [slot, slot + 1].map((at) => guest.bar(at)) };
+  }
+
+  /** A slot is empty, and can be used again. */
+  async function isFree(run: Awaited<ReturnType<typeof restoring>>, at: number) {
+    const { emulator, guest, slot, bars } = run;
+    const bar = bars[at - slot] ?? 0;
+    expect([guest.config(at, 0), guest.cpu.io.ports[bar]?.device]).toEqual([
+      0xffff_ffff,
+      undefined,
+    ]);
+    const blk = await attachVirtioBlk(emulator, makeDisk().disk, { ...SMALL, slot: at });
+    expect(guest.slots).toContain(at);
+    await blk.close();
+  }
+
+  it.each(['device', 'disk'])('a %s that is closed at once leaves nothing behind', async (what) => {
+    const run = await restoring();
+    const { emulator, guest, slot, blk, disk, other, restored, release } = run;
+    await (what === 'device' ? blk.close() : disk.close());
+    release();
+    await restored;
+    expect([guest.slots, other.status]).toEqual([[slot + 1], 15]);
+    await isFree(run, slot);
+    await emulator.restore_state(await emulator.save_state());
+    expect([guest.slots, other.status]).toEqual([[slot + 1], 15]);
+  });
+
+  it('a device that is on its way out neither hinders nor stays', async () => {
+    const run = await restoring();
+    const { guest, slot, blk, other, restored, release } = run;
+    const closing = other.close();
+    release();
+    await Promise.all([restored, closing]);
+    expect([guest.slots, blk.status]).toEqual([[slot], 15]);
+    await isFree(run, slot + 1);
+  });
+
+  it('a device that closes when the state is in place is gone, too', async () => {
+    const run = await restoring();
+    const { guest, slot, blk, restored, release } = run;
+    const { cpu } = guest;
+    const { pci } = cpu.devices as unknown as { pci: { set_state(state: unknown): void } };
+    const setState = pci.set_state.bind(pci);
+    let closing: Promise<void> | undefined;
+    pci.set_state = (state) => {
+      setState(state);
+      closing = blk.close();
+    };
+    release();
+    await restored;
+    await closing;
+    expect(guest.slots).toEqual([slot + 1]);
+    await isFree(run, slot);
+  });
+
+  it('a disk that is attached waits, and finds a slot of its own', async () => {
+    const { emulator, guest, slot, blk, restored, release } = await restoring();
+    await blk.close();
+    const attached = attachVirtioBlk(emulator, makeDisk().disk, SMALL);
+    await turns();
+    expect(guest.slots).toEqual([slot + 1]);
+    release();
+    await restored;
+    expect([(await attached).status, guest.slots]).toEqual([0, [slot, slot + 1]]);
+  });
+
+  it('no state is taken of a disk that closes, and the next one has none of it', async () => {
+    const { emulator, guest, slot, blk } = await setUp();
+    const held = makeDisk();
+    const other = await attachVirtioBlk(emulator, held.disk, SMALL);
+    const driver = guest.boot(slot + 1);
+    held.backend.hold = true;
+    driver.read(0, 4096);
+    guest.kick(slot + 1, driver);
+    const saved = emulator.save_state();
+    await turns();
+    await blk.close();
+    held.backend.hold = false;
+    held.backend.releaseAll();
+    await expect(saved).rejects.toThrow(code('ERR_SLUICE_BUSY'));
+    await emulator.restore_state(await emulator.save_state());
+    expect([guest.slots, other.status]).toEqual([[slot + 1], 15]);
+  });
+
+  it('a state whose disk was closed before it is looked at is refused', async () => {
+    const { emulator, guest, slot, blk } = await setUp();
+    guest.boot(slot);
+    const state = await emulator.save_state();
+    const restored = emulator.restore_state(state);
+    const closed = blk.close();
+    await expect(restored).rejects.toThrow('in slot 13, and none is attached there');
+    await closed;
+    expect(guest.slots).toEqual([]);
   });
 });
