@@ -45,10 +45,12 @@ export interface V86VirtioBlkOptions extends Omit<VirtioBlkOptions, Ours> {
  * device, or the disk, unplugs it: let the guest unmount before.
  *
  * The emulator's `save_state` and `restore_state` then include the device. Both stop the processor
- * meanwhile. `save_state` first lets requests in flight end. `restore_state` wants the disks that
- * were attached, in the same slots and of the same sizes; their contents are the caller's affair:
- * a guest that is restored goes on with what it had in memory, so the disk must hold what it held
- * when the state was taken. A state in the option `initial_state` of V86 cannot be used.
+ * meanwhile. `save_state` first lets requests in flight end. `restore_state` comes after the disks
+ * are attached: those that were, in the same slots, of the same capacity, block size and serial,
+ * and read-only or not as before. What does not fit is refused before anything has changed.
+ * Contents of disks are not in a state, and are the caller's affair: a guest that is restored goes
+ * on with what it had in memory, so the disk must hold what it held when the state was taken. A
+ * state in the option `initial_state` of V86 cannot be used.
  * @throws SluiceError ERR_SLUICE_UNSUPPORTED when this v86 lacks something that is needed, or has
  *   no room left; ERR_SLUICE_INVALID_ARGUMENT; ERR_SLUICE_BUSY, ERR_SLUICE_CLOSED for a disk that
  *   cannot move
@@ -59,6 +61,10 @@ export async function attachVirtioBlk(
   options: V86VirtioBlkOptions = {},
 ): Promise<VirtioBlk> {
   const machine = await Machine.of(emulator);
+  return machine.inTurn(() => attach(machine, disk, options));
+}
+
+function attach(machine: Machine, disk: Disk, options: V86VirtioBlkOptions): VirtioBlk {
   const { cpu } = machine;
   const { slot: wanted, onClosed, ...rest } = options;
   const { queues: virtqueues = 1, arenaBytes } = rest;
@@ -82,6 +88,6 @@ export async function attachVirtioBlk(
     },
   });
   const unplug = plug(cpu, place, blk.pci);
-  machine.add(place.slot, { blk, sizeBytes: () => disk.size });
+  machine.add(place.slot, blk);
   return blk;
 }

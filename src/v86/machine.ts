@@ -3,29 +3,28 @@
  *
  * E1  A state is taken and restored while the processor stands and nothing is in flight, so that
  *     memory, processor and devices are of one moment, and no request is lost or done twice.
- * E2  A state that does not fit the disks is refused before anything has changed.
+ * E2  A state that does not fit the machine or its disks is refused before anything has changed.
  * E3  A reset of the machine resets the disks. While the host still has guest memory in its hands
  *     the machine waits: the next system must not find somebody else's data written into it.
+ * E4  A disk that is closed during a restore is gone as if it had been closed after it; during a
+ *     save, there is no state. One that is attached meanwhile waits for the end.
  */
-import { invalid } from '../arguments.ts';
+import { invalid, show } from '../arguments.ts';
 import { SluiceError } from '../errors.ts';
 import { parseState } from '../virtio/state.ts';
 import type { VirtioBlk } from '../virtio/virtio-blk.ts';
 import { cpuOf, type V86Cpu, type V86Emulator } from './cpu.ts';
-
-/** A disk as a machine keeps it. */
-interface Member {
-  readonly blk: VirtioBlk;
-  readonly sizeBytes: () => number;
-}
+import { pciIdOf } from './pci-slot.ts';
 
 /** A disk in a state. */
 interface SavedMember {
   readonly slot: number;
-  readonly sizeBytes: number;
   readonly state: unknown;
 }
 
+/** Where in v86's state the size of guest RAM is, and the configuration spaces by PCI id. */
+const RAM_INDEX = 0;
+const PCI_INDEX = 48;
 /** Where in v86's state, a list, ours is: a string of JSON. v86's own parts come before it. */
 const STATE_INDEX = 256;
 
@@ -35,7 +34,7 @@ const machines = new WeakMap<V86Cpu, Machine>();
 export class Machine {
   readonly cpu: V86Cpu;
   readonly #emulator: V86Emulator;
-  readonly #members = new Map<number, Member>();
+  readonly #members = new Map<number, VirtioBlk>();
   /** The end of what stops the processor; one thing at a time. */
   #turn: Promise<unknown> = Promise.resolve();
   /** Our part of the state that is being taken. */
@@ -57,19 +56,26 @@ export class Machine {
     this.cpu = cpu;
     const save = emulator.save_state.bind(emulator);
     const restore = emulator.restore_state.bind(emulator);
-    emulator.save_state = () => this.#inTurn(() => this.#save(save));
-    emulator.restore_state = (state) => this.#inTurn(() => this.#restore(() => restore(state)));
+    emulator.save_state = () => this.inTurn(() => this.#save(save));
+    emulator.restore_state = (state) => this.inTurn(() => this.#restore(() => restore(state)));
     this.#hookCpu(cpu);
   }
 
   /** A disk was plugged into a slot. */
-  add(slot: number, member: Member): void {
-    this.#members.set(slot, member);
+  add(slot: number, blk: VirtioBlk): void {
+    this.#members.set(slot, blk);
   }
 
   /** It is closed. */
   remove(slot: number): void {
     this.#members.delete(slot);
+  }
+
+  /** What changes the whole, one thing after another. */
+  inTurn<T>(work: () => T | Promise<T>): Promise<T> {
+    const result = this.#turn.then(work);
+    this.#turn = result.catch(() => undefined);
+    return result;
   }
 
   /** v86's own calls. Those that come past ours are refused: no disk is at rest then. */
@@ -99,34 +105,46 @@ export class Machine {
   async #save(save: () => Promise<ArrayBuffer>): Promise<ArrayBuffer> {
     const wasRunning = await this.#stop();
     const members = [...this.#members];
-    const saved = await Promise.allSettled(members.map(([, { blk }]) => blk.save()));
+    const saved = await Promise.allSettled(members.map(([, blk]) => blk.save()));
     try {
       const parts = saved.map((result, index): SavedMember => {
         if (result.status === 'rejected') throw result.reason as Error;
-        const [slot, { sizeBytes }] = members[index] ?? missing();
-        return { slot, sizeBytes: sizeBytes(), state: result.value };
+        const [slot] = members[index] ?? missing();
+        if (this.#open(slot) === undefined) throw closedMeanwhile(slot);
+        return { slot, state: result.value };
       });
       this.#taken = JSON.stringify(parts);
       return await save();
     } finally {
       this.#taken = undefined;
-      members.forEach(([, { blk }], index) => {
-        if (saved[index]?.status === 'fulfilled') blk.resume();
+      members.forEach(([slot], index) => {
+        if (saved[index]?.status === 'fulfilled') this.#open(slot)?.resume();
       });
       if (wasRunning) await this.#emulator.run();
     }
   }
 
-  /** E1, E2. When it fails later on, the processor stays stopped. */
+  /** E1, E2, E4. When it fails later on, the processor stays stopped, for another try. */
   async #restore(restore: () => Promise<void>): Promise<void> {
     const state = await this.#decoded(restore);
-    const parts = this.#fitting(state[STATE_INDEX]);
+    const parts = this.#fitting(state);
+    const slots = [...this.#members.keys()];
     const wasRunning = await this.#stop();
-    await Promise.all([...this.#members.values()].map(({ blk }) => blk.reset()));
+    await Promise.all([...this.#members.values()].map((blk) => blk.reset()));
+    // v86 would show in every slot what was there when the state was taken.
+    const shown = parts.map(({ slot }) => slot).filter((slot) => this.#members.has(slot));
+    const others = slots.filter((slot) => !shown.includes(slot));
+    keepSpaces(state, others);
     this.#setState(state);
-    for (const { slot, state: part } of parts) await this.#members.get(slot)?.blk.restore(part);
-    for (const { slot } of parts) this.#members.get(slot)?.blk.resume();
+    await Promise.all(parts.map(async ({ slot, state }) => this.#open(slot)?.restore(state)));
+    for (const { slot } of parts) this.#open(slot)?.resume();
     if (wasRunning) await this.#emulator.run();
+  }
+
+  /** The device in a slot, unless its owner closes it. */
+  #open(slot: number): VirtioBlk | undefined {
+    const blk = this.#members.get(slot);
+    return blk?.closed === false ? blk : undefined;
   }
 
   /** What v86 reads out of a state, which is not put into effect yet. */
@@ -146,23 +164,29 @@ export class Machine {
   }
 
   /** Our part of a state; none: it was taken without disks, and the guest knows of none. */
-  #fitting(part: unknown): readonly SavedMember[] {
+  #fitting(state: readonly unknown[]): readonly SavedMember[] {
+    if (this.#members.size > 0) refuseOtherRam(state[RAM_INDEX], this.cpu.mem8.length);
+    const part = state[STATE_INDEX];
     if (part === undefined || part === null) return [];
     const saved = toSaved(part);
-    for (const one of saved) refuseMisfit(one, this.#members.get(one.slot));
+    saved.forEach((one, index) => {
+      if (saved.findIndex(({ slot }) => slot === one.slot) !== index)
+        throw invalid(`the state has two disks in slot ${show(one.slot)}`);
+      refuseMisfit(one, this.#open(one.slot));
+    });
     return saved;
   }
 
   /** E3. */
   #reboot(reboot: () => void): void {
-    const blks = [...this.#members.values()].map(({ blk }) => blk);
+    const blks = [...this.#members.values()];
     const resets = blks.map((blk) => blk.reset());
     if (blks.every(({ status }) => status === 0)) return reboot();
     if (this.#isRebooting) return;
     this.#isRebooting = true;
     // The system that asked does not go on: one that finds itself alive tries a triple fault next.
     this.cpu.in_hlt[0] = 1;
-    void this.#inTurn(async () => {
+    void this.inTurn(async () => {
       const wasRunning = await this.#stop();
       await Promise.all(resets);
       this.#isRebooting = false;
@@ -177,27 +201,37 @@ export class Machine {
     await this.#emulator.stop();
     return wasRunning;
   }
+}
 
-  #inTurn<T>(work: () => Promise<T>): Promise<T> {
-    const result = this.#turn.then(work);
-    this.#turn = result.catch(() => undefined);
-    return result;
-  }
+/** The configuration spaces of some slots stay as they are. */
+function keepSpaces(state: readonly unknown[], slots: readonly number[]): void {
+  const spaces = state[PCI_INDEX];
+  if (Array.isArray(spaces)) for (const slot of slots) spaces[pciIdOf(slot)] = undefined;
+}
+
+/** The processor would reach what is behind guest RAM: the engines of the disks. */
+function refuseOtherRam(was: unknown, is: number): void {
+  if (was === is) return;
+  throw invalid(
+    `the state is of a machine with ${show(was)} bytes of memory, and this one has ${is}; ` +
+      'make the emulator with the same memory_size',
+  );
 }
 
 /** Refuses what the disk in its slot cannot take over. */
-function refuseMisfit({ slot, sizeBytes, state }: SavedMember, member: Member | undefined): void {
-  const now = member?.sizeBytes();
-  if (member === undefined || now !== sizeBytes) {
-    const is = now === undefined ? 'none is attached there' : `the one there has ${now}`;
+function refuseMisfit({ slot, state }: SavedMember, blk: VirtioBlk | undefined): void {
+  if (blk === undefined) {
     throw invalid(
-      `the state has a disk of ${sizeBytes} bytes in slot ${slot}, and ${is}; ` +
+      `the state has a disk in slot ${show(slot)}, and none is attached there; ` +
         'attach the disks that were there, in the same order, and restore again',
     );
   }
-  const { features, legacy, registers } = member.blk;
-  const { count, sizeMax } = registers;
-  parseState(state, { offered: features.offered, legacy, count, sizeMax });
+  try {
+    parseState(state, blk);
+  } catch (cause) {
+    if (!(cause instanceof SluiceError)) throw cause;
+    throw new SluiceError(cause.code, `the disk in slot ${slot}: ${cause.message}`, { cause });
+  }
 }
 
 function toSaved(part: unknown): readonly SavedMember[] {
@@ -221,6 +255,13 @@ function direct(call: string): SluiceError {
   return new SluiceError(
     'ERR_SLUICE_BUSY',
     `a virtio-blk device may be at work: call ${call}() of the emulator itself, which waits`,
+  );
+}
+
+function closedMeanwhile(slot: number): SluiceError {
+  return new SluiceError(
+    'ERR_SLUICE_BUSY',
+    `the disk in slot ${slot} was closed meanwhile; call save_state() again`,
   );
 }
 

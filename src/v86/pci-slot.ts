@@ -46,7 +46,8 @@ function freeSlot(bus: V86PciBus, wanted: number | undefined): number {
   throw full('slots of the PCI bus');
 }
 
-function pciIdOf(slot: number): number {
+/** The id of a slot on v86's bus. */
+export function pciIdOf(slot: number): number {
   return slot << 3;
 }
 

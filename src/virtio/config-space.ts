@@ -153,6 +153,11 @@ export class ConfigSpace {
     this.#generation = generation >>> 0;
   }
 
+  /** What the fields are made of now. */
+  get values(): ConfigValues {
+    return this.#values;
+  }
+
   /** Fills `into` with what lies at `offset` (C2). */
   read(offset: number, into: Uint8Array): void {
     into.fill(0);
@@ -208,9 +213,14 @@ export function isWritebackByte(offset: number, length: number): boolean {
   return offset === BLK_CONFIG_WRITEBACK && length === 1;
 }
 
-/** In sectors of 512 bytes whatever the block size; a last block that is not whole is left out. */
-function capacitySectors({ capacityBytes, blockSizeBytes }: ConfigValues): number {
-  return (Math.floor(capacityBytes / blockSizeBytes) * blockSizeBytes) / SECTOR_SIZE;
+/** The capacity as it is shown: a last block that is not whole is left out. */
+export function shownCapacity({ capacityBytes, blockSizeBytes }: ConfigValues): number {
+  return Math.floor(capacityBytes / blockSizeBytes) * blockSizeBytes;
+}
+
+/** In sectors of 512 bytes whatever the block size. */
+function capacitySectors(values: ConfigValues): number {
+  return shownCapacity(values) / SECTOR_SIZE;
 }
 
 function segMax(values: ConfigValues, hasIndirect: boolean): number {

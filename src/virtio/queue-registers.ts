@@ -31,7 +31,7 @@ export interface QueueSettings {
 
 /** A queue at rest. */
 export interface QueueSnapshot extends QueueSettings {
-  /** The ring has a fault: it is not attached again. */
+  /** The ring has a fault, or could never be attached: it is not attached again. */
   readonly broken: boolean;
   /** Where an attached ring was left, and goes on. */
   readonly position: RingPosition | undefined;
@@ -152,6 +152,7 @@ export class QueueRegisters {
       try {
         this.#attach(queue);
       } catch (error) {
+        this.markBroken(queue);
         this.#owner.failed(error);
       }
     });
@@ -184,16 +185,13 @@ export class QueueRegisters {
     });
   }
 
-  /**
-   * Queues as they were saved; those that were enabled are attached if the device runs.
-   * @throws SluiceError ERR_SLUICE_VIRTQUEUE when a ring cannot be used
-   */
+  /** Queues as they were saved; those that were enabled are attached if the device runs. */
   restore(snapshots: readonly QueueSnapshot[]): void {
     snapshots.forEach(({ enabled, ...rest }, queue) => {
       const state = enabled ? 'on' : 'off';
       this.#queues[queue] = { ...freshQueue(this.sizeMax), ...rest, state };
-      this.#attach(queue);
     });
+    this.attach();
   }
 
   #attach(queue: number): void {

@@ -1,6 +1,7 @@
 /**
  * The state of a virtio-blk device as plain JSON. What comes back is checked like any other input:
- * it may have been cut, edited, or made by another device.
+ * it may have been cut, edited, or made by another device, or for another disk. It is checked whole
+ * before anything of it takes effect, its rings included.
  *
  * Numbers of 64 bits are hexadecimal strings, since JSON has no way to write them.
  */
@@ -9,16 +10,21 @@ import {
   VIRTIO_CONFIG_S_FEATURES_OK,
   VIRTIO_CONFIG_S_NEEDS_RESET,
 } from '../abi/virtio-ring.ts';
-import { invalid, toWhole } from '../arguments.ts';
+import { invalid, show, toWhole } from '../arguments.ts';
 import { legacyFeatures, refusal } from './features.ts';
 import type { MmioRegisters } from './mmio.ts';
+import { ringFlags } from './negotiation.ts';
 import type { PciRegisters } from './pci.ts';
 import type { QueueSnapshot } from './queue-registers.ts';
+import { refuseOther, type ShownDisk } from './shown-disk.ts';
 import { DRIVER_STATUS_BITS, ISR_CONFIG, ISR_USED } from './transport.ts';
+import type { QueueConfig } from './virtqueue-types.ts';
 
 /** What `save` returns and `restore` takes. Its inside may change with the version. */
 export interface VirtioBlkState {
   readonly version: 1;
+  /** What the guest has seen of its disk. */
+  readonly disk: ShownDisk;
   /** The bits that the driver has accepted. */
   readonly features: string;
   readonly status: number;
@@ -47,6 +53,7 @@ export interface VirtioBlkQueueState {
 
 /** A device at rest. */
 export interface VirtioBlkSnapshot {
+  readonly disk: ShownDisk;
   readonly accepted: bigint;
   readonly status: number;
   readonly isr: number;
@@ -57,13 +64,14 @@ export interface VirtioBlkSnapshot {
   readonly pci: PciRegisters;
 }
 
-/** What a state must fit to. */
+/** What a state must fit to: a device. */
 export interface StateLimits {
-  readonly offered: bigint;
+  readonly shownDisk: ShownDisk;
+  readonly features: { readonly offered: bigint };
   readonly legacy: boolean;
   /** Queues, and the largest size of each. */
-  readonly count: number;
-  readonly sizeMax: number;
+  readonly registers: { readonly count: number; readonly sizeMax: number };
+  readonly queues: { ringFault(config: QueueConfig): string | undefined };
 }
 
 const VERSION = 1;
@@ -77,9 +85,10 @@ type Fields = Readonly<Record<string, unknown>>;
 
 /** A device at rest as JSON. */
 export function formatState(snapshot: VirtioBlkSnapshot): VirtioBlkState {
-  const { accepted, status, isr, generation, wce, queues, mmio, pci } = snapshot;
+  const { disk, accepted, status, isr, generation, wce, queues, mmio, pci } = snapshot;
   return {
     version: VERSION,
+    disk,
     features: hex(BigInt.asUintN(64, accepted)),
     status,
     isr,
@@ -101,8 +110,8 @@ export function formatState(snapshot: VirtioBlkSnapshot): VirtioBlkState {
 }
 
 /**
- * A device at rest from JSON.
- * @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT
+ * A device at rest from JSON, to be taken over by the device that it has to fit to.
+ * @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT: which value, where
  */
 export function parseState(
   state: unknown,
@@ -112,13 +121,21 @@ export function parseState(
   if (fields['version'] !== VERSION) {
     throw invalid('the state is not one of a virtio-blk device that this release can read');
   }
+  const disk = toDisk(fields['disk']);
+  refuseOther(disk, limits.shownDisk);
   const accepted = toAddress(fields['features'], 'features');
   const status = toCount(fields['status'], 'status', STATUS_BITS);
   if ((status & ~STATUS_BITS) !== 0) throw invalid(`the state has an impossible status ${status}`);
-  const queues = toQueues(fields['queues'], limits);
+  const negotiated = negotiatedIn(status, accepted, limits);
+  const queues = toQueues(fields['queues'], limits.registers);
+  const isLive = (status & VIRTIO_CONFIG_S_DRIVER_OK) !== 0;
+  queues.forEach((queue, index) => {
+    checkRing(queue, `queues[${index}]`, isLive ? negotiated : undefined, limits);
+  });
   return {
+    disk,
     accepted,
-    negotiated: negotiatedIn(status, accepted, limits),
+    negotiated,
     status,
     isr: toCount(fields['isr'], 'isr', LARGEST_ISR),
     generation: toCount(fields['generation'], 'generation', LARGEST_WORD),
@@ -133,7 +150,7 @@ export function parseState(
 function negotiatedIn(
   status: number,
   accepted: bigint,
-  { offered, legacy }: StateLimits,
+  { features: { offered }, legacy }: StateLimits,
 ): bigint | undefined {
   if ((status & VIRTIO_CONFIG_S_FEATURES_OK) !== 0) {
     const why = refusal(offered, accepted);
@@ -145,9 +162,22 @@ function negotiatedIn(
   throw invalid('the state does not fit this device: it is one of a legacy driver');
 }
 
-function toQueues(value: unknown, { count, sizeMax }: StateLimits): QueueSnapshot[] {
+function toDisk(value: unknown): ShownDisk {
+  const fields = toFields(value, 'disk');
+  const { serial } = fields;
+  if (typeof serial !== 'string') throw invalid(`disk.serial must be text, not ${show(serial)}`);
+  return {
+    capacityBytes: toCount(fields['capacityBytes'], 'disk.capacityBytes', Number.MAX_SAFE_INTEGER),
+    blockSizeBytes: toCount(fields['blockSizeBytes'], 'disk.blockSizeBytes', LARGEST_WORD),
+    readOnly: toTruth(fields['readOnly'], 'disk.readOnly'),
+    serial,
+  };
+}
+
+function toQueues(value: unknown, { count, sizeMax }: StateLimits['registers']): QueueSnapshot[] {
   if (!Array.isArray(value) || value.length !== count) {
-    throw invalid(`the state must have ${count} queues, as this device has`);
+    const found = Array.isArray(value) ? value.length : show(value);
+    throw invalid(`queues must be a list of ${count}, as this device has, not ${found}`);
   }
   return value.map((queue: unknown, index) => toQueue(queue, `queues[${index}]`, sizeMax));
 }
@@ -177,13 +207,37 @@ function toPosition(avail: unknown, used: unknown, name: string): QueueSnapshot[
   };
 }
 
+/**
+ * A ring that the device would attach must be one, and has a place to go on from; only such a ring,
+ * and one that is broken, has ever had a place.
+ * @param live what was negotiated, when the driver has said DRIVER_OK
+ */
+function checkRing(
+  queue: QueueSnapshot,
+  name: string,
+  live: bigint | undefined,
+  { queues }: StateLimits,
+): void {
+  const { enabled, broken, position } = queue;
+  if (!enabled || live === undefined) {
+    if (position === undefined) return;
+    throw invalid(`${name}.nextAvail must be null, since the queue is not in use`);
+  }
+  if (broken) return;
+  if (position === undefined) {
+    throw invalid(`${name}.nextAvail must be a number, not null, since the queue is in use`);
+  }
+  const why = queues.ringFault({ ...queue, ...ringFlags(live) });
+  if (why !== undefined) throw invalid(`${name} of the state cannot be used: ${why}`);
+}
+
 function toMmio(value: unknown): MmioRegisters {
   const fields = toFields(value, 'mmio');
   const word = (name: keyof MmioRegisters): number =>
     toCount(fields[name], `mmio.${name}`, LARGEST_WORD);
   const power = (name: keyof MmioRegisters): number => {
     if (word(name) === 0 || Number.isInteger(Math.log2(word(name)))) return word(name);
-    throw invalid(`mmio.${name} must be a power of two`);
+    throw invalid(`mmio.${name} must be a power of two, not ${word(name)}`);
   };
   const pageSize = power('pageSize');
   if (pageSize === 0) throw invalid('mmio.pageSize must not be 0');
@@ -209,21 +263,23 @@ function toPci(value: unknown): PciRegisters {
 
 function toFields(value: unknown, name: string): Fields {
   if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Fields;
-  throw invalid(`${name} must be an object, as save() returns it`);
+  throw invalid(`${name} must be an object as save() returns it, not ${show(value)}`);
 }
 
 function toCount(value: unknown, name: string, most: number): number {
-  return toWhole(typeof value === 'number' ? value : Number.NaN, name, 0, most);
+  return toWhole(value as number, name, 0, most);
 }
 
 function toTruth(value: unknown, name: string): boolean {
   if (typeof value === 'boolean') return value;
-  throw invalid(`${name} must be true or false`);
+  throw invalid(`${name} must be true or false, not ${show(value)}`);
 }
 
 function toAddress(value: unknown, name: string): bigint {
   if (typeof value === 'string' && HEX.test(value)) return BigInt(value);
-  throw invalid(`${name} must be a hexadecimal string of up to 64 bits, as '0x1000'`);
+  throw invalid(
+    `${name} must be a hexadecimal string of up to 64 bits as '0x1000', not ${show(value)}`,
+  );
 }
 
 function hex(value: bigint): string {

@@ -37,6 +37,7 @@ import { canFlush, isOffAtFirst, Negotiation, requestSettings } from './negotiat
 import { Pci } from './pci.ts';
 import { QueueRegisters } from './queue-registers.ts';
 import type { RawQueues } from './raw-queues.ts';
+import { type ShownDisk, shownDisk } from './shown-disk.ts';
 import { formatState, parseState, type VirtioBlkState } from './state.ts';
 import { DRIVER_STATUS_BITS, type InterruptKind, type VirtioDevice } from './transport.ts';
 import type { VirtioBlkParts } from './virtio-blk-types.ts';
@@ -115,6 +116,16 @@ export class VirtioBlk implements VirtioDevice, AsyncDisposable {
     return { offered, negotiated, refusal };
   }
 
+  /** What the guest relies on: `restore` takes states of a disk that is the same. */
+  get shownDisk(): ShownDisk {
+    return shownDisk(this.#config.values, this.#parts.offered, this.#parts.settings.id);
+  }
+
+  /** It is closed, or about to be. */
+  get closed(): boolean {
+    return this.#closing !== undefined;
+  }
+
   /** The write cache as the driver sees it. */
   get wce(): boolean {
     return this.#cache.on;
@@ -148,14 +159,10 @@ export class VirtioBlk implements VirtioDevice, AsyncDisposable {
 
   writeStatus(status: number): void {
     if (!this.#accepts) return;
-    if ((status & STATUS_MASK) === 0) {
-      void this.reset();
-      return;
-    }
+    if ((status & STATUS_MASK) === 0) return void this.reset();
     let fresh = status & DRIVER_STATUS_BITS & ~this.#status;
-    if ((fresh & VIRTIO_CONFIG_S_FEATURES_OK) !== 0 && !this.#featuresOk()) {
+    if ((fresh & VIRTIO_CONFIG_S_FEATURES_OK) !== 0 && !this.#featuresOk())
       fresh &= ~VIRTIO_CONFIG_S_FEATURES_OK;
-    }
     this.#status |= fresh & ~VIRTIO_CONFIG_S_DRIVER_OK;
     if ((fresh & VIRTIO_CONFIG_S_DRIVER_OK) !== 0) this.#driverOk();
   }
@@ -232,6 +239,7 @@ export class VirtioBlk implements VirtioDevice, AsyncDisposable {
       await this.#cache.settled();
       if (this.#resets !== resets) throw busy('the driver reset it meanwhile; save it again');
       return formatState({
+        disk: this.shownDisk,
         accepted: this.#features.accepted,
         status: this.#status,
         isr: this.isr,
@@ -248,18 +256,16 @@ export class VirtioBlk implements VirtioDevice, AsyncDisposable {
   }
 
   /**
-   * Takes over what `save` has returned, on a device with the same features and queues that no
-   * driver has touched, with the guest's memory in place. It is paused until `resume`.
+   * Takes over what `save` has returned, on a device with the same features, queues and `shownDisk`
+   * that no driver has touched, with the guest's memory in place. It is paused until `resume`. A
+   * state that is refused changes nothing.
    * @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT for a state that is none, or not of such a
-   *   device; ERR_SLUICE_BUSY for a device that is in use; ERR_SLUICE_VIRTQUEUE for a ring that
-   *   does not lie in the guest's memory
+   *   device: which value, where; ERR_SLUICE_BUSY for a device that is in use
    */
   async restore(state: unknown): Promise<void> {
     this.#checkOpen();
     if (this.#status !== 0 || !this.#accepts) throw busy('a driver uses it; reset it first');
-    const { offered, legacy } = this.#features;
-    const { count, sizeMax } = this.registers;
-    const parsed = parseState(state, { offered, legacy, count, sizeMax });
+    const parsed = parseState(state, this);
     this.#paused = true;
     this.#status = parsed.status;
     this.#features.restore(parsed.accepted, parsed.negotiated);
@@ -268,15 +274,10 @@ export class VirtioBlk implements VirtioDevice, AsyncDisposable {
     void this.#cache.set(parsed.wce && canFlush(parsed.negotiated ?? 0n));
     this.#showFeatures();
     if (this.#isLive) this.#configure();
-    try {
-      this.registers.restore(parsed.queues);
-    } catch (error) {
-      await this.reset();
-      throw error;
-    }
     this.mmio.registers = parsed.mmio;
     this.pci.registers = parsed.pci;
     this.#interrupts.isr = parsed.isr;
+    this.registers.restore(parsed.queues);
     await this.#cache.settled();
   }
 
@@ -307,7 +308,7 @@ export class VirtioBlk implements VirtioDevice, AsyncDisposable {
   }
 
   get #accepts(): boolean {
-    return !this.#isResetting && this.#closing === undefined;
+    return !this.#isResetting && !this.closed;
   }
 
   get #isLive(): boolean {
@@ -393,6 +394,6 @@ export class VirtioBlk implements VirtioDevice, AsyncDisposable {
   }
 
   #checkOpen(): void {
-    if (this.#closing !== undefined) throw closed();
+    if (this.closed) throw closed();
   }
 }

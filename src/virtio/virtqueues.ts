@@ -26,6 +26,7 @@ import type { EngineDevice } from '../engine-device.ts';
 import { type Ask, PromisedRequests } from '../promised-requests.ts';
 import { DeviceWords, faultOf, heldRequest, queueWords, storeSettings } from './device-words.ts';
 import type { GuestSide } from './landed.ts';
+import { ringFault } from './ring-checks.ts';
 import { halves, misplaced, toConfig, toRegion } from './virtqueue-checks.ts';
 import {
   attachText,
@@ -168,6 +169,12 @@ export class VirtQueues implements Face {
     this.#pauseOrGoOn();
     this.#mark(queue);
     this.#device.kick();
+  }
+
+  /** Why `attach` would refuse a ring; undefined: it would not. Changes nothing. */
+  ringFault(config: QueueConfig): string | undefined {
+    const code = ringFault(config, [...this.#regions.values()]);
+    return code === 0 ? undefined : attachText(code, config, 'off', this.#regions.values());
   }
 
   /**

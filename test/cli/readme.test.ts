@@ -70,6 +70,10 @@ describe('the README', () => {
     expect(await runExample('Virtio')).toEqual(['0 0 0 7']);
   });
 
+  it("has an example of a browser's storage that runs", async () => {
+    expect(await runExample('v86')).toEqual(['7 7']);
+  });
+
   it('has an example of the work on images that runs', async () => {
     expect(await runExample('Images')).toEqual(["[ 'before-upgrade' ]", '0 0']);
   });

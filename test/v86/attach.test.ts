@@ -1,54 +1,19 @@
-// Disks in an emulator that does not run: plugging, ports, interrupts, resets, states, and drivers
-// that break every rule. What a real guest does is in boot.test.ts.
+// Disks in an emulator that does not run: plugging, ports, interrupts, resets, and drivers that
+// break every rule. States are in states.test.ts; what a real guest does is in boot.test.ts.
 
 import { fileURLToPath } from 'node:url';
 import * as fc from 'fast-check';
 import { rolldown } from 'rolldown';
 import type { V86 } from 'v86';
-import { afterEach, describe, expect, it } from 'vitest';
-import { MemoryBackend } from '../../src/backend/memory.ts';
-import { Disk } from '../../src/disk.ts';
-import { attachVirtioBlk, type V86VirtioBlkOptions } from '../../src/v86.ts';
-import { createEmulator } from './guest.ts';
+import { describe, expect, it } from 'vitest';
+import { attachVirtioBlk } from '../../src/v86.ts';
 import { PciGuest } from './pci-guest.ts';
+import { makeDisk, makeEmulator, MIB, setUp, SMALL } from './rig.ts';
 
-const MIB = 1 << 20;
-const SMALL = { arenaBytes: 65_536 };
 const NEEDS_RESET = 0x40;
 /** The id of v86's network card, which has the same line as slot 13. */
 const NETWORK = 5 << 3;
-const disks: Disk[] = [];
-const emulators: V86[] = [];
 const code = (code: string) => expect.objectContaining({ code }) as Error;
-
-afterEach(async () => {
-  await Promise.all(disks.splice(0).map((disk) => disk.close()));
-  await Promise.all(emulators.splice(0).map((emulator) => emulator.destroy()));
-});
-
-function makeDisk(sizeBytes = MIB) {
-  const backend = new MemoryBackend({ sizeBytes });
-  const disk = new Disk(backend, { bufferBytes: 65_536 });
-  disks.push(disk);
-  return { backend, disk };
-}
-
-function makeEmulator(): V86 {
-  const emulator = createEmulator({ boots: false });
-  emulators.push(emulator);
-  return emulator;
-}
-
-async function setUp(options: V86VirtioBlkOptions = {}) {
-  const emulator = makeEmulator();
-  const { backend, disk } = makeDisk();
-  const errors: Error[] = [];
-  const onError = (error: Error): void => void errors.push(error);
-  const blk = await attachVirtioBlk(emulator, disk, { ...SMALL, onError, ...options });
-  const guest = await PciGuest.of(emulator);
-  const [slot = 0] = guest.slots;
-  return { emulator, backend, disk, blk, guest, slot, errors };
-}
 
 /** What is raised and lowered, by interrupt; true: up. */
 function watchLines({ cpu }: PciGuest): Map<number, boolean> {
@@ -270,116 +235,6 @@ describe('code that was compiled', () => {
     const bytes = dirty.reduce((sum, [start, end]) => sum + end - start, 0);
     expect([bytes, dirty.every(([start]) => start >= MIB)]).toEqual([8193, true]);
     expect(dirty.map(([, , inFlight]) => inFlight)).toEqual(dirty.map(() => 1));
-  });
-});
-
-describe('states', () => {
-  it('E1: save waits for what is in flight; another emulator goes on from there', async () => {
-    const { emulator, guest, slot, backend } = await setUp();
-    const driver = guest.boot(slot);
-    backend.hold = true;
-    const write = driver.write(16, new Uint8Array(512).fill(9));
-    guest.kick(slot, driver);
-    const saving = emulator.save_state();
-    await new Promise((resolve) => setTimeout(resolve, 20));
-    backend.hold = false;
-    backend.releaseAll();
-    const state = await saving;
-    driver.poll();
-    expect(write.status).toBe(0);
-
-    const second = await setUp();
-    await second.emulator.restore_state(state);
-    expect([second.blk.status, second.guest.read(slot, 0x40, 1)]).toEqual([15, 1]);
-    const [ram, copy] = [guest, second.guest].map(({ cpu }) => cpu.mem8.slice(MIB, 5 * MIB));
-    expect(Buffer.compare(copy!, ram!)).toBe(0);
-    const again = second.guest.boot(slot);
-    const read = again.read(16, 512);
-    await second.guest.finish(slot, again);
-    expect(read.status).toBe(0);
-    // The first one was only paused.
-    const flush = driver.flush();
-    await guest.finish(slot, driver);
-    expect(flush.status).toBe(0);
-  });
-
-  it('restoring where it was taken: rings and device go back together', async () => {
-    const { emulator, guest, slot, errors } = await setUp();
-    const driver = guest.boot(slot);
-    const state = await emulator.save_state();
-    driver.flush();
-    await guest.finish(slot, driver);
-    await emulator.restore_state(state);
-    guest.write(slot, 0x44, 2, 0);
-    await new Promise(setImmediate);
-    expect([guest.read(slot, 0x14, 1), guest.read(slot, 0x40, 1), errors]).toEqual([15, 0, []]);
-  });
-
-  it('E2: a state of other disks is refused, and the machine goes on', async () => {
-    const { emulator, guest, slot } = await setUp();
-    guest.boot(slot, true);
-    const state = await emulator.save_state();
-    for (const [sizeBytes, options, text] of [
-      [2 * MIB, {}, 'the one there has 2097152'],
-      [MIB, { slot: 20 }, 'none is attached there'],
-      [MIB, { features: { packed: false } }, 'not offered'],
-      [MIB, { queueSizeMax: 32 }, 'queues[0].size'],
-    ] as const) {
-      const other = makeEmulator();
-      await attachVirtioBlk(other, makeDisk(sizeBytes).disk, { ...SMALL, ...options });
-      const second = await PciGuest.of(other);
-      const [at = 0] = second.slots;
-      const driver = second.boot(at);
-      await expect(other.restore_state(state)).rejects.toThrow(text);
-      const flush = driver.flush();
-      await second.finish(at, driver);
-      expect(flush.status).toBe(0);
-    }
-  });
-
-  it('E2: what is no state at all is refused, and the machine goes on', async () => {
-    const { emulator, guest, slot } = await setUp();
-    const driver = guest.boot(slot);
-    await expect(emulator.restore_state(new ArrayBuffer(64))).rejects.toThrow();
-    const flush = driver.flush();
-    await guest.finish(slot, driver);
-    expect(flush.status).toBe(0);
-  });
-
-  it('a state without disks resets those that are there', async () => {
-    const bare = makeEmulator();
-    await PciGuest.of(bare);
-    const state = await bare.save_state();
-    const { emulator, guest, slot, blk } = await setUp();
-    guest.boot(slot);
-    await emulator.restore_state(state);
-    expect([blk.status, guest.slots]).toEqual([0, [slot]]);
-  });
-
-  it("v86's own calls are refused while a disk is attached, and work when it is gone", async () => {
-    const { emulator, blk } = await setUp();
-    const { v86 } = emulator as unknown as {
-      v86: { save_state(): ArrayBuffer; restore_state(state: ArrayBuffer): void };
-    };
-    const state = await emulator.save_state();
-    expect(() => v86.save_state()).toThrow(code('ERR_SLUICE_BUSY'));
-    expect(() => v86.restore_state(state)).toThrow(code('ERR_SLUICE_BUSY'));
-    await blk.close();
-    v86.restore_state(v86.save_state());
-  });
-
-  it('a request that an error has stopped keeps the state from being taken', async () => {
-    const { emulator, guest, slot, backend, blk } = await setUp({ writeError: 'stop' });
-    const driver = guest.boot(slot);
-    backend.fail('write', { errno: 28 });
-    const write = driver.write(0, new Uint8Array(512));
-    guest.kick(slot, driver);
-    await new Promise(setImmediate);
-    await expect(emulator.save_state()).rejects.toThrow(code('ERR_SLUICE_BUSY'));
-    blk.resume();
-    await guest.finish(slot, driver);
-    expect(write.status).toBe(0);
-    await emulator.save_state();
   });
 });
 

@@ -90,11 +90,12 @@ export class PciGuest {
     const queue = createDriverQueue(packed, { memory: this.memory, size });
     const status = (value: number): void => this.write(slot, 0x14, 1, value);
     for (const value of [0, 1, 3]) status(value);
-    // VERSION_1, and what the ring is; FLUSH, CONFIG_WCE, DISCARD, WRITE_ZEROES.
+    // VERSION_1, and what the ring is; FLUSH, CONFIG_WCE, DISCARD, WRITE_ZEROES, where offered.
     const features = [(1 << 9) | (1 << 11) | (1 << 13) | (1 << 14), 1 | (packed ? 4 : 0)];
     features.forEach((bits, word) => {
+      this.write(slot, 0x00, 4, word);
       this.write(slot, 0x08, 4, word);
-      this.write(slot, 0x0c, 4, bits);
+      this.write(slot, 0x0c, 4, bits & this.read(slot, 0x04, 4));
     });
     status(11);
     this.write(slot, 0x18, 2, size);

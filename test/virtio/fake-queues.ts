@@ -29,6 +29,8 @@ export class FakeQueues implements RawQueues {
   slowCache = false;
   cacheError: Error | undefined;
   refuses: string | undefined;
+  /** What is said of every ring. */
+  fault: string | undefined;
   position: RingPosition = { nextAvail: 7, nextUsed: 7 };
 
   readonly #states: QueueState[];
@@ -67,6 +69,10 @@ export class FakeQueues implements RawQueues {
     this.#states[queue] = 'on';
     this.configs[queue] = config;
     this.log.push(`attach ${queue}`);
+  }
+
+  ringFault(): string | undefined {
+    return this.fault;
   }
 
   notify(queue: number): void {
@@ -163,6 +169,7 @@ export interface FakeOptions {
   wce?: boolean;
   features?: FeatureSwitches;
   values?: Partial<ConfigValues>;
+  serial?: string;
 }
 
 export const VALUES: ConfigValues = {
@@ -192,6 +199,7 @@ export function setUp(options: FakeOptions = {}) {
     onError: (error) => errors.push(error),
     onStopped: ({ offset }) => told.push(`stopped at ${offset}`),
   };
+  const id = new TextEncoder().encode(options.serial);
   const context = { readOnly, legacy, barriers, queues, sizeMax: values.sizeMaxBytes > 0 };
   let fake: FakeQueues | undefined;
   const blk = new VirtioBlk({
@@ -200,7 +208,7 @@ export function setUp(options: FakeOptions = {}) {
     offered: offeredFeatures(options.features ?? {}, context),
     legacy,
     wce,
-    settings: { id: new Uint8Array(0), readError: 'report', writeError: 'report' },
+    settings: { id, readError: 'report', writeError: 'report' },
     events,
   });
   return { blk, fake: fake!, told, errors };

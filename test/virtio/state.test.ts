@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { VIRTIO_F_VERSION_1 } from '../../src/abi/virtio-ring.ts';
 import { feature } from '../../src/virtio/features.ts';
 import type { VirtioBlkState } from '../../src/virtio/state.ts';
-import { configByte, drive, DRIVER_OK, setUp, turn } from './fake-queues.ts';
+import { configByte, drive, DRIVER_OK, NEEDS_RESET, setUp, turn, VALUES } from './fake-queues.ts';
 
 const code = (code: string) => expect.objectContaining({ code }) as Error;
 const INVALID = code('ERR_SLUICE_INVALID_ARGUMENT');
@@ -19,10 +19,10 @@ const NO_MMIO = {
 };
 
 async function saved(): Promise<VirtioBlkState> {
-  const { blk, fake } = setUp({ queues: 2 });
+  const { blk, fake } = setUp({ queues: 2, values: { capacityBytes: 512 << 10 } });
   drive(blk);
   fake.events.onInterrupt(0);
-  blk.resized(2 << 20);
+  blk.resized(VALUES.capacityBytes);
   return blk.save();
 }
 
@@ -127,14 +127,81 @@ describe('restore', () => {
     await expect(blk.restore(await saved())).rejects.toThrow(BUSY);
   });
 
-  it('a ring that cannot be attached is an error, and the device is as after a reset', async () => {
+  it('a ring that cannot be attached is refused, and nothing has changed', async () => {
     const { blk, fake } = setUp({ queues: 2 });
-    fake.refuses = 'not in guest memory';
-    await expect(blk.restore(await saved())).rejects.toThrow(code('ERR_SLUICE_VIRTQUEUE'));
-    expect(blk.status).toBe(0);
-    fake.refuses = undefined;
+    fake.fault = 'not in guest memory';
+    fake.taken();
+    await expect(blk.restore(await saved())).rejects.toThrow(
+      'queues[0] of the state cannot be used: not in guest memory',
+    );
+    expect([blk.status, blk.isr, blk.registers.isEnabled(0), fake.taken()]).toEqual([
+      0,
+      0,
+      false,
+      [],
+    ]);
     drive(blk);
     expect(blk.status).toBe(DRIVER_OK);
+  });
+
+  it('a ring that the engine refuses all the same sets NEEDS_RESET, and is told', async () => {
+    const { blk, fake, errors } = setUp();
+    const first = setUp();
+    drive(first.blk);
+    fake.refuses = 'not in guest memory';
+    await blk.restore(await first.blk.save());
+    expect([blk.status, blk.isr]).toEqual([DRIVER_OK | NEEDS_RESET, 2]);
+    expect(errors).toMatchObject([{ code: 'ERR_SLUICE_VIRTQUEUE' }]);
+  });
+
+  it('a ring that the driver has misplaced stays off, and the device needs its reset', async () => {
+    const first = setUp();
+    first.fake.refuses = 'not in guest memory';
+    drive(first.blk);
+    const state = await first.blk.save();
+    expect(state.queues[0]).toMatchObject({ enabled: true, broken: true, nextAvail: null });
+    const { blk, fake, errors } = setUp();
+    fake.fault = 'not in guest memory';
+    await blk.restore(state);
+    expect([blk.status, errors]).toEqual([DRIVER_OK | NEEDS_RESET, []]);
+    expect(first.errors).toHaveLength(1);
+  });
+
+  it.each([
+    [{ values: { capacityBytes: 2 << 20 } }, 'capacityBytes was 1048576 and is 2097152;'],
+    [{ values: { blockSizeBytes: 4096 } }, 'blockSizeBytes was 512 and is 4096;'],
+    [{ readOnly: true }, 'readOnly was false and is true;'],
+    [{ serial: 'b' }, 'serial was "a" and is "b";'],
+    [{ serial: 'b', readOnly: true }, 'readOnly was false and is true, serial was "a" and is "b";'],
+  ])('of another disk is refused: %o', async (other, text) => {
+    const first = setUp({ serial: 'a' }).blk;
+    drive(first);
+    const { blk } = setUp({ serial: 'a', ...other });
+    const refused = blk.restore(await first.save());
+    await expect(refused).rejects.toThrow(INVALID);
+    await expect(blk.restore(await first.save())).rejects.toThrow(`another disk: ${text}`);
+  });
+
+  it('a disk that its host keeps otherwise will do', async () => {
+    const first = setUp();
+    drive(first.blk);
+    const values = { capacityBytes: VALUES.capacityBytes + 511, physicalBlockBytes: 512 };
+    const { blk } = setUp({ wce: false, values: { ...values, mayUnmap: false, segMax: 10 } });
+    await blk.restore(await first.blk.save());
+    expect([blk.status, blk.wce]).toEqual([DRIVER_OK, true]);
+  });
+
+  it.each([
+    ['has none', 15, { nextAvail: null, nextUsed: null }, 'must be a number'],
+    ['is off', 15, { enabled: false }, 'must be null'],
+    ['waits for DRIVER_OK', 11, {}, 'must be null'],
+  ])('a queue that %s must go on where it can', async (_, status, change, text) => {
+    const { blk } = setUp({ queues: 2 });
+    const state = await saved();
+    const queues = [state.queues[0], { ...state.queues[1], ...change }];
+    const refused = blk.restore({ ...state, status, queues });
+    await expect(refused).rejects.toThrow(text);
+    expect(blk.status).toBe(0);
   });
 
   it('of features that this device does not offer is refused', async () => {
@@ -154,6 +221,10 @@ describe('restore', () => {
   });
 
   it.each([
+    ['disk', undefined],
+    ['disk', { capacityBytes: '1048576', blockSizeBytes: 512, readOnly: false, serial: '' }],
+    ['disk', { capacityBytes: 1 << 20, blockSizeBytes: 512, readOnly: 0, serial: '' }],
+    ['disk', { capacityBytes: 1 << 20, blockSizeBytes: 512, readOnly: false, serial: 7 }],
     ['features', 5],
     ['features', '0x1ffffffffffffffff'],
     ['features', 'yes'],
@@ -200,7 +271,11 @@ describe('restore', () => {
     const { blk } = setUp({ queues: 2 });
     const state = await saved();
     const queues = [state.queues[0], { ...state.queues[1], [field]: value }];
-    await expect(blk.restore({ ...state, queues })).rejects.toThrow(INVALID);
+    const found = typeof value === 'string' ? `"${value}"` : String(value);
+    const text = `^queues.1..${field} must (be .* )?not (be )?${found}`;
+    const refused = blk.restore({ ...state, queues });
+    await expect(refused).rejects.toThrow(INVALID);
+    await refused.catch(({ message }: Error) => expect(message).toMatch(new RegExp(text)));
     expect([blk.status, blk.registers.isEnabled(0)]).toEqual([0, false]);
   });
 });
