@@ -96,10 +96,10 @@ export function notEmpty(text: string): string {
   return text;
 }
 
-/** A whole number up to `largest`. */
-export function wholeNumber(text: string, largest: number): number {
+/** A whole number from `least` up to `largest`. */
+export function wholeNumber(text: string, largest: number, least = 0): number {
   const number = Number(text);
-  if (/^\d+$/.test(text) && number <= largest) return number;
-  const range = largest === Number.MAX_SAFE_INTEGER ? '' : ` from 0 to ${largest}`;
+  if (/^\d+$/.test(text) && number >= least && number <= largest) return number;
+  const range = largest === Number.MAX_SAFE_INTEGER ? '' : ` from ${least} to ${largest}`;
   throw new InvalidArgumentError(`It must be a whole number${range}.`);
 }

@@ -48,6 +48,7 @@ export function addVhostUser(program: Command, terminal: Terminal): void {
     .usage('[OPTIONS] -k SOCKET IMAGE')
     .argument('<image>', 'a regular file or a block device')
     .helpOption('-h, --help', 'print this help')
+    .allowExcessArguments(false)
     .showHelpAfterError("Try 'sluice vhost-user --help'.")
     .addHelpText('after', NOTES)
     .action(async (image: string, options: VhostUserCommandOptions) => {
@@ -65,7 +66,7 @@ function deviceOptions(): Option[] {
       .argParser(notEmpty)
       .makeOptionMandatory(),
     new Option('--num-queues <n>', `request queues, 1 to ${MOST_QUEUES}`)
-      .argParser((text) => wholeNumber(text, MOST_QUEUES))
+      .argParser((text) => wholeNumber(text, MOST_QUEUES, 1))
       .default(1),
     new Option('--serial <text>', 'serial number that the guest sees, at most 20 bytes'),
     new Option('--packed', 'offer packed rings'),

@@ -54,6 +54,6 @@ async function listen(disk: Disk, options: VhostUserCommandOptions): Promise<Vho
   try {
     return await serveVhostUser(disk, { socket: socketPath(socket), queues, serial, packed });
   } catch (cause) {
-    throw await listenRefusal(cause, JSON.stringify(socket), socket);
+    throw await listenRefusal(cause, JSON.stringify(socket), socket, '-k');
   }
 }
