@@ -39,6 +39,14 @@ function makeEmulator(): V86 {
   return emulator;
 }
 
+it('attaches no disk that is none', async () => {
+  const refused = attachVirtioBlk({} as V86, {} as Disk);
+  await expect(refused).rejects.toMatchObject({
+    code: 'ERR_SLUICE_INVALID_ARGUMENT',
+    message: 'attachVirtioBlk needs a Disk, as openDisk resolves with, not an Object',
+  });
+});
+
 async function setUp(options: V86VirtioBlkOptions = {}) {
   const emulator = makeEmulator();
   const { backend, disk } = makeDisk();
