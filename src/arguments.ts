@@ -21,6 +21,15 @@ export function toSwitch(value: boolean | undefined, name: string): boolean {
   throw invalid(`${name} must be true or false, not ${show(value)}`);
 }
 
+/**
+ * A disk, by what is used of it: a program may have the class twice, in two bundles.
+ * @param whose who wants it
+ */
+export function checkDisk(value: unknown, whose: string): void {
+  if (typeof value === 'object' && value !== null && 'device' in value && 'attach' in value) return;
+  throw invalid(`${whose} needs a Disk, as openDisk resolves with, not ${show(value)}`);
+}
+
 /** A whole number of `from` to `to`. */
 export function toWhole(value: number, name: string, from: number, to: number): number {
   if (Number.isInteger(value) && value >= from && value <= to) return value;

@@ -2,6 +2,7 @@
  * `sluice/node`: disks in files and on block devices, the servers that share them, and the work of
  * qemu-img on images.
  */
+import { checkDisk } from './arguments.ts';
 import type { Disk } from './disk.ts';
 import { type NbdServer, type NbdServerOptions, serveNbd as serveDevice } from './nbd/server.ts';
 
@@ -26,6 +27,7 @@ export * as image from './verbs/index.ts';
  * @throws the system's error when the socket cannot be bound
  */
 export async function serveNbd(disk: Disk, options: NbdServerOptions = {}): Promise<NbdServer> {
+  checkDisk(disk, 'serveNbd');
   const server = await serveDevice(disk.device, options);
   const detach = disk.attach(server);
   void server.closed.finally(detach);

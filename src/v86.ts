@@ -1,7 +1,7 @@
 /**
  * `sluice/v86`: disks for v86, the PC emulator in JavaScript. Runs in browsers.
  */
-import { toWhole } from './arguments.ts';
+import { checkDisk, toWhole } from './arguments.ts';
 import type { Disk } from './disk.ts';
 import { footprintBytes } from './place.ts';
 import type { V86Emulator } from './v86/cpu.ts';
@@ -60,6 +60,7 @@ export async function attachVirtioBlk(
   disk: Disk,
   options: V86VirtioBlkOptions = {},
 ): Promise<VirtioBlk> {
+  checkDisk(disk, 'attachVirtioBlk');
   const machine = await Machine.of(emulator);
   return machine.inTurn(() => attach(machine, disk, options));
 }

@@ -8,36 +8,44 @@ import type { ServeOptions } from './serve-command.ts';
 /** unix(7): sun_path has 108 bytes, the last one for a NUL. libuv cuts what is longer. */
 const LONGEST_PATH_BYTES = 107;
 
-const ELSEWHERE = 'choose another place with -p or -k';
-const ADVICE: Readonly<Record<string, string>> = {
-  EADDRINUSE: `stop the other server, or ${ELSEWHERE}`,
-  EACCES: ELSEWHERE,
-  EEXIST: ELSEWHERE,
-  ENOENT: `create it, or ${ELSEWHERE}`,
-  ENAMETOOLONG: `a socket's path has at most ${LONGEST_PATH_BYTES} bytes; use a relative one`,
-};
-
 /** Starts the server. Clients can connect when this resolves. */
 export async function listen(disk: Disk, options: ServeOptions): Promise<NbdServer> {
   try {
     return await serveNbd(disk, { ...exportOptions(options), ...addressOptions(options) });
   } catch (cause) {
-    throw await listenRefusal(cause, placeOf(options), options.socket);
+    throw await listenRefusal(cause, placeOf(options), options.socket, '-p or -k');
   }
 }
 
-/** What is said when a server cannot listen at a place, which may be a unix socket. */
+/**
+ * What is said when a server cannot listen at a place, which may be a unix socket.
+ * @param options of the command that choose the place
+ */
 export async function listenRefusal(
   cause: unknown,
   place: string,
   socket: string | undefined,
+  options: string,
 ): Promise<unknown> {
   const { code } = cause as NodeJS.ErrnoException;
   // What the library refuses itself, it explains itself.
   if (code === undefined || code.startsWith('ERR_')) return cause;
   const found = socket === undefined ? undefined : await pathError(code, socket);
   const error = found ?? (cause as NodeJS.ErrnoException);
-  return new Refusal(`listen on ${place}`, error, ADVICE[found?.code ?? code]);
+  return new Refusal(`listen on ${place}`, error, adviceFor(found?.code ?? code, options));
+}
+
+/** What to do about an error of the system; `options` say where a server listens. */
+function adviceFor(code: string, options: string): string | undefined {
+  const elsewhere = `choose another place with ${options}`;
+  const advice: Readonly<Record<string, string>> = {
+    EADDRINUSE: `stop the other server, or ${elsewhere}`,
+    EACCES: elsewhere,
+    EEXIST: elsewhere,
+    ENOENT: `create it, or ${elsewhere}`,
+    ENAMETOOLONG: `a socket's path has at most ${LONGEST_PATH_BYTES} bytes; use a relative one`,
+  };
+  return advice[code];
 }
 
 /**

@@ -4,7 +4,7 @@
 const WORDS: readonly (readonly [library: string, commandLine: string])[] = [
   ["pass format: 'raw' (-f raw)", 'pass -f raw'],
   ["pass format: 'qcow2' (-f qcow2)", 'pass -f qcow2'],
-  ["lock: 'none'", '--no-lock (serve) or -U (verbs that only read)'],
+  ["lock: 'none'", '--no-lock (serve, vhost-user) or -U (verbs that only read)'],
   ['in none of the folders that are allowed', 'in no folder that is allowed (--allow FOLDER)'],
   ["backingFormat: 'raw' or 'qcow2'", '--backing-format raw or qcow2'],
   ['pass encryption: { key }', 'pass --key-file, or --key-secret (not of serve)'],

@@ -3,7 +3,13 @@ import { type Command, Option } from 'commander';
 
 import { forkServer, isForked } from './fork.ts';
 import type { ServedImageOptions } from './served-image.ts';
-import { CACHE_NOTES, notEmpty, servedImageOptions, wholeNumber } from './served-image-options.ts';
+import {
+  CACHE_NOTES,
+  notEmpty,
+  servedImageOptions,
+  traceOption,
+  wholeNumber,
+} from './served-image-options.ts';
 import type { Terminal } from './terminal.ts';
 
 const DEFAULT_PORT = 10809;
@@ -65,7 +71,7 @@ export function addServe(program: Command, terminal: Terminal): void {
       const { serve } = await import('./serve.ts');
       await serve(image, options, terminal);
     });
-  const groups = [servedImageOptions(), networkOptions()];
+  const groups = [servedImageOptions(), [traceOption()], networkOptions()];
   for (const option of groups.flat()) command.addOption(option);
 }
 

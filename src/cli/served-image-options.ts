@@ -27,12 +27,13 @@ when it is older than --flush-interval.
 the disk answers within a millisecond: at queue depth 1 a change of threads
 takes as long. --aio threads never does.`;
 
-/** Of any image, of qcow2, and for whoever looks into it. */
+/** Of any image, and of qcow2. */
 export function servedImageOptions(): Option[] {
-  return [...imageOptions(), ...qcow2Options(), traceOption()];
+  return [...imageOptions(), ...qcow2Options()];
 }
 
-function traceOption(): Option {
+/** For whoever looks into it: what a guest asks is not in it. */
+export function traceOption(): Option {
   return new Option('--trace <file>', 'record requests and completions, one JSON object a line');
 }
 
@@ -103,10 +104,10 @@ export function notEmpty(text: string): string {
   return text;
 }
 
-/** A whole number up to `largest`. */
-export function wholeNumber(text: string, largest: number): number {
+/** A whole number from `least` up to `largest`. */
+export function wholeNumber(text: string, largest: number, least = 0): number {
   const number = Number(text);
-  if (/^\d+$/.test(text) && number <= largest) return number;
-  const range = largest === Number.MAX_SAFE_INTEGER ? '' : ` from 0 to ${largest}`;
+  if (/^\d+$/.test(text) && number >= least && number <= largest) return number;
+  const range = largest === Number.MAX_SAFE_INTEGER ? '' : ` from ${least} to ${largest}`;
   throw new InvalidArgumentError(`It must be a whole number${range}.`);
 }

@@ -9,15 +9,16 @@ import type { Terminal } from './terminal.ts';
 const NOTES = `${CACHE_NOTES}
 
 Needs Linux and the package koffi. The virtual machine needs its memory in a
-file that both can map, as in the example, and less of it than 4 GiB.
+file that both can map, as in the example (share=on), and less of it than 4 GiB.
+QEMU asks for a queue for each processor of the guest; up to 63 it gets them.
 The server goes on when its front-end has gone, and the next one may come. A
 server that was killed is started again with the same command: QEMU with
 reconnect=1 goes on where it was, and what was in flight is done. On qcow2 that
 takes --cache writethrough or directsync, or a guest that has turned its write
 cache off: else its flushes fail, as writes that had completed may be gone.
-SIGINT and SIGTERM finish what is in flight, flush and close; a second one
-gives up. Exit codes: 0 done; 1 refused or failed, with the reason on stderr;
-130 gave up.
+SIGINT, SIGTERM and SIGHUP finish what is in flight, flush and close; a second
+SIGINT or SIGTERM gives up. Exit codes: 0 done; 1 refused or failed, with the
+reason on stderr; 130 gave up.
 
 Examples:
   sluice vhost-user -k disk.sock disk.img
@@ -48,6 +49,7 @@ export function addVhostUser(program: Command, terminal: Terminal): void {
     .usage('[OPTIONS] -k SOCKET IMAGE')
     .argument('<image>', 'a regular file or a block device')
     .helpOption('-h, --help', 'print this help')
+    .allowExcessArguments(false)
     .showHelpAfterError("Try 'sluice vhost-user --help'.")
     .addHelpText('after', NOTES)
     .action(async (image: string, options: VhostUserCommandOptions) => {
@@ -65,8 +67,8 @@ function deviceOptions(): Option[] {
       .argParser(notEmpty)
       .makeOptionMandatory(),
     new Option('--num-queues <n>', `request queues, 1 to ${MOST_QUEUES}`)
-      .argParser((text) => wholeNumber(text, MOST_QUEUES))
-      .default(1),
+      .argParser((text) => wholeNumber(text, MOST_QUEUES, 1))
+      .default(MOST_QUEUES),
     new Option('--serial <text>', 'serial number that the guest sees, at most 20 bytes'),
     new Option('--packed', 'offer packed rings'),
     new Option('--fork', 'return when a front-end can connect, and serve in the background'),

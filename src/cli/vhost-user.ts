@@ -10,6 +10,8 @@ import { stopRequested } from './stop.ts';
 import type { Terminal } from './terminal.ts';
 import type { VhostUserCommandOptions } from './vhost-user-command.ts';
 
+const WAITING = 'another front-end waits: one is served at a time';
+
 /** Serves until told to stop; rejects when that cannot begin, or does not end well. */
 export async function serveVhost(
   image: string,
@@ -31,6 +33,7 @@ async function serveImage(
   let frontEnds = 0;
   server.on('connect', () => (frontEnds += 1));
   server.on('disconnect', () => (frontEnds -= 1));
+  server.on('waiting', () => terminal.warn(WAITING));
   server.on('fault', (error) => terminal.warn(error.message));
   await pidFile.write();
   const stop = stopRequested(() => terminal.error('gave up: the last flush was not finished'));
@@ -54,6 +57,6 @@ async function listen(disk: Disk, options: VhostUserCommandOptions): Promise<Vho
   try {
     return await serveVhostUser(disk, { socket: socketPath(socket), queues, serial, packed });
   } catch (cause) {
-    throw await listenRefusal(cause, JSON.stringify(socket), socket);
+    throw await listenRefusal(cause, JSON.stringify(socket), socket, '-k');
   }
 }

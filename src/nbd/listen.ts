@@ -1,8 +1,24 @@
 /** Binding the server's socket. */
 import { lstat, unlink } from 'node:fs/promises';
 import { connect, type Server } from 'node:net';
+import { invalid } from '../arguments.ts';
 import type { ServerAddress } from './options.ts';
 import { tcpUri, unixUri } from './uri.ts';
+
+/** What fits into sockaddr_un with its final NUL (unix(7)). */
+const MAX_SOCKET_PATH_BYTES = 107;
+
+/** The path of a unix socket. @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT */
+export function toSocketPath(socket: unknown): string {
+  if (typeof socket !== 'string' || socket === '' || socket.includes('\0')) {
+    throw invalid('socket must be a path');
+  }
+  if (Buffer.byteLength(socket) > MAX_SOCKET_PATH_BYTES) {
+    // libuv would cut it off and listen somewhere else.
+    throw invalid(`socket must be a path of at most ${MAX_SOCKET_PATH_BYTES} bytes: ${socket}`);
+  }
+  return socket;
+}
 
 /**
  * Listens at an address. The file of a unix socket that nobody listens at any more is replaced.

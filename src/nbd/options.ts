@@ -1,6 +1,7 @@
 /** The options of a server, checked once. */
 import { invalid } from '../arguments.ts';
 import { checkOptions, type Checks, isSignal, isSwitch, isText, isWhole } from '../options.ts';
+import { toSocketPath } from './listen.ts';
 import { HANDSHAKE_TIMEOUT_MS } from './limits.ts';
 import { DEFAULT_PORT, MAX_STRING_BYTES } from './protocol.ts';
 
@@ -49,8 +50,6 @@ export interface ServerSettings {
   readonly busyPollMicros: number;
 }
 
-/** What fits into sockaddr_un with its final NUL (unix(7)). */
-const MAX_SOCKET_PATH_BYTES = 107;
 /** The largest delay that a timer takes. */
 const MAX_TIMEOUT_MS = 2 ** 31 - 1;
 
@@ -92,12 +91,7 @@ function addressOf(options: NbdServerOptions): ServerAddress {
   if (host !== undefined || port !== undefined) {
     throw invalid('socket excludes host and port');
   }
-  if (socket === '' || socket.includes('\0')) throw invalid('socket must be a path');
-  if (Buffer.byteLength(socket) > MAX_SOCKET_PATH_BYTES) {
-    // libuv would cut it off and listen somewhere else.
-    throw invalid(`socket must be a path of at most ${MAX_SOCKET_PATH_BYTES} bytes: ${socket}`);
-  }
-  return { path: socket };
+  return { path: toSocketPath(socket) };
 }
 
 function checkText(option: string, value: string): string {

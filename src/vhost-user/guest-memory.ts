@@ -67,7 +67,7 @@ export class GuestMemory {
     } catch (error) {
       // What was there may be gone all the same.
       this.#release(span, base);
-      throw error;
+      throw unmappable(sizeBytes, error);
     }
     return { address: span.start + skipped, release: () => this.#release(span, base) };
   }
@@ -107,6 +107,15 @@ export class GuestMemory {
 
 function roundUp(value: number, unit: number): number {
   return Math.ceil(value / unit) * unit;
+}
+
+function unmappable(sizeBytes: bigint, cause: unknown): SluiceError {
+  return new SluiceError(
+    'ERR_SLUICE_CONNECTION',
+    `${sizeBytes} bytes of guest memory cannot be mapped (${(cause as Error).message}): its file ` +
+      'must be open to read and write, and shared (share=on)',
+    { cause },
+  );
 }
 
 function tooMuch(length: number): SluiceError {

@@ -17,6 +17,11 @@ export class Regions {
     this.#queues = queues;
   }
 
+  /** Regions that are mapped. */
+  get count(): number {
+    return this.#regions.length;
+  }
+
   /** Maps a region and shows it to the engine. */
   add(region: MemoryRegion, fd: number): void {
     const { guestAddress, sizeBytes, fileOffset } = region;

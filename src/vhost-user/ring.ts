@@ -42,6 +42,8 @@ export interface RingOwner {
 
 const INDEX_MASK = 0xffff;
 const AVAIL_BITS = 16;
+/** VIRTIO 1.3, 2.7.5 and 2.8.13: of split and of packed rings. */
+const DESCRIPTOR_BYTES = 16;
 
 export class VhostRing {
   size = 0;
@@ -55,7 +57,8 @@ export class VhostRing {
   /** Kicks are to come in a descriptor, or the ring is polled for ever (VRING_NOFD). */
   hasKick = false;
   #kick: Kick | undefined;
-  #isAttached = false;
+  /** Where its descriptors are, while it is attached. */
+  #desc: bigint | undefined;
   readonly #index: number;
   readonly #owner: RingOwner;
 
@@ -65,12 +68,20 @@ export class VhostRing {
   }
 
   get isAttached(): boolean {
-    return this.#isAttached;
+    return this.#desc !== undefined;
   }
 
   /** May run, and does not yet. */
   get isReady(): boolean {
-    return this.hasKick && this.enabled && !this.#isAttached && this.userAddresses !== undefined;
+    return this.hasKick && this.enabled && !this.isAttached && this.userAddresses !== undefined;
+  }
+
+  /** Attached, and something was once put into it: its descriptors are not all zeroes. */
+  get hasContents(): boolean {
+    if (this.#desc === undefined) return false;
+    const { buffer, byteOffset, byteLength } = this.#owner.view(this.#desc);
+    const length = Math.min(byteLength, this.size * DESCRIPTOR_BYTES);
+    return new Uint8Array(buffer, byteOffset, length).some((byte) => byte !== 0);
   }
 
   set kick(kick: Kick | undefined) {
@@ -96,23 +107,23 @@ export class VhostRing {
       position: packed ? packedPosition(this.base) : { nextAvail, nextUsed: usedIndex },
       inflight: record,
     });
-    this.#isAttached = true;
+    this.#desc = addresses.desc;
     // The last process may have been killed between a used entry and its interrupt.
     this.call?.ring();
   }
 
   /** G3. */
   async leave(): Promise<void> {
-    if (!this.#isAttached) return;
+    if (!this.isAttached) return;
     const position = await this.#owner.queues.detach(this.#index);
-    this.#isAttached = false;
+    this.#desc = undefined;
     const isPacked = hasFeature(this.#owner.features, VIRTIO_F_RING_PACKED);
     this.base = isPacked ? packedBase(position) : position.nextAvail;
   }
 
   /** Without waiting: it is dead at once, and what is in flight is not returned. */
   async kill(): Promise<void> {
-    this.#isAttached = false;
+    this.#desc = undefined;
     await this.#owner.queues.reset(this.#index);
   }
 

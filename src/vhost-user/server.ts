@@ -10,15 +10,18 @@ import { randomBytes } from 'node:crypto';
 import { EventEmitter, once } from 'node:events';
 import { createServer, type Server, type Socket } from 'node:net';
 
-import { invalid } from '../arguments.ts';
+import { checkDisk } from '../arguments.ts';
 import type { Disk } from '../disk.ts';
 import { SluiceError } from '../errors.ts';
-import { listen } from '../nbd/listen.ts';
+import { listen, toSocketPath } from '../nbd/listen.ts';
 import { type Checks, checkOptions, isSignal, isSwitch, isText, isWhole } from '../options.ts';
+import { type Ask, PromisedRequests } from '../promised-requests.ts';
 import { footprintBytes, WASM_PAGE_SIZE } from '../place.ts';
-import { createVirtioBlk } from '../virtio/create-virtio-blk.ts';
+import { makeVirtioBlk } from '../virtio/create-virtio-blk.ts';
 import type { VirtioBlk } from '../virtio/virtio-blk.ts';
+import type { VirtioBlkOptions } from '../virtio/virtio-blk-options.ts';
 import { STATE_LATCHED } from '../abi/region.ts';
+import { OP_FLUSH } from '../abi/request.ts';
 import { VIRTQUEUES } from '../abi/virtio-device.ts';
 import { CACHE_MODES } from '../cache-mode.ts';
 import { FrontEnd } from './front-end.ts';
@@ -31,7 +34,7 @@ import { Session } from './session.ts';
 export interface VhostUserOptions {
   /** Path of the unix socket to create. */
   readonly socket: string;
-  /** Request queues, 1 to 63. Default 1. */
+  /** Request queues, 1 to 63. Default 63: QEMU wants one for each processor of the guest. */
   readonly queues?: number | undefined;
   /** What GET_ID answers, at most 20 bytes of UTF-8. Default: nothing. */
   readonly serial?: string | undefined;
@@ -59,12 +62,15 @@ const OPTIONS: Checks<VhostUserOptions> = {
 export interface VhostUserEvents {
   /** A front-end is there. */
   connect: [];
+  /** Another one waits, for a second now: one is served at a time. */
+  waiting: [];
   /** It has gone, and everything of it has ended. */
   disconnect: [];
   /** What a front-end, its guest or the disk has done wrong. The server goes on. */
   fault: [error: Error];
 }
 
+const FLUSH: Ask = { op: OP_FLUSH, flags: 0, offset: 0, length: 0, operation: 'flush' };
 /** QEMU's default for vhost-user-blk; a chain without INDIRECT must fit into the ring. */
 const QUEUE_SIZE = 128;
 /** Requests of the guest take no transfer buffers. */
@@ -72,6 +78,8 @@ const ARENA_BYTES = 65_536;
 const MEMORY_PAGES = 65_536;
 /** Front-ends that wait for the one before; others are sent away. */
 const MOST_WAITING = 16;
+/** Longer than the end of a front-end takes, after which the same one comes back. */
+const WAITING_NOTICE_MS = 1000;
 
 /** A running server. Made by `serveVhostUser`. */
 export class VhostUserServer extends EventEmitter<VhostUserEvents> implements AsyncDisposable {
@@ -87,28 +95,31 @@ export class VhostUserServer extends EventEmitter<VhostUserEvents> implements As
   /** Front-ends that wait for their turn. */
   #waiting = 0;
   #turn: Promise<void> = Promise.resolve();
+  #opening: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
   #resolveClosed: () => void = () => undefined;
 
   /** @internal */
   constructor(disk: Disk, options: VhostUserOptions, native: VhostNative) {
     super();
-    const { queues = 1, packed = false, serial, blockSizeBytes } = options;
+    const { queues = VIRTQUEUES, packed = false, serial, blockSizeBytes } = options;
     const { mapBytes } = disk.device;
     const place = { base: 0, virtqueues: queues, arenaBytes: ARENA_BYTES, mapBytes };
     const floor = footprintBytes(place);
     const initial = Math.ceil(floor / WASM_PAGE_SIZE);
     const memory = new WebAssembly.Memory({ initial, maximum: MEMORY_PAGES, shared: true });
+    const requests = new PromisedRequests(disk.device);
     this.#native = native;
     this.#disk = {
       id: randomBytes(8).readBigUInt64LE() | 1n,
       // New clusters of an image are in its tables later than their writes complete.
       losesWrites: mapBytes > 0 && disk.wce && !CACHE_MODES[disk.cacheMode].noFlush,
-      flush: () => (disk.readOnly ? Promise.resolve() : disk.flush()),
+      // Not the disk's own: it serves nobody any more when it is being closed.
+      flush: () => (disk.readOnly ? Promise.resolve() : requests.request(FLUSH, () => undefined)),
       distrust: () => disk.device.engine.store(STATE_LATCHED, 1),
     };
     this.#memory = new GuestMemory(memory, floor, native);
-    this.#blk = createVirtioBlk(disk, {
+    const settings: VirtioBlkOptions = {
       memory,
       base: 0,
       arenaBytes: ARENA_BYTES,
@@ -125,7 +136,9 @@ export class VhostUserServer extends EventEmitter<VhostUserEvents> implements As
         this.#session?.failed();
         this.emit('fault', error);
       },
-    });
+    };
+    // Closing the disk ends the front-end in order, with its record, and not the device alone.
+    this.#blk = makeVirtioBlk(disk, settings, () => this.close());
     this.closed = new Promise((resolve) => (this.#resolveClosed = resolve));
     this.#listener = createServer({ pauseOnConnect: true });
     this.#listener.on('connection', (socket) => this.#accept(socket));
@@ -134,8 +147,9 @@ export class VhostUserServer extends EventEmitter<VhostUserEvents> implements As
 
   /** Starts to listen. @internal */
   async open(socket: string): Promise<void> {
+    this.#opening = listen(this.#listener, { path: socket });
     try {
-      await listen(this.#listener, { path: socket });
+      await this.#opening;
     } catch (error) {
       await this.#blk.close();
       throw error;
@@ -156,6 +170,7 @@ export class VhostUserServer extends EventEmitter<VhostUserEvents> implements As
   }
 
   async #close(): Promise<void> {
+    await Promise.allSettled([this.#opening]);
     const ended = once(this.#listener, 'close');
     this.#listener.close();
     this.#frontEnd?.stop();
@@ -172,8 +187,12 @@ export class VhostUserServer extends EventEmitter<VhostUserEvents> implements As
       return;
     }
     this.#waiting += 1;
+    const notice = setTimeout(() => {
+      if (this.#closing === undefined) this.emit('waiting');
+    }, WAITING_NOTICE_MS);
     const last = this.#turn;
     this.#turn = last.then(() => {
+      clearTimeout(notice);
       this.#waiting -= 1;
       return this.#serve(socket);
     });
@@ -223,18 +242,17 @@ export async function serveVhostUser(
   disk: Disk,
   options: VhostUserOptions,
 ): Promise<VhostUserServer> {
+  checkDisk(disk, 'serveVhostUser');
   checkOptions(options, OPTIONS, 'serveVhostUser');
-  const { socket, signal } = options;
-  if (typeof socket !== 'string' || socket === '') throw invalid('socket must be a path');
+  const { signal } = options;
+  const socket = toSocketPath(options.socket);
   signal?.throwIfAborted();
   if (disk.closed) throw new SluiceError('ERR_SLUICE_CLOSED', 'the disk is closed; open it again');
   const server = new VhostUserServer(disk, options, loadVhostNative());
   await server.open(socket);
-  const detach = disk.attach({ close: () => server.close(), sharesBuffers: false });
   const abort = (): void => void server.close();
   signal?.addEventListener('abort', abort, { once: true });
   void server.closed.then(() => {
-    detach();
     signal?.removeEventListener('abort', abort);
   });
   if (signal?.aborted === true) await server.close();

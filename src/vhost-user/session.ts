@@ -37,6 +37,7 @@ import {
 } from './protocol.ts';
 import { Regions } from './regions.ts';
 import { type RingAddresses, type RingOwner, VhostRing } from './ring.ts';
+import { Sight } from './sight.ts';
 
 /** What a session works with. */
 export interface SessionParts extends KeeperParts {
@@ -60,6 +61,7 @@ export class Session implements RingOwner {
   readonly #rings: readonly VhostRing[];
   readonly #regions: Regions;
   readonly #keeper: InflightKeeper;
+  readonly #sight: Sight;
   readonly #handlers: Readonly<Record<RequestName, Handler>>;
   #protocol = 0n;
   #backendRequests: number | undefined;
@@ -74,6 +76,7 @@ export class Session implements RingOwner {
     );
     this.#regions = new Regions(memory, blk.queues);
     this.#keeper = new InflightKeeper(parts);
+    this.#sight = new Sight(this.#rings, this.#regions, parts.report);
     this.#handlers = this.#table();
   }
 
@@ -233,9 +236,13 @@ export class Session implements RingOwner {
     const { ring, index, fd } = this.#bell(message);
     if (fd === undefined) throw broken(`ring ${index} to be polled, which was not offered`);
     const { frontEnd, native } = this.#parts;
-    const rung = (): void => this.queues.notify(index);
+    const rung = (): void => {
+      this.#sight.look(index);
+      this.queues.notify(index);
+    };
     ring.kick = new Kick(fd, () => frontEnd.newHandle(), native, rung);
     message.fds.shift();
+    this.queues.notify(index);
     ring.hasKick = true;
     await this.#startRings();
   }

@@ -7,7 +7,7 @@
  *     guest     | engine | queues | buffers | mirror of the guest (copied-guest.ts) |
  */
 import { CONFIG_BARRIER, CONFIG_FLAGS } from '../abi/region.ts';
-import { invalid, toWhole } from '../arguments.ts';
+import { checkDisk, invalid, toWhole } from '../arguments.ts';
 import { SluiceError } from '../errors.ts';
 import type { Disk } from '../disk.ts';
 import { checkOptions } from '../options.ts';
@@ -55,6 +55,19 @@ const LARGEST_MEMORY = 2 ** 32;
  *   the disk has a virtio device; ERR_SLUICE_VIRTQUEUE when guest RAM does not lie where it should
  */
 export function createVirtioBlk(disk: Disk, options: VirtioBlkOptions): VirtioBlk {
+  return makeVirtioBlk(disk, options, (blk) => blk.close());
+}
+
+/**
+ * As createVirtioBlk, for an owner who has more to do when the disk is closed.
+ * @param closeFor closes the device at last, too
+ */
+export function makeVirtioBlk(
+  disk: Disk,
+  options: VirtioBlkOptions,
+  closeFor: (blk: VirtioBlk) => Promise<void>,
+): VirtioBlk {
+  checkDisk(disk, 'createVirtioBlk');
   if (typeof options !== 'object' || options === null) {
     throw invalid('a virtio-blk device needs options: at least where guest memory is');
   }
@@ -86,7 +99,7 @@ export function createVirtioBlk(disk: Disk, options: VirtioBlkOptions): VirtioBl
   });
   const close = (): Promise<void> => {
     isDiskClosing = true;
-    return blk.close();
+    return closeFor(blk);
   };
   undo.push(disk.attach({ close, sharesBuffers: false }));
   undo.push(disk.onResize(() => blk.resized(disk.size)));

@@ -292,8 +292,8 @@ describe('what is reported of an error', () => {
   it('is its message and code on one line, in the words of the command line', () => {
     const text = "it is locked;\n pass lock: 'none' if you know that it is safe";
     expect(reportLines(new SluiceError('ERR_SLUICE_LOCKED', text))).toEqual([
-      'it is locked; pass --no-lock (serve) or -U (verbs that only read) if you know that it is ' +
-        'safe (ERR_SLUICE_LOCKED)',
+      'it is locked; pass --no-lock (serve, vhost-user) or -U (verbs that only read) if you know ' +
+        'that it is safe (ERR_SLUICE_LOCKED)',
     ]);
   });
 

@@ -91,6 +91,7 @@ describe('help', () => {
 });
 
 describe('a usage error', () => {
+  const QUEUES = ['vhost-user', '-k', 's', '--num-queues'];
   const ERRORS: readonly [args: string[], message: string, command: string][] = [
     [[], 'which command?', 'sluice'],
     [['conjure'], "unknown command 'conjure'", 'sluice'],
@@ -110,6 +111,9 @@ describe('a usage error', () => {
     [['serve', '-k', 's', '-b', '::', 'a'], 'cannot be used with', 'sluice serve'],
     [['serve', '-k', '', 'a'], 'must not be empty', 'sluice serve'],
     [['serve', 'a', '-k'], 'argument missing', 'sluice serve'],
+    [['vhost-user', '-k', 's', 'a', 'b'], 'Expected 1 argument but got 2', 'sluice vhost-user'],
+    [[...QUEUES, '0', 'a'], 'a whole number from 1 to 63', 'sluice vhost-user'],
+    [[...QUEUES, '64', 'a'], 'a whole number from 1 to 63', 'sluice vhost-user'],
   ];
 
   it.each(ERRORS)('%j exits with 1 and points at the help', async (args, message, command) => {
@@ -118,6 +122,16 @@ describe('a usage error', () => {
     expect(stderr).toMatch(/^sluice: /);
     expect(stderr).toContain(message);
     expect(stderr.endsWith(`\nTry '${command} --help'.\n`)).toBe(true);
+  });
+
+  it.each([
+    ['serve', 'crash', 'create', 'info', 'check', 'map', 'measure', 'compare', 'bench'],
+    ['snapshot', 'amend', 'commit', 'rebase', 'bitmap', 'resize'],
+  ])('is an argument too many of any command: %s, %s, ...', async (...commands) => {
+    const extra = Array.from({ length: 4 }, (_, index) => `/none/${index}`);
+    const ended = await Promise.all(commands.map((command) => sluice([command, ...extra])));
+    expect(ended.map(({ code }) => code)).toEqual(commands.map(() => 1));
+    for (const { stderr } of ended) expect(stderr).toMatch(/^sluice: too many arguments/);
   });
 
   it('suggests the option that was meant', async () => {

@@ -6,6 +6,7 @@ import * as fc from 'fast-check';
 import { rolldown } from 'rolldown';
 import type { V86 } from 'v86';
 import { describe, expect, it } from 'vitest';
+import type { Disk } from '../../src/disk.ts';
 import { attachVirtioBlk } from '../../src/v86.ts';
 import { PciGuest } from './pci-guest.ts';
 import { makeDisk, makeEmulator, MIB, setUp, SMALL } from './rig.ts';
@@ -14,6 +15,14 @@ const NEEDS_RESET = 0x40;
 /** The id of v86's network card, which has the same line as slot 13. */
 const NETWORK = 5 << 3;
 const code = (code: string) => expect.objectContaining({ code }) as Error;
+
+it('attaches no disk that is none', async () => {
+  const refused = attachVirtioBlk({} as V86, {} as Disk);
+  await expect(refused).rejects.toMatchObject({
+    code: 'ERR_SLUICE_INVALID_ARGUMENT',
+    message: 'attachVirtioBlk needs a Disk, as openDisk resolves with, not an Object',
+  });
+});
 
 /** What is raised and lowered, by interrupt; true: up. */
 function watchLines({ cpu }: PciGuest): Map<number, boolean> {

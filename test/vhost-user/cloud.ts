@@ -30,14 +30,17 @@ export interface CloudOptions {
   /** QEMU's arguments for it. */
   readonly disk: readonly string[];
   readonly processors: number;
+  /** How the guest's memory is a file; default: so that others see it. */
+  readonly memory?: 'shared' | 'private' | 'no file' | undefined;
   /** A script for busybox. */
   readonly job: string;
 }
 
-/** A disk by vhost-user-blk. */
-export function vhostUserDisk(socket: string, queues: number): string[] {
+/** A disk by vhost-user-blk; without a number of queues QEMU asks for one for each processor. */
+export function vhostUserDisk(socket: string, queues?: number): string[] {
   const channel = ['-chardev', `socket,id=disk,path=${socket},reconnect=1`];
-  return [...channel, '-device', `vhost-user-blk-pci,chardev=disk,num-queues=${queues}`];
+  const count = queues === undefined ? '' : `,num-queues=${queues}`;
+  return [...channel, '-device', `vhost-user-blk-pci,chardev=disk${count}`];
 }
 
 /** A disk by NBD, which the guest flushes. */
@@ -49,14 +52,16 @@ export function nbdDisk(socket: string): string[] {
 /** Boots a guest that does the job and halts. */
 export async function bootCloud(
   folder: Folder,
-  { disk, processors, job }: CloudOptions,
+  { disk, processors, job, memory = 'shared' }: CloudOptions,
 ): Promise<Running> {
   const initrd = folder.file('initrd');
   await writeFile(initrd, initramfs(job));
   const plain = ['-nodefaults', '-display', 'none', '-serial', 'stdio', '-no-reboot'];
   const cpus = ['-accel', 'tcg', '-smp', String(processors)];
-  const memory = `memory-backend-memfd,id=mem,size=${RAM_MIB}M,share=on`;
-  const ram = ['-m', String(RAM_MIB), '-object', memory, '-machine', 'pc,memory-backend=mem'];
+  const share = memory === 'shared' ? 'on' : 'off';
+  const backend = `memory-backend-memfd,id=mem,size=${RAM_MIB}M,share=${share}`;
+  const file = ['-object', backend, '-machine', 'pc,memory-backend=mem'];
+  const ram = ['-m', String(RAM_MIB), ...(memory === 'no file' ? ['-machine', 'pc'] : file)];
   const kernel = ['-kernel', join(GUEST, 'vmlinuz'), '-initrd', initrd, '-append', COMMAND_LINE];
   const args = [...plain, ...cpus, ...ram, ...kernel, ...disk];
   return new Running('qemu-system-x86_64', args);

@@ -225,12 +225,12 @@ export class TestFrontEnd {
 }
 
 /** Asks again until there is an answer. */
-export async function patiently<T>(ask: () => T | undefined): Promise<T> {
-  const end = performance.now() + PATIENCE_MS;
+export async function patiently<T>(ask: () => T | undefined, patienceMs = PATIENCE_MS): Promise<T> {
+  const end = performance.now() + patienceMs;
   for (;;) {
     const answer = ask();
     if (answer !== undefined) return answer;
-    if (performance.now() > end) throw new Error(`no answer for ${PATIENCE_MS} ms`);
+    if (performance.now() > end) throw new Error(`no answer for ${patienceMs} ms`);
     await sleep(1);
   }
 }

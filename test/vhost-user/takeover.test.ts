@@ -32,7 +32,7 @@ describe('a server of qcow2', () => {
     return { disk, server, frontEnd, faults };
   }
 
-  async function writeOnce(how: 'killed' | 'closed') {
+  async function writeOnce(how: 'killed' | 'server closed' | 'disk closed') {
     const guest = new GuestFile();
     const first = await backEnd(`${how}-first`, guest);
     const shape = bytesOf([64, 0], [64, 0], [16, 1], [16, RING]);
@@ -48,9 +48,10 @@ describe('a server of qcow2', () => {
     first.frontEnd.ring();
     await patiently(() => (driver.poll().length > 0 ? true : undefined));
     expect([write.status, first.faults]).toEqual([VIRTIO_BLK_S_OK, []]);
-    if (how === 'closed') {
-      await first.server.close();
+    if (how === 'server closed') await first.server.close();
+    if (how !== 'killed') {
       await first.disk.close();
+      expect(first.faults).toEqual([]);
     }
 
     const second = await backEnd(`${how}-second`, guest);
@@ -72,13 +73,16 @@ describe('a server of qcow2', () => {
     await first.disk.close();
   });
 
-  it('that has ended leaves one that can', async () => {
-    const { first, second, flush } = await writeOnce('closed');
-    expect([flush.status, second.faults]).toEqual([VIRTIO_BLK_S_OK, []]);
-    const read = new Uint8Array(512);
-    await second.disk.read(0, read);
-    expect(read).toEqual(new Uint8Array(512).fill(7));
-    await second.disk.close();
-    first.frontEnd.leave();
-  });
+  it.each(['server closed', 'disk closed'] as const)(
+    'that has ended leaves one that can: %s',
+    async (how) => {
+      const { first, second, flush } = await writeOnce(how);
+      expect([flush.status, second.faults]).toEqual([VIRTIO_BLK_S_OK, []]);
+      const read = new Uint8Array(512);
+      await second.disk.read(0, read);
+      expect(read).toEqual(new Uint8Array(512).fill(7));
+      await second.disk.close();
+      first.frontEnd.leave();
+    },
+  );
 });

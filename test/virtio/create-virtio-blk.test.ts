@@ -50,6 +50,12 @@ function setUp(options: Partial<VirtioBlkOptions> = {}, diskOptions: DiskOptions
   return { backend, disk, blk, memory, guest, told, errors };
 }
 
+it.each([{}, undefined, Promise.resolve()])('puts no device on %j, which is no disk', (value) => {
+  expect(() => createVirtioBlk(value as never, { ramBytes: MIB })).toThrow(
+    /^createVirtioBlk needs a Disk, as openDisk resolves with, not (an? \w+|undefined)$/,
+  );
+});
+
 /** A driver from reset to DRIVER_OK, by the registers of mmio. */
 function boot(blk: VirtioBlk, guest: GuestMemory, packed = false): BlkDriver {
   const writel = (value: number, offset: number): void => blk.mmio.write(offset, 4, value);
