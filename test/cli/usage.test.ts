@@ -56,6 +56,7 @@ describe('help', () => {
       ['-f', '--format'],
       [undefined, '--cache'],
       [undefined, '--discard'],
+      [undefined, '--aio'],
       [undefined, '--elevator'],
       [undefined, '--flush-wait'],
       ['-r', '--read-only'],
