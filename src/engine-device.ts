@@ -143,6 +143,11 @@ export class EngineDevice implements Device {
     this.#engine.capacityBytes = bytes;
   }
 
+  /** Bytes of transfer buffers. */
+  get arenaBytes(): number {
+    return this.#arenaBytes;
+  }
+
   /** The virtio device takes chains (DRIVER_OK). */
   get running(): boolean {
     return this.#running;

@@ -87,7 +87,8 @@ export async function serveNbd(device: Device, options: NbdServerOptions = {}): 
     throw new SluiceError(
       'ERR_SLUICE_INVALID_ARGUMENT',
       `serving needs bufferBytes (arenaBytes of createVirtioBlk) of ` +
-        `${2 * SMALLEST_LARGE_BYTES} or more, not ${2 * device.arena.largestBytes}`,
+        `${2 * SMALLEST_LARGE_BYTES} or more, not ${2 * device.arena.largestBytes}; ` +
+        'of both servers of a disk serveNbd comes before serveVhostUser',
     );
   }
   signal?.throwIfAborted();

@@ -103,8 +103,10 @@ export class VhostUserServer extends EventEmitter<VhostUserEvents> implements As
   constructor(disk: Disk, options: VhostUserOptions, native: VhostNative) {
     super();
     const { queues = VIRTQUEUES, packed = false, serial, blockSizeBytes } = options;
-    const { mapBytes } = disk.device;
-    const place = { base: 0, virtqueues: queues, arenaBytes: ARENA_BYTES, mapBytes };
+    const { mapBytes, faces } = disk.device;
+    // An NBD server keeps the buffers that it has.
+    const arenaBytes = faces > 0 ? disk.device.arenaBytes : ARENA_BYTES;
+    const place = { base: 0, virtqueues: queues, arenaBytes, mapBytes };
     const floor = footprintBytes(place);
     const initial = Math.ceil(floor / WASM_PAGE_SIZE);
     const memory = new WebAssembly.Memory({ initial, maximum: MEMORY_PAGES, shared: true });
@@ -122,7 +124,7 @@ export class VhostUserServer extends EventEmitter<VhostUserEvents> implements As
     const settings: VirtioBlkOptions = {
       memory,
       base: 0,
-      arenaBytes: ARENA_BYTES,
+      arenaBytes,
       queues,
       queueSizeMax: QUEUE_SIZE,
       segMax: QUEUE_SIZE - 2,

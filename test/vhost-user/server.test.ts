@@ -7,6 +7,7 @@ import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { MemoryBackend } from '../../src/backend/memory.ts';
 import { Disk } from '../../src/disk.ts';
 import { serveNbd, serveVhostUser, type VhostUserServer } from '../../src/node.ts';
+import { NbdClient } from '../../src/nbd/client/client.ts';
 import { OFFERED_PROTOCOL, PROTOCOL } from '../../src/vhost-user/protocol.ts';
 import { bytesOf, patiently, RAM_START, TestFrontEnd, USER_START } from './front-end.ts';
 
@@ -46,6 +47,31 @@ describe('serving', () => {
     await (
       await serving
     ).closed;
+  });
+
+  it('is of a disk that is served over NBD, too', async () => {
+    const own = new Disk(new MemoryBackend({ sizeBytes: 1 << 20 }));
+    await using nbd = await serveNbd(own, { socket: join(folder, 'nbd') });
+    await using _server = await serveVhostUser(own, { socket: path });
+    await using client = await NbdClient.connect(nbd.uri);
+    await client.write(4096, new Uint8Array(512).fill(9));
+    const frontEnd = await TestFrontEnd.connect(path);
+    await frontEnd.introduce(ALL);
+    frontEnd.showMemory();
+    const driver = frontEnd.newDriver();
+    frontEnd.start(driver);
+    const read = driver.read(8, 512);
+    driver.publish();
+    frontEnd.ring();
+    await patiently(() => (driver.poll().length > 0 ? true : undefined));
+    expect(read.data()).toEqual(new Uint8Array(512).fill(9));
+    frontEnd.leave();
+  });
+
+  it('of a disk with small buffers says that NBD comes first', async () => {
+    await using _server = await serveVhostUser(disk, { socket: path });
+    const refusal = { code: INVALID, message: expect.stringContaining('serveNbd comes before') };
+    await expect(serveNbd(disk, { socket: join(folder, 'nbd') })).rejects.toMatchObject(refusal);
   });
 
   it('has a queue for each processor of a guest', async () => {
