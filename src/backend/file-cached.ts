@@ -2,8 +2,9 @@
 import { loadNative } from './native.ts';
 
 const RWF_NOWAIT = 8;
-/** struct iovec on 64-bit systems. */
-const IOVEC_BYTES = 16;
+/** A struct iovec of a 64-bit system: address and length. It stays where it is. */
+const vector = new BigUint64Array(new ArrayBuffer(16));
+const vectorBytes = new Uint8Array(vector.buffer);
 
 /**
  * Reads what of the range is in the page cache, up to the first byte that is not. Never waits for a
@@ -12,9 +13,7 @@ const IOVEC_BYTES = 16;
 export function readCached(fd: number, into: Uint8Array, offset: number): number {
   const native = loadNative();
   if (native === null) return 0;
-  const vector = new BigUint64Array(IOVEC_BYTES / 8);
   vector[0] = BigInt(native.addressOf(into));
   vector[1] = BigInt(into.length);
-  const address = native.addressOf(new Uint8Array(vector.buffer));
-  return Math.max(0, native.preadv2(fd, address, 1, offset, RWF_NOWAIT));
+  return Math.max(0, native.preadv2(fd, native.addressOf(vectorBytes), 1, offset, RWF_NOWAIT));
 }

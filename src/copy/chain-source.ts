@@ -53,6 +53,7 @@ const READS_AS_ZEROES: ReadonlySet<LayerExtent['kind']> = new Set([
 /** Streams are read together when no more than this lies between them, and not more than that. */
 const GAP_BYTES = 65536;
 const GROUP_BYTES_MAX = 8 * 1024 * 1024;
+const INTERRUPTIONS_MAX = 100;
 /** What O_DIRECT asks for is this at most. */
 const DIRECT_BYTES = 4096;
 
@@ -157,6 +158,8 @@ async function readAt(
     });
     done += bytesRead;
     if (bytesRead > 0) continue;
+    // What was there when the file was opened is gone.
+    if (at < layer.image.file.sizeBytes) throw cutOff(path, at);
     const left = clusterBytes === undefined ? length : clusterBytes - (at % clusterBytes);
     if (left === clusterBytes) throw cutOff(path, at);
     into.fill(0, done, done + left);
@@ -169,7 +172,7 @@ function readData({ layer, start, origin }: ChainExtent, offset: number, into: U
 }
 
 function cutOff(path: string, offset: number): SluiceError {
-  const found = `the cluster at offset ${offset} lies past the end of the file; it was cut off`;
+  const found = `what belongs at offset ${offset} lies past the end of the file; it was cut off`;
   const advice = 'get the whole image, or salvage what is there';
   const message = `${JSON.stringify(path)}: ${found}: ${advice}`;
   return new SluiceError('ERR_SLUICE_CORRUPT', message, { operation: 'read', path, offset });
@@ -183,14 +186,26 @@ async function readSome(
   const isAligned = (offset | into.byteOffset | into.length) % DIRECT_BYTES === 0;
   if (direct !== undefined && isAligned) {
     try {
-      return (await direct.read(into, 0, into.length, offset)).bytesRead;
+      return await readPooled(direct, offset, into);
     } catch (error) {
       // The memory may not be aligned where its view is.
       if ((error as NodeJS.ErrnoException).code !== 'EINVAL') throw error;
     }
   }
   const cached = readCached(handle.fd, into, offset);
-  return cached > 0 ? cached : (await handle.read(into, 0, into.length, offset)).bytesRead;
+  return cached > 0 ? cached : readPooled(handle, offset, into);
+}
+
+/** libuv repeats writes that a signal has interrupted, and no reads. */
+async function readPooled(handle: FileHandle, offset: number, into: Uint8Array): Promise<number> {
+  for (let interruptions = 0; ; interruptions++) {
+    try {
+      return (await handle.read(into, 0, into.length, offset)).bytesRead;
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      if (code !== 'EINTR' || interruptions === INTERRUPTIONS_MAX) throw error;
+    }
+  }
 }
 
 type Stream = NonNullable<LayerExtent['stream']>;

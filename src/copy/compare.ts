@@ -2,7 +2,7 @@
 import { type CopyBuffer, CopyBuffers } from './buffers.ts';
 import { type CutPiece, piecesOf } from './pieces.ts';
 import type { Source, SourceExtent } from './source.ts';
-import { Turns } from './turns.ts';
+import { awaitTurn } from './turns.ts';
 
 /** How far a comparison is. */
 export interface CompareProgress {
@@ -42,11 +42,10 @@ export async function firstDifference(
   const totalBytes = Math.max(...sources.map(({ sizeBytes }) => sizeBytes));
   const buffers = new CopyBuffers(PARALLEL * 2, PIECE_BYTES);
   const running: Promise<number | undefined>[] = [];
-  const turns = new Turns();
   const next = async (): Promise<number | undefined> => running.shift();
   try {
     for await (const pair of pairsOf(sources)) {
-      await turns.give();
+      await awaitTurn();
       signal?.throwIfAborted();
       if (running.length === PARALLEL) {
         const found = await next();

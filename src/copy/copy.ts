@@ -13,7 +13,7 @@ import { Pace } from './pace.ts';
 import { type CutPiece, piecesOf } from './pieces.ts';
 import type { Source, SourceExtent } from './source.ts';
 import type { Piece, Target } from './target.ts';
-import { Turns } from './turns.ts';
+import { awaitTurn } from './turns.ts';
 
 /** How far a copy is. */
 export interface CopyProgress {
@@ -43,10 +43,9 @@ export async function copyDisk<E extends SourceExtent, P>(
   const buffers = new CopyBuffers(parallel, target.pieceBytes);
   const pace = options.rateBytes === undefined ? undefined : new Pace(options.rateBytes);
   const line = new Line(target, sizeBytes, options.onProgress);
-  const turns = new Turns();
   try {
     for await (const cut of piecesOf(source.extents(), sizeBytes, target)) {
-      await turns.give();
+      await awaitTurn();
       signal?.throwIfAborted();
       if (line.hasFailed) break;
       if (cut.parts.length > 0) await pace?.take(cut.length, signal);

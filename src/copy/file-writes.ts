@@ -5,7 +5,7 @@ import type { FileHandle } from 'node:fs/promises';
 import { Patience } from '../backend/patience.ts';
 import { SluiceError } from '../errors.ts';
 import type { Output } from './output.ts';
-import { Turns } from './turns.ts';
+import { awaitTurn } from './turns.ts';
 
 const FULL: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'EFBIG']);
 
@@ -41,7 +41,6 @@ export class FileWrites implements Output {
   readonly #waiting: Waiting[] = [];
   #pending: Promise<void>[] = [];
   #isWriting = false;
-  readonly #turns = new Turns();
   readonly #patience = new Patience(PATIENCE);
 
   constructor(file: WrittenFile, path: string) {
@@ -113,6 +112,7 @@ export class FileWrites implements Output {
     try {
       for (let done = 0; done < length;) {
         const written = await this.#writeSome(parts, offset + done);
+        if (written === 0) throw Object.assign(new Error('nothing was written'), { code: 'EIO' });
         done += written;
         parts = behind(parts, written);
       }
@@ -128,7 +128,7 @@ export class FileWrites implements Output {
   async #writeSome(parts: readonly Uint8Array[], offset: number): Promise<number> {
     const { handle } = this.#file;
     if (!this.#patience.ask()) return (await handle.writev(parts, offset)).bytesWritten;
-    await this.#turns.give();
+    await awaitTurn();
     const start = performance.now();
     const written = writevSync(handle.fd, parts, offset);
     this.#patience.took(performance.now() - start);

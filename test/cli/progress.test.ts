@@ -1,4 +1,5 @@
 /** The bar of verbs that copy, on terminals of any width. */
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 
@@ -46,6 +47,17 @@ describe('the bar', () => {
       const [, text = ''] = /([█░].*)$/m.exec(bar) ?? [];
       expect(text.trimEnd().length).toBeLessThan(columns);
       expect(text).toMatch(/\d% \|.*s left/);
+    }
+  });
+
+  it('that nobody takes any more does not end the work', async () => {
+    const disk = writeImage(folder, 'long.raw', Buffer.alloc(40 * 2 ** 20, 1));
+    for (const taker of ['| head -c 5 >/dev/null', '>/dev/full']) {
+      const copy = join(folder, 'untold.raw');
+      const work = `${SLUICE} convert -p -f raw ${disk} ${copy}; echo $? >&2`;
+      const { stderr } = await run('sh', ['-c', `(${work}) ${taker}`]);
+      expect(stderr).toBe('0\n');
+      expect(readFileSync(copy).equals(readFileSync(disk))).toBe(true);
     }
   });
 });

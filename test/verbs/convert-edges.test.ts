@@ -60,6 +60,14 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'convert', () => {
     expectSameDisk(at('base.qcow2'), at('into.qcow2'));
   });
 
+  it('is told when a raw image is cut while it is read', async () => {
+    const path = at('shrinks.raw');
+    writeFileSync(path, Buffer.alloc(32 * 2 ** 20, 1));
+    const onProgress = (): void => truncateSync(path, 2 ** 20);
+    const work = image.convert(path, target, { format: 'raw', parallel: 1, onProgress });
+    await expectRefusal(work, CORRUPT, /lies past the end of the file; it was cut off/);
+  });
+
   it('is told of what was cut off, and salvages the rest', async () => {
     copyFileSync(at('base.qcow2'), at('cut.qcow2'));
     truncateSync(at('cut.qcow2'), statSync(at('cut.qcow2')).size - 512 * 1024);

@@ -4,7 +4,15 @@
  * mends, and the verb can be done again.
  */
 import { spawnSync } from 'node:child_process';
-import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  ftruncateSync,
+  mkdtempSync,
+  openSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeAll, expect, it } from 'vitest';
@@ -14,7 +22,7 @@ import { type Outcome, run, SLUICE, sluice } from '../cli/sluice.ts';
 import { qemu } from '../image/bad-inputs/bases.ts';
 import { imageFolder } from '../image/scratch.ts';
 import { describeWithPeers } from '../support/peers.ts';
-import { ONE_THREAD, underStrace } from '../support/strace.ts';
+import { ONE_THREAD, readCalls, underStrace } from '../support/strace.ts';
 import { copySparse, create, expectSound, write } from './twins.ts';
 
 /** What is done to the image; `make` is what it is done to. */
@@ -149,5 +157,26 @@ describeWithPeers(['qemu-img', 'qemu-io', 'strace'], 'a verb that changes an ima
       expectSound(path);
     }
     expect(faults).toBeGreaterThan(0);
+  });
+});
+
+describeWithPeers(['qemu-img', 'strace'], 'a copy', () => {
+  it('reads again where a signal came in between', async () => {
+    const folder = imageFolder();
+    const path = join(folder, 'disk.raw');
+    writeFileSync(path, Buffer.alloc(20 * 2 ** 20, 7));
+    const tracing = { path, calls: ['pread64'], inject: ['pread64:error=EINTR:when=2+3'] };
+    const [program = '', ...options] = underStrace(tracing, join(folder, 'calls'));
+    const copy = join(folder, 'copy.qcow2');
+    const command = [SLUICE, 'convert', '-U', '-f', 'raw', '-O', 'qcow2', path, copy];
+    // Without koffi every read is made on the pool.
+    const env = { ...ONE_THREAD, SLUICE_NO_KOFFI: '1' };
+    const { code, stderr } = await run(program, [...options, process.execPath, ...command], {
+      env,
+    });
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+    const calls = readCalls(folder, 'calls').map(({ error }) => error);
+    expect(calls).toContain('EINTR');
+    qemu(folder, 'qemu-img', ['compare', '-f', 'raw', '-F', 'qcow2', path, copy]);
   });
 });

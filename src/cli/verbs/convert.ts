@@ -120,7 +120,7 @@ function targetOptions(): Option[] {
     new Option('-c, --compress', 'compress the clusters of the target'),
     new Option(
       '-S, --sparse <size>',
-      'runs of as many zeroes take no space; 0: all do (4k)',
+      'aligned runs of as many zeroes take no space; 0: all do (4k)',
     ).argParser(sparseSize),
     new Option('-n, --skip-create', 'the target is there, and keeps its size').conflicts('options'),
     new Option('--target-is-zero', 'with -n: it reads as zeroes, none are written'),

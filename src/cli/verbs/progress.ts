@@ -63,18 +63,29 @@ async function displayFor(terminal: Terminal, options: ProgressOptions): Promise
   return { show: () => undefined, end: () => undefined };
 }
 
-/** On stdout, as qemu-img -p writes it. */
+/** On stdout, as qemu-img -p writes it. When nobody takes it any more the work goes on. */
 class Percentages implements Display {
   #last = '';
+  #gone = false;
+
+  constructor() {
+    process.stdout.on('error', () => {
+      this.#gone = true;
+    });
+  }
 
   show({ doneBytes, totalBytes }: Progress): void {
     const percent = totalBytes === 0 ? 100 : (doneBytes * 100) / totalBytes;
     const text = `    (${percent.toFixed(2)}/100%)\r`;
-    if (text !== this.#last) process.stdout.write(text);
+    if (text !== this.#last) this.#write(text);
     this.#last = text;
   }
 
   end(): void {
-    process.stdout.write('\n');
+    this.#write('\n');
+  }
+
+  #write(text: string): void {
+    if (!this.#gone) process.stdout.write(text);
   }
 }
