@@ -6,12 +6,13 @@
 // the image; what the guest has not flushed is in the image then, but not in its file system.
 
 import { readFileSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { openDisk } from 'sluice/node';
 import { attachVirtioBlk } from 'sluice/v86';
 import { V86 } from 'v86';
 
-const [image = 'disk.img', format = 'raw', seabios = '/usr/share/seabios'] = process.argv.slice(2);
+const [image = 'disk.img', format, seabios = '/usr/share/seabios'] = process.argv.slice(2);
 const firmware = (name) => ({ buffer: new Uint8Array(readFileSync(`${seabios}/${name}`)).buffer });
 
 const emulator = new V86({
@@ -24,7 +25,8 @@ const emulator = new V86({
 emulator.add_listener('serial0-output-byte', (byte) => process.stdout.write(Uint8Array.of(byte)));
 process.stdin.on('data', (bytes) => emulator.serial_send_bytes(0, bytes));
 
-const disk = await openDisk(image, { format, writable: true });
+const chain = format === 'qcow2' && { backing: { folders: [dirname(image)] } };
+const disk = await openDisk(image, { format, writable: true, ...chain });
 await attachVirtioBlk(emulator, disk, { serial: 'my-disk' });
 await emulator.run();
 

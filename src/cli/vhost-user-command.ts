@@ -10,7 +10,8 @@ const NOTES = `${CACHE_NOTES}
 
 Needs Linux and the package koffi. The virtual machine needs its memory in a
 file that both can map, as in the example (share=on), and less of it than 4 GiB.
-QEMU asks for a queue for each processor of the guest; up to 63 it gets them.
+QEMU asks for a queue for each processor of the guest, and gets up to 63; with
+more processors it wants ,num-queues=63, as it wants what --num-queues says.
 The server goes on when its front-end has gone, and the next one may come. A
 server that was killed is started again with the same command: QEMU with
 reconnect=1 goes on where it was, and what was in flight is done. On qcow2 that

@@ -10,6 +10,8 @@ import { stopRequested } from './stop.ts';
 import type { Terminal } from './terminal.ts';
 import type { VhostUserCommandOptions } from './vhost-user-command.ts';
 
+/** A front-end that comes back every second is wrong in the same way each time. */
+const SAME_WARNING_MS = 60_000;
 const WAITING = 'another front-end waits: one is served at a time';
 
 /** Serves until told to stop; rejects when that cannot begin, or does not end well. */
@@ -34,7 +36,8 @@ async function serveImage(
   server.on('connect', () => (frontEnds += 1));
   server.on('disconnect', () => (frontEnds -= 1));
   server.on('waiting', () => terminal.warn(WAITING));
-  server.on('fault', (error) => terminal.warn(error.message));
+  const warn = sparingly((text) => terminal.warn(text));
+  server.on('fault', (error) => warn(error.message));
   await pidFile.write();
   const stop = stopRequested(() => terminal.error('gave up: the last flush was not finished'));
   terminal.line(`vhost-user-blk at ${socketPath(options.socket)}`);
@@ -59,4 +62,17 @@ async function listen(disk: Disk, options: VhostUserCommandOptions): Promise<Vho
   } catch (cause) {
     throw await listenRefusal(cause, JSON.stringify(socket), socket, '-k');
   }
+}
+
+/** Says a text once in SAME_WARNING_MS, unless it has said another one meanwhile. */
+function sparingly(say: (text: string) => void): (text: string) => void {
+  let last = '';
+  let lastMs = 0;
+  return (text) => {
+    const now = performance.now();
+    if (text === last && now - lastMs < SAME_WARNING_MS) return;
+    last = text;
+    lastMs = now;
+    say(text);
+  };
 }

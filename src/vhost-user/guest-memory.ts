@@ -122,6 +122,6 @@ function tooMuch(length: number): SluiceError {
   return new SluiceError(
     'ERR_SLUICE_CONNECTION',
     `there is no room for ${length} bytes of guest memory: the engine addresses 4 GiB, of which ` +
-      'it needs a few MiB itself; give the VM less memory',
+      'it needs some itself, more with a larger metadata cache; give the VM less memory',
   );
 }

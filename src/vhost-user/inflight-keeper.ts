@@ -85,6 +85,7 @@ function cutOff(): SluiceError {
   return new SluiceError(
     'ERR_SLUICE_FLUSH_LATCHED',
     'the last server was killed, and writes that it had completed may not be in the image: ' +
-      'flushes fail, so that the guest knows; shut it down and start the server again',
+      'flushes fail, so that the guest knows; end the virtual machine (a reboot of the guest is ' +
+      'not enough), and start both again',
   );
 }

@@ -4,6 +4,7 @@
  *
  * Pointers are numbers: a user-space address has at most 47 bits.
  */
+import { closeSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { endianness } from 'node:os';
 
@@ -32,6 +33,8 @@ export interface VhostNative {
   mapNothing(address: number, length: number): void;
   /** A file in memory that has no name, of `length` zeroes. @throws the system's error */
   createFile(name: string, length: number): number;
+  /** Nobody is at the other end of a socket any more. */
+  hasHungUp(fd: number): boolean;
   /** Reads what a bell has counted, without waiting; false: it cannot be read. */
   silence(fd: number): boolean;
   /** Rings a bell, without waiting; nobody hears of what goes wrong. */
@@ -55,6 +58,7 @@ const MSG_CTRUNC = 0x08;
 const MFD_CLOEXEC = 1;
 const RWF_NOWAIT = 8;
 const POLLOUT = 4;
+const POLLHUP = 16;
 // An iovec for the count of a bell, the count, and a struct pollfd.
 const COUNT_AT = 16;
 const COUNT_BYTES = 8;
@@ -181,8 +185,10 @@ class LibcCalls implements VhostNative {
   createFile(name: string, length: number): number {
     const fd = this.#memfd(name, MFD_CLOEXEC);
     if (fd < 0) throw systemError('memfd_create', this.#koffi.errno());
-    if (this.#ftruncate(fd, length) < 0) throw systemError('ftruncate', this.#koffi.errno());
-    return fd;
+    if (this.#ftruncate(fd, length) === 0) return fd;
+    const errno = this.#koffi.errno();
+    closeSync(fd);
+    throw systemError('ftruncate', errno);
   }
 
   silence(fd: number): boolean {
@@ -191,12 +197,22 @@ class LibcCalls implements VhostNative {
   }
 
   ring(fd: number): void {
-    this.#bell.setInt32(POLLFD_AT, fd, true);
-    this.#bell.setInt16(POLLFD_AT + 4, POLLOUT, true);
     this.#bell.setBigUint64(COUNT_AT, 1n, true);
     // An eventfd knows no other way not to wait.
-    const events = this.#poll(this.#bellAddress + POLLFD_AT, 1, 0);
-    if (events > 0) this.#write(fd, this.#bellAddress + COUNT_AT, COUNT_BYTES);
+    if (this.#eventsOf(fd, POLLOUT) !== 0)
+      this.#write(fd, this.#bellAddress + COUNT_AT, COUNT_BYTES);
+  }
+
+  hasHungUp(fd: number): boolean {
+    return (this.#eventsOf(fd, 0) & POLLHUP) !== 0;
+  }
+
+  /** What poll(2) says of a descriptor now. */
+  #eventsOf(fd: number, asked: number): number {
+    this.#bell.setInt32(POLLFD_AT, fd, true);
+    this.#bell.setInt16(POLLFD_AT + 4, asked, true);
+    const ready = this.#poll(this.#bellAddress + POLLFD_AT, 1, 0);
+    return ready > 0 ? this.#bell.getInt16(POLLFD_AT + 6, true) : 0;
   }
 
   #map(args: number[]): void {

@@ -57,16 +57,18 @@ export class Regions {
     return region && userAddress - region.userAddress + region.guestAddress;
   }
 
-  /** Bytes from a guest address to the end of its region. */
-  view(guestAddress: bigint): DataView {
-    const region = this.#regions.find((region) =>
-      isInside(guestAddress, region.guestAddress, region.sizeBytes),
+  /** Bytes of guest memory, all in one region. */
+  view(guestAddress: bigint, length: number): DataView {
+    const last = guestAddress + BigInt(length) - 1n;
+    const region = this.#regions.find(
+      (region) =>
+        isInside(guestAddress, region.guestAddress, region.sizeBytes) &&
+        isInside(last, region.guestAddress, region.sizeBytes),
     );
-    if (region === undefined) throw broken(`the address ${guestAddress}, which is in no region`);
+    if (region === undefined)
+      throw broken(`${length} bytes at address ${guestAddress}, which are in no region`);
     const skipped = Number(guestAddress - region.guestAddress);
-    const { address } = region.mapping;
-    const { buffer } = this.#memory.memory;
-    return new DataView(buffer, address + skipped, Number(region.sizeBytes) - skipped);
+    return new DataView(this.#memory.memory.buffer, region.mapping.address + skipped, length);
   }
 
   async #drop(region: MappedRegion): Promise<void> {

@@ -36,8 +36,8 @@ export interface RingOwner {
   /** What was negotiated. */
   readonly features: bigint;
   readonly inflight: Inflight | undefined;
-  /** Bytes of the guest's memory from an address on. */
-  view(guestAddress: bigint): DataView;
+  /** Bytes of the guest's memory. @throws SluiceError where they are in no region */
+  view(guestAddress: bigint, length: number): DataView;
 }
 
 const INDEX_MASK = 0xffff;
@@ -79,9 +79,11 @@ export class VhostRing {
   /** Attached, and something was once put into it: its descriptors are not all zeroes. */
   get hasContents(): boolean {
     if (this.#desc === undefined) return false;
-    const { buffer, byteOffset, byteLength } = this.#owner.view(this.#desc);
-    const length = Math.min(byteLength, this.size * DESCRIPTOR_BYTES);
-    return new Uint8Array(buffer, byteOffset, length).some((byte) => byte !== 0);
+    const { buffer, byteOffset, byteLength } = this.#owner.view(
+      this.#desc,
+      this.size * DESCRIPTOR_BYTES,
+    );
+    return new Uint8Array(buffer, byteOffset, byteLength).some((byte) => byte !== 0);
   }
 
   set kick(kick: Kick | undefined) {
@@ -94,7 +96,7 @@ export class VhostRing {
     const { queues, features, inflight } = this.#owner;
     const packed = hasFeature(features, VIRTIO_F_RING_PACKED);
     if (!isRingSize(this.size, packed)) throw broken(`a ring of ${this.size} entries`);
-    const usedIndex = packed ? 0 : this.#owner.view(addresses.device).getUint16(USED_IDX, true);
+    const usedIndex = packed ? 0 : this.#usedIndexAt(addresses.device);
     const record = packed ? undefined : inflight?.begin(this.#index, this.size, usedIndex);
     const nextAvail = record ? (usedIndex + record.resubmits) & INDEX_MASK : this.base;
     queues.attach(this.#index, {
@@ -110,6 +112,10 @@ export class VhostRing {
     this.#desc = addresses.desc;
     // The last process may have been killed between a used entry and its interrupt.
     this.call?.ring();
+  }
+
+  #usedIndexAt(device: bigint): number {
+    return this.#owner.view(device, USED_IDX + 2).getUint16(USED_IDX, true);
   }
 
   /** G3. */

@@ -29,6 +29,7 @@ import { GuestMemory } from './guest-memory.ts';
 import { loadVhostNative, type VhostNative } from './native.ts';
 import type { ServedDisk } from './inflight-keeper.ts';
 import { Session } from './session.ts';
+import { WaitingRoom } from './waiting-room.ts';
 
 /** How a disk is served. */
 export interface VhostUserOptions {
@@ -76,10 +77,6 @@ const QUEUE_SIZE = 128;
 /** Requests of the guest take no transfer buffers. */
 const ARENA_BYTES = 65_536;
 const MEMORY_PAGES = 65_536;
-/** Front-ends that wait for the one before; others are sent away. */
-const MOST_WAITING = 16;
-/** Longer than the end of a front-end takes, after which the same one comes back. */
-const WAITING_NOTICE_MS = 1000;
 
 /** A running server. Made by `serveVhostUser`. */
 export class VhostUserServer extends EventEmitter<VhostUserEvents> implements AsyncDisposable {
@@ -92,8 +89,7 @@ export class VhostUserServer extends EventEmitter<VhostUserEvents> implements As
   readonly #disk: ServedDisk;
   #session: Session | undefined;
   #frontEnd: FrontEnd | undefined;
-  /** Front-ends that wait for their turn. */
-  #waiting = 0;
+  readonly #waiting: WaitingRoom;
   #turn: Promise<void> = Promise.resolve();
   #opening: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
@@ -112,6 +108,9 @@ export class VhostUserServer extends EventEmitter<VhostUserEvents> implements As
     const memory = new WebAssembly.Memory({ initial, maximum: MEMORY_PAGES, shared: true });
     const requests = new PromisedRequests(disk.device);
     this.#native = native;
+    this.#waiting = new WaitingRoom(native, () => {
+      if (this.#closing === undefined) this.emit('waiting');
+    });
     this.#disk = {
       id: randomBytes(8).readBigUInt64LE() | 1n,
       // New clusters of an image are in its tables later than their writes complete.
@@ -184,18 +183,10 @@ export class VhostUserServer extends EventEmitter<VhostUserEvents> implements As
 
   /** W1. */
   #accept(socket: Socket): void {
-    if (this.#waiting >= MOST_WAITING) {
-      socket.destroy();
-      return;
-    }
-    this.#waiting += 1;
-    const notice = setTimeout(() => {
-      if (this.#closing === undefined) this.emit('waiting');
-    }, WAITING_NOTICE_MS);
+    if (!this.#waiting.enter(socket)) return;
     const last = this.#turn;
     this.#turn = last.then(() => {
-      clearTimeout(notice);
-      this.#waiting -= 1;
+      this.#waiting.leave(socket);
       return this.#serve(socket);
     });
   }

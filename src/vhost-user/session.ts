@@ -115,8 +115,8 @@ export class Session implements RingOwner {
     for (const ring of this.#rings) ring.error?.ring();
   }
 
-  view(guestAddress: bigint): DataView {
-    return this.#regions.view(guestAddress);
+  view(guestAddress: bigint, length: number): DataView {
+    return this.#regions.view(guestAddress, length);
   }
 
   /** S1, S2. */
@@ -129,7 +129,7 @@ export class Session implements RingOwner {
       if (name === undefined) throw broken(`request ${request}, which was not offered`);
       const answer = await this.#handlers[name](message);
       if (answer instanceof Uint8Array) frontEnd.send(replyBytes(request, answer));
-      else if (answer) this.#sendFile(request, answer);
+      else if (answer) frontEnd.send(replyBytes(request, answer.payload), answer.fd);
       else if (acknowledges()) frontEnd.send(replyBytes(request, u64(0n)));
     } catch (error) {
       if (!acknowledges()) throw error;
@@ -137,15 +137,6 @@ export class Session implements RingOwner {
       frontEnd.send(replyBytes(request, u64(1n)));
     } finally {
       closeAll(fds);
-    }
-  }
-
-  /** The descriptor is the front-end's then. */
-  #sendFile(request: number, { payload, fd }: FileAnswer): void {
-    try {
-      this.#parts.frontEnd.send(replyBytes(request, payload), fd);
-    } finally {
-      closeSync(fd);
     }
   }
 
@@ -162,7 +153,7 @@ export class Session implements RingOwner {
       RESET_OWNER: () => this.#reset(),
       RESET_DEVICE: () => this.#reset(),
       GET_QUEUE_NUM: () => u64(BigInt(blk.queues.count)),
-      GET_MAX_MEM_SLOTS: () => u64(BigInt(GUEST_REGIONS)),
+      GET_MAX_MEM_SLOTS: () => u64(BigInt(GUEST_REGIONS - 1)),
       SET_MEM_TABLE: (message) => this.#setMemory(message),
       ADD_MEM_REG: (message) => this.#addRegion(message),
       REM_MEM_REG: (message) => this.#regions.remove(regionOf(message)),
@@ -181,8 +172,7 @@ export class Session implements RingOwner {
       SET_BACKEND_REQ_FD: (message) => this.#setBackendRequests(message),
       GET_CONFIG: (message) => readConfig(blk, message),
       SET_CONFIG: (message) => this.#setConfig(message),
-      GET_INFLIGHT_FD: ({ payload }) =>
-        this.#atRest(() => this.#keeper.create(payload, this.features)),
+      GET_INFLIGHT_FD: (message) => this.#newRecord(message),
       SET_INFLIGHT_FD: (message) => this.#atRest(() => this.#keeper.use(sentRecord(message))),
       SET_STATUS: (message) => this.#setStatus(message),
       GET_STATUS: () => u64(BigInt(blk.status)),
@@ -294,6 +284,15 @@ export class Session implements RingOwner {
       this.inflight.cache = blk.wce ? 'on' : 'off';
     }
     if (!(await done)) throw broken('a change of the write cache, whose flush failed');
+  }
+
+  /** Its file is closed with the message, whether it was sent or not. */
+  #newRecord({ payload, fds }: Message): Promise<Answer> {
+    return this.#atRest(() => {
+      const answer = this.#keeper.create(payload, this.features);
+      if ('fd' in answer) fds.push(answer.fd);
+      return answer;
+    });
   }
 
   /** Changes what rings rely on while none of them runs. */

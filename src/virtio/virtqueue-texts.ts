@@ -127,7 +127,7 @@ export function regionText(code: number): string {
     case MAP_ALIGN_BROKEN:
       return `guest address and address must be equal modulo ${MAP_ALIGN}`;
     case MAP_FULL:
-      return `there are ${GUEST_REGIONS} regions already; join some of them`;
+      return `there are ${GUEST_REGIONS - 1} regions already; join some of them`;
     default:
       return `the engine refuses with ${code}`;
   }

@@ -70,7 +70,7 @@ describe('vhost-user', () => {
     const { offeredProtocol } = await frontEnd.introduce(ALL);
     expect(offeredProtocol).toBe(OFFERED_PROTOCOL);
     expect(await frontEnd.u64('GET_QUEUE_NUM')).toBe(2n);
-    expect(await frontEnd.u64('GET_MAX_MEM_SLOTS')).toBe(128n);
+    expect(await frontEnd.u64('GET_MAX_MEM_SLOTS')).toBe(127n);
     const head = bytesOf([32, 0], [32, 60], [32, 0]);
     const { payload } = await frontEnd.ask('GET_CONFIG', Buffer.concat([head, Buffer.alloc(60)]));
     expect(payload.getBigUint64(12, true)).toBe(BigInt(DISK_BYTES / SECTOR));

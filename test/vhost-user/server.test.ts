@@ -1,5 +1,14 @@
 /** A server from outside: what it refuses, whom it serves, and what it tells of. */
-import { closeSync, mkdtempSync, openSync, rmSync, truncateSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readlinkSync,
+  rmSync,
+  truncateSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -115,6 +124,35 @@ describe('a server', () => {
     frontEnd.leave();
     expect(await second.u64('GET_QUEUE_NUM')).toBe(2n);
     frontEnd = second;
+  });
+
+  it('has places for those that wait, and none for those that have gone', async () => {
+    for (let gone = 0; gone < 20; gone++) {
+      const other = await TestFrontEnd.connect(path);
+      other.send('GET_FEATURES');
+      other.leave();
+    }
+    const second = await TestFrontEnd.connect(path);
+    frontEnd.leave();
+    expect(await second.u64('GET_QUEUE_NUM')).toBe(2n);
+    expect(waiting).toBe(0);
+    frontEnd = second;
+  });
+
+  it('keeps no file of a record that no ring fits', async () => {
+    frontEnd.showMemory();
+    frontEnd.start(frontEnd.newDriver(16));
+    const asked = bytesOf([64, 0], [64, 0], [16, 1], [16, 8]);
+    await expect(frontEnd.ask('GET_INFLIGHT_FD', asked)).rejects.toThrow('closed');
+    frontEnd.leave();
+    frontEnd = await TestFrontEnd.connect(path);
+    await settled();
+    expect(faults).toHaveLength(1);
+    const files = readdirSync('/proc/self/fd').map((fd) => {
+      // The directory itself is gone by now.
+      return existsSync(`/proc/self/fd/${fd}`) ? readlinkSync(`/proc/self/fd/${fd}`) : '';
+    });
+    expect(files.join('\n')).not.toContain('sluice-inflight');
   });
 
   it('says nothing of a front-end that comes back at once', { timeout: 10_000 }, async () => {
