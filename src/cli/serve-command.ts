@@ -71,7 +71,11 @@ export function addServe(program: Command, terminal: Terminal): void {
       const { serve } = await import('./serve.ts');
       await serve(image, options, terminal);
     });
-  const groups = [servedImageOptions(), [traceOption()], networkOptions()];
+  const groups = [
+    servedImageOptions(),
+    [traceOption('requests and completions')],
+    networkOptions(),
+  ];
   for (const option of groups.flat()) command.addOption(option);
 }
 

@@ -32,9 +32,9 @@ export function servedImageOptions(): Option[] {
   return [...imageOptions(), ...qcow2Options()];
 }
 
-/** For whoever looks into it: what a guest asks is not in it. */
-export function traceOption(): Option {
-  return new Option('--trace <file>', 'record requests and completions, one JSON object a line');
+/** For whoever looks into it; what a guest asks is not in it. */
+export function traceOption(what: string): Option {
+  return new Option('--trace <file>', `record ${what}, one JSON object a line`);
 }
 
 function imageOptions(): Option[] {

@@ -3,7 +3,13 @@ import { type Command, Option } from 'commander';
 
 import { forkServer, isForked } from './fork.ts';
 import type { ServedImageOptions } from './served-image.ts';
-import { CACHE_NOTES, notEmpty, servedImageOptions, wholeNumber } from './served-image-options.ts';
+import {
+  CACHE_NOTES,
+  notEmpty,
+  servedImageOptions,
+  traceOption,
+  wholeNumber,
+} from './served-image-options.ts';
 import type { Terminal } from './terminal.ts';
 
 const NOTES = `${CACHE_NOTES}
@@ -72,6 +78,7 @@ function deviceOptions(): Option[] {
       .default(MOST_QUEUES),
     new Option('--serial <text>', 'serial number that the guest sees, at most 20 bytes'),
     new Option('--packed', 'offer packed rings'),
+    traceOption('the write cache and the flushes of the server, not what the guest asks'),
     new Option('--fork', 'return when a front-end can connect, and serve in the background'),
     new Option('--pid-file <path>', 'write the process id to a file when ready').argParser(
       notEmpty,
