@@ -30,6 +30,7 @@ const VALUED = {
   format: { ...text, short: 'f' },
   cache: text,
   discard: text,
+  aio: text,
   socket: { ...text, short: 'k' },
   port: { ...text, short: 'p' },
   bind: { ...text, short: 'b' },
