@@ -24,6 +24,8 @@ describeWithPeers(['qemu-img', 'qemu-io'], 'what is told of an image', () => {
   const img = (...args: string[]): unknown => JSON.parse(qemu(folder, 'qemu-img', args));
   beforeAll(() => {
     paths = makeImages(folder);
+    // Which holes a file has may change when its pages are written back.
+    spawnSync('sync', ['-f', folder]);
   });
   const pathOf = (name: string): string => paths.get(name)!;
   const backing = { folders: [folder] };
