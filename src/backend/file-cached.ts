@@ -1,7 +1,6 @@
 /** Reads on the calling thread of what is in the page cache. */
-import { loadNative } from './native.ts';
+import { loadNative, RWF_NOWAIT } from './native.ts';
 
-const RWF_NOWAIT = 8;
 /** A struct iovec of a 64-bit system: address and length. It stays where it is. */
 const vector = new BigUint64Array(new ArrayBuffer(16));
 const vectorBytes = new Uint8Array(vector.buffer);

@@ -11,7 +11,7 @@ import { readSync, readvSync, writeSync, writevSync } from 'node:fs';
 
 import type { DataCommand, EngineMemory } from './engine-memory.ts';
 import { EFAULT, errnoOf } from './errno.ts';
-import type { Native } from './native.ts';
+import { type Native, RWF_NOWAIT } from './native.ts';
 
 /** Moves bytes between a descriptor and the engine's memory, synchronously. */
 export interface InlineIo {
@@ -25,7 +25,6 @@ export function createInlineIo(memory: EngineMemory, native: Native | null): Inl
   return native === null ? new NodeInlineIo(memory) : new NativeInlineIo(memory, native);
 }
 
-const RWF_NOWAIT = 8;
 /** The kernel's limit of a vector (IOV_MAX); what is beyond it comes out as a short count. */
 const VECTOR_ENTRIES = 1024;
 /** struct iovec on 64-bit systems, in 32-bit words: address low, high, length low, high. */

@@ -54,6 +54,8 @@ export interface Native {
 type Koffi = typeof koffi;
 type PooledCall = (...args: [...number[], (error: Error | null, result: number) => void]) => void;
 
+/** preadv2(2): rather less than waiting for the disk. */
+export const RWF_NOWAIT = 8;
 const AT_EMPTY_PATH = 0x1000;
 /**
  * Pooled calls under way at once. koffi keeps 8 sets of stacks for them, allocates 256 KiB for

@@ -1,12 +1,10 @@
 /** Listening where the command line says, and what is said when that does not work. */
 import { lstat, stat } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
+import { MAX_SOCKET_PATH_BYTES } from '../nbd/listen.ts';
 import { type Disk, type NbdServer, type NbdServerOptions, serveNbd } from '../node.ts';
 import { Refusal } from './refusal.ts';
 import type { ServeOptions } from './serve-command.ts';
-
-/** unix(7): sun_path has 108 bytes, the last one for a NUL. libuv cuts what is longer. */
-const LONGEST_PATH_BYTES = 107;
 
 /** Starts the server. Clients can connect when this resolves. */
 export async function listen(disk: Disk, options: ServeOptions): Promise<NbdServer> {
@@ -43,7 +41,7 @@ function adviceFor(code: string, options: string): string | undefined {
     EACCES: elsewhere,
     EEXIST: elsewhere,
     ENOENT: `create it, or ${elsewhere}`,
-    ENAMETOOLONG: `a socket's path has at most ${LONGEST_PATH_BYTES} bytes; use a relative one`,
+    ENAMETOOLONG: `a socket's path has at most ${MAX_SOCKET_PATH_BYTES} bytes; use a relative one`,
   };
   return advice[code];
 }
@@ -97,7 +95,7 @@ function addressOptions({ socket, port, bind }: ServeOptions): NbdServerOptions 
 
 /** The absolute path if it fits, so that the URI is good everywhere. */
 export function socketPath(path: string): string {
-  const fits = (path: string): boolean => Buffer.byteLength(path) <= LONGEST_PATH_BYTES;
+  const fits = (path: string): boolean => Buffer.byteLength(path) <= MAX_SOCKET_PATH_BYTES;
   const absolute = resolve(path);
   if (fits(absolute)) return absolute;
   if (fits(path)) return path;

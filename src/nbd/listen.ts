@@ -5,8 +5,8 @@ import { invalid } from '../arguments.ts';
 import type { ServerAddress } from './options.ts';
 import { tcpUri, unixUri } from './uri.ts';
 
-/** What fits into sockaddr_un with its final NUL (unix(7)). */
-const MAX_SOCKET_PATH_BYTES = 107;
+/** unix(7): sun_path has 108 bytes, the last one for a NUL. libuv cuts what is longer. */
+export const MAX_SOCKET_PATH_BYTES = 107;
 
 /** The path of a unix socket. @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT */
 export function toSocketPath(socket: unknown): string {

@@ -10,6 +10,7 @@ import { endianness } from 'node:os';
 
 import type * as koffi from 'koffi';
 
+import { RWF_NOWAIT } from '../backend/native.ts';
 import { SluiceError } from '../errors.ts';
 import { MAX_FDS } from './protocol.ts';
 
@@ -56,7 +57,6 @@ const MSG_NOSIGNAL = 0x4000;
 const MSG_CMSG_CLOEXEC = 0x4000_0000;
 const MSG_CTRUNC = 0x08;
 const MFD_CLOEXEC = 1;
-const RWF_NOWAIT = 8;
 const POLLOUT = 4;
 const POLLHUP = 16;
 // An iovec for the count of a bell, the count, and a struct pollfd.
