@@ -9,7 +9,7 @@
 
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -17,13 +17,13 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { openDisk, serveVhostUser } from '../dist/node.js';
 import { guestFolder, hasGuest } from '../scripts/guests.mjs';
+import { processorSeconds } from './processor.mjs';
+import { median } from './statistics.mjs';
 
 const SLUICE = fileURLToPath(new URL('../dist/bin.cjs', import.meta.url));
 const SOURCE = fileURLToPath(new URL('c/blkio-load.c', import.meta.url));
 const IMAGE_MIB = 512;
 const BLOCK_BYTES = 4096;
-/** Of USER_HZ in /proc/PID/stat. */
-const TICKS_PER_SECOND = 100;
 
 const { values: options } = parseArgs({
   options: {
@@ -80,13 +80,6 @@ function run(/** @type {string} */ program, /** @type {string[]} */ args) {
   return stdout;
 }
 
-/** Processor seconds of a process so far. */
-function processorSeconds(/** @type {number} */ pid) {
-  const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  return (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND;
-}
-
 /**
  * One round of one server.
  * @param {string[]} command
@@ -124,10 +117,6 @@ async function commandsOf(/** @type {Workload} */ { cache, kind, depth }) {
   const { commands, requests } = disk.stats();
   await disk.close();
   return commands / (requests.read + requests.write);
-}
-
-function median(/** @type {number[]} */ values) {
-  return values.toSorted((a, b) => a - b)[values.length >> 1] ?? Number.NaN;
 }
 
 function thousands(/** @type {number[]} */ values) {

@@ -80,14 +80,16 @@ export interface OpenOptions extends DiskOptions {
   readonly lock?: 'auto' | 'none' | undefined;
   /** `unmap` (default): discards, and zeroes that may be unmapped, make holes; `ignore`: never. */
   readonly discard?: 'unmap' | 'ignore' | undefined;
-  /** I/O calls in flight at once with O_DIRECT; default by the size of libuv's pool. */
+  /** I/O calls in flight at once with O_DIRECT; default 64, or by the size of libuv's pool. */
   readonly depth?: number | undefined;
   /**
-   * Where O_DIRECT and O_DSYNC calls are made. `auto` (default): on the calling thread when one is
-   * short and alone in flight and the disk answers within a millisecond, else on libuv's pool;
-   * `threads`: always there.
+   * Where calls are made that wait for a disk. `auto` (default): O_DIRECT and O_DSYNC on the
+   * calling thread when a transfer is short and alone in flight and the disk answers within a
+   * millisecond; other direct transfers, and cached reads that miss, by io_uring; the rest, and
+   * where there is no io_uring, on libuv's pool. `io_uring`: the same, but opening fails where
+   * there is none (ERR_SLUICE_UNSUPPORTED). `threads`: always on the pool.
    */
-  readonly aio?: 'auto' | 'threads' | undefined;
+  readonly aio?: 'auto' | 'io_uring' | 'threads' | undefined;
   /** Stops the opening. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -108,7 +110,7 @@ export const OPEN_OPTIONS: Checks<OpenOptions> = {
   lock: isOneOf('auto', 'none'),
   discard: isOneOf('unmap', 'ignore'),
   depth: isWhole(1),
-  aio: isOneOf('auto', 'threads'),
+  aio: isOneOf('auto', 'io_uring', 'threads'),
   signal: isSignal,
 };
 
@@ -117,8 +119,8 @@ export const OPEN_OPTIONS: Checks<OpenOptions> = {
  * striped over them in chunks of `chunkBytes`.
  *
  * The disk lives on the calling thread: page-cache reads and writes run on it (a write can wait
- * there when the host throttles dirty pages); syncs, O_DIRECT, O_DSYNC (but see `aio`), fallocate
- * and reads that miss the page cache run on libuv's pool.
+ * there when the host throttles dirty pages); O_DIRECT, and reads that miss the page cache, go by
+ * io_uring (but see `aio`); syncs, O_DSYNC and fallocate run on libuv's pool.
  * @throws SluiceError ERR_SLUICE_OPEN, ERR_SLUICE_LOCKED, ERR_SLUICE_DIRECT_UNSUPPORTED and others;
  *   the table is in the README
  */

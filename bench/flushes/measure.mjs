@@ -6,7 +6,7 @@ import { copyFileSync, existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import { withServer } from './servers.mjs';
+import { withFlushServer } from './servers.mjs';
 import { IMAGE_BYTES } from './workloads.mjs';
 
 const CLIENT = fileURLToPath(new URL('client.py', import.meta.url));
@@ -59,8 +59,8 @@ async function measureOnce(server, workload, { folder, index, round }) {
   const client = () => runClient(socket, load, round);
   const tracing = { log: join(folder, 'strace.log'), delayMicros };
   const run = { server, image, socket };
-  const traced = server.traceable ? await withServer({ ...run, tracing }, client) : undefined;
-  const bare = delayMicros > 0 ? traced : await withServer(run, client);
+  const traced = server.traceable ? await withFlushServer({ ...run, tracing }, client) : undefined;
+  const bare = delayMicros > 0 ? traced : await withFlushServer(run, client);
   if (bare === undefined) return undefined;
   const inside = traced?.syncs().filter((at) => isDuring(at, traced.value)).length;
   const { began, ended, cpuSeconds, flushes } = bare.value;

@@ -1,6 +1,7 @@
 // The Markdown table of bench:flush: medians, what sluice is to the others, and whether that is
 // what was promised.
 
+import { median, ratios, spread } from '../statistics.mjs';
 import { QEMU_NAME, SLUICE_NAME } from './servers.mjs';
 
 /** @typedef {import('./measure.mjs').Result} Result */
@@ -9,24 +10,6 @@ export const HEADINGS = [
   '| workload | server | syncs / flushes | sluice / it | ms | sluice / it | promise |',
   '|---|---|---|---|---|---|---|',
 ];
-
-/** The middle of what was measured; NaN when nothing was. */
-export function median(/** @type {number[]} */ values) {
-  const sorted = values.filter((value) => !Number.isNaN(value)).sort((a, b) => a - b);
-  return sorted[sorted.length >> 1] ?? Number.NaN;
-}
-
-/** `median (lowest-highest)`. */
-function spread(/** @type {number[]} */ values, /** @type {number} */ digits) {
-  if (values.every((value) => Number.isNaN(value))) return '-';
-  const text = (/** @type {number} */ value) => value.toFixed(digits);
-  return `${text(median(values))} (${text(Math.min(...values))}-${text(Math.max(...values))})`;
-}
-
-/** Round by round, what is measured of sluice by what is measured of the other. */
-function ratios(/** @type {number[]} */ ours, /** @type {number[]} */ theirs) {
-  return ours.map((value, round) => value / (theirs[round] ?? Number.NaN));
-}
 
 /**
  * `held` or `BROKEN` for each part of a promise, with its bound.

@@ -1,12 +1,9 @@
 // The servers that bench:flush compares, each on its own copy of the image, with or without strace.
 
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { readFileSync, rmSync } from 'node:fs';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { accepts } from '../accepts.mjs';
 import { hasPeer } from '../../scripts/peers.mjs';
+import { withServer } from '../with-server.mjs';
 
 const SLUICE = fileURLToPath(new URL('../../dist/bin.cjs', import.meta.url));
 
@@ -72,9 +69,6 @@ function underStrace(/** @type {string} */ log, /** @type {number} */ delayMicro
     .concat(log, delayMicros > 0 ? ['-e', delay] : []);
 }
 
-const START_TRIES = 1000;
-const START_PAUSE_MS = 10;
-
 /**
  * Runs `use` with a server that greets clients; stops it after that. Answers what `use` answered,
  * and with `tracing` the times of the syncs, in seconds since the epoch.
@@ -85,29 +79,14 @@ const START_PAUSE_MS = 10;
  * }} run
  * @param {() => Promise<T>} use
  */
-export async function withServer({ server, image, socket, tracing }, use) {
+export async function withFlushServer({ server, image, socket, tracing }, use) {
   const command = server.command(image, socket);
-  const under = tracing === undefined ? [] : underStrace(tracing.log, tracing.delayMicros);
-  const [program = '', ...args] = [...under, ...command];
-  const child = spawn(program, args, { stdio: 'ignore' });
-  const ended = once(child, 'exit');
-  try {
-    for (let tries = 0; !(await accepts(socket)); tries++) {
-      if (child.exitCode !== null || tries === START_TRIES) {
-        throw new Error(`${server.name} did not open its socket`);
-      }
-      await sleep(START_PAUSE_MS);
-    }
-    const value = await use();
-    return { value, syncs: () => (tracing === undefined ? [] : syncTimes(tracing.log)) };
-  } finally {
-    if (child.exitCode === null && child.pid !== undefined) {
-      process.kill(tracing === undefined ? child.pid : tracedPid(child.pid), 'SIGTERM');
-    }
-    await ended;
-    // nbdkit leaves its socket behind.
-    rmSync(socket, { force: true });
+  if (tracing === undefined) {
+    return { value: await withServer(command, socket, use), syncs: () => [] };
   }
+  const under = [...underStrace(tracing.log, tracing.delayMicros), ...command];
+  const value = await withServer(under, socket, use, tracedPid);
+  return { value, syncs: () => syncTimes(tracing.log) };
 }
 
 /** When the syncs in strace's log began; call it when strace has ended. */

@@ -14,8 +14,10 @@ export interface FileCounters {
   fallocates: number;
   /** Reads and writes that O_DIRECT would have refused as they came. */
   bounced: number;
-  /** Reads and writes that went to the pool, in whole or for the rest. */
+  /** Reads and writes that went by io_uring, or to the pool, in whole or for the rest. */
   offThread: number;
+  /** Those that went by io_uring. */
+  inRing: number;
 }
 
 /** Counters at zero. */
@@ -30,5 +32,6 @@ export function newCounters(): FileCounters {
     fallocates: 0,
     bounced: 0,
     offThread: 0,
+    inRing: 0,
   };
 }

@@ -14,18 +14,20 @@ export interface FileBackendOptions {
   /** `unmap`: discards, and zeroes that may be unmapped, make holes. Default `ignore`. */
   readonly discard?: 'unmap' | 'ignore';
   /**
-   * Commands that make sense in flight at once. Default: all of the engine's in page-cache mode,
-   * twice the threads of the libuv pool (UV_THREADPOOL_SIZE, 4) in direct mode.
+   * Commands that make sense in flight at once. Default: all of the engine's in page-cache mode; in
+   * direct mode 32 with io_uring, else twice the threads of libuv's pool (UV_THREADPOOL_SIZE, 4).
    */
   readonly depth?: number;
   /** Longer transfers never run on the calling thread. Default 4 MiB, about a millisecond. */
   readonly inlineBytes?: number;
   /**
-   * Where direct and stable transfers run. `auto` (default): on the calling thread when one is
-   * short and alone in flight, while the disk answers within a millisecond, as a change of threads
-   * takes as long; else on libuv's pool. `threads`: on the pool.
+   * Where transfers run that wait for a disk. `auto` (default): short direct and stable ones on the
+   * calling thread when they are alone in flight, while the disk answers within a millisecond, as a
+   * change of threads takes as long; other direct ones, and cached reads that miss, by io_uring;
+   * the rest, and where there is no io_uring, on libuv's pool. `io_uring`: the same, but opening
+   * fails where there is none. `threads`: always on the pool.
    */
-  readonly aio?: 'auto' | 'threads';
+  readonly aio?: 'auto' | 'io_uring' | 'threads';
   /**
    * With `direct`, take a file whose size is not whole blocks: a writer extends it, a reader reads
    * its last block in part. Default false: it is refused.

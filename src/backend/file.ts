@@ -1,20 +1,12 @@
 /**
  * The backend on a regular file or a block device.
  *
- *     command            page cache                            O_DIRECT
- *     read               preadv2 NOWAIT here, the rest pooled  pooled; here when alone
- *     write              here                                  pooled; here when alone
- *     write, stable      O_DSYNC, pooled; here when alone      the same
- *     unaligned          -                                     bounced (file-bounce.ts)
+ *     read, write        file-data.ts: here, by io_uring or on libuv's pool
  *     write zeroes,
- *     discard            fallocate, pooled (file-zero.ts)      the same
- *     block status       lseek (file-extents.ts)               the same
- *     sync               fdatasync, pooled                     the same
- *     extend             ftruncate, pooled, one at a time      the same
- *
- * "Here" is one system call on the calling thread (file-inline.ts); "pooled" is the libuv pool,
- * with every irregularity taken care of (file-transfer.ts). A command that does not go through
- * in one call here is finished there, so both ways give the same answers.
+ *     discard            fallocate, pooled (file-zero.ts)
+ *     block status       lseek (file-extents.ts)
+ *     sync               fdatasync, pooled
+ *     extend             ftruncate, pooled, one at a time
  */
 import process from 'node:process';
 
@@ -25,11 +17,10 @@ import { SluiceError } from '../errors.ts';
 import type { Backend, Done } from './backend.ts';
 import { type DataCommand, EngineMemory, noMemory, refuseBeforeAttach } from './engine-memory.ts';
 import { writeExtents } from './extent-table.ts';
-import { readBounced, writeBounced } from './file-bounce.ts';
-import { EBADF, EFAULT, EINVAL, EROFS, isTransient } from './errno.ts';
+import { EBADF, EFAULT, EINVAL, EROFS } from './errno.ts';
 import { newCounters } from './file-counters.ts';
+import { FileData } from './file-data.ts';
 import { ExtentScanner } from './file-extents.ts';
-import { createInlineIo } from './file-inline.ts';
 import {
   type Alignment,
   closeDescriptors,
@@ -42,11 +33,11 @@ import { extendFile, type ExtendTarget, fitToBlocks } from './file-extend.ts';
 import type { FileBackendOptions } from './file-options.ts';
 import { resizeFile } from './file-resize.ts';
 import { type FileState, newFileState } from './file-state.ts';
-import { readPooled, type Settle, syncData, type Views, writePooled } from './file-transfer.ts';
+import { type Settle, syncData } from './file-transfer.ts';
 import { Zeroes } from './file-zero.ts';
 import { lockImage } from './lock.ts';
 import { loadNative } from './native.ts';
-import { Patience } from './patience.ts';
+import { threadUring, type Uring } from './uring.ts';
 
 export type { FileBackendOptions } from './file-options.ts';
 
@@ -62,12 +53,13 @@ export async function openFileBackend(
   const { direct = false, noFlush = false, writable = false, lock = 'auto' } = options;
   const { anySize = false } = options;
   const native = loadNative();
+  const ring = ringFor(path, options);
   const files = await openDescriptors(path, { direct, noFlush, writable });
   try {
     if (lock !== 'none') lockImage({ fd: files.plain, path, writable, native });
     const found = await sizeOf(files.plain, path, native);
     const alignment = direct ? await probeAlignment(files.plain, path, native) : BYTEWISE;
-    const image = { path, files, native };
+    const image = { path, files, native, ring };
     const policy = { writable, anySize };
     const sizeBytes = await fitToBlocks(image, found, alignment.blockBytes, policy);
     return new FileBackend({ ...image, options, alignment, state: newFileState(sizeBytes) });
@@ -77,16 +69,25 @@ export async function openFileBackend(
   }
 }
 
-const BYTEWISE: Alignment = { blockBytes: 1, memoryBytes: 1 };
-const DEFAULT_INLINE_BYTES = 4 * 1024 * 1024;
-/** A disk that takes longer than a change of threads by far is waited for elsewhere. */
-const PATIENCE = { slowMs: 1, firstRest: 32, longestRest: 4096 };
-/** Longer transfers take their time on any disk. */
-const WAITED_BYTES = 128 * 1024;
-const DEFAULT_POOL_THREADS = 4;
+function ringFor(path: string, { aio = 'auto' }: FileBackendOptions): Uring | null {
+  const ring = aio === 'threads' ? null : threadUring();
+  if (aio !== 'io_uring' || ring !== null) return ring;
+  throw new SluiceError(
+    'ERR_SLUICE_UNSUPPORTED',
+    `cannot open ${JSON.stringify(path)}: there is no io_uring here (it takes Linux 5.6, ` +
+      'and koffi; kernel.io_uring_disabled or a seccomp filter may forbid it); use aio: auto',
+    { operation: 'open', path },
+  );
+}
 
-function defaultDepth(direct: boolean): number {
+const BYTEWISE: Alignment = { blockBytes: 1, memoryBytes: 1 };
+const DEFAULT_POOL_THREADS = 4;
+/** Deeper disks are rare, and what has to queue is merged. */
+const RING_DEPTH = 64;
+
+function defaultDepth(direct: boolean, ring: Uring | null): number {
   if (!direct) return COMMAND_SLOTS;
+  if (ring !== null) return RING_DEPTH;
   const threads = Number(process.env['UV_THREADPOOL_SIZE']) || DEFAULT_POOL_THREADS;
   return Math.min(COMMAND_SLOTS, Math.max(1, 2 * Math.floor(threads)));
 }
@@ -94,6 +95,7 @@ function defaultDepth(direct: boolean): number {
 /** An opened image; made by openFileBackend(). */
 interface OpenImage extends ExtendTarget {
   readonly options: FileBackendOptions;
+  readonly ring: Uring | null;
   readonly alignment: Alignment;
   readonly state: FileState;
 }
@@ -107,46 +109,30 @@ export class FileBackend implements Backend {
   readonly unmaps: boolean;
   /** Live numbers, for statistics. */
   readonly counters = newCounters();
-  /**
-   * Short direct and stable transfers run on the calling thread then, while the disk is fast: no
-   * change of threads. For a command that is not alone it is the worse way.
-   */
-  alone = false;
-
   readonly #image: OpenImage;
   readonly #files: Descriptors;
-  readonly #alignment: Alignment;
   readonly #direct: boolean;
   readonly #noFlush: boolean;
-  readonly #inlineBytes: number;
-  readonly #waits: boolean;
+  readonly #data: FileData;
   readonly #zeroes: Zeroes;
   readonly #scanner: ExtentScanner;
   readonly #state: FileState;
-  readonly #patience = new Patience(PATIENCE);
-  #nowait: boolean;
-  /** Cached reads would wait for the disk, and the file does not know RWF_NOWAIT. */
-  #readsPooled = false;
   #memory = noMemory();
-  #io = createInlineIo(this.#memory, null);
   #done: Done = refuseBeforeAttach;
 
   constructor(image: OpenImage) {
-    const { options, files, native, alignment, state } = image;
+    const { options, files, native, ring, alignment, state } = image;
     this.#state = state;
     this.blockSizeBytes = alignment.blockBytes;
     this.readOnly = options.writable !== true;
     this.#direct = options.direct === true;
-    this.depth = options.depth ?? defaultDepth(this.#direct);
+    this.depth = options.depth ?? defaultDepth(this.#direct, ring);
     this.fua = files.stable !== undefined;
     this.unmaps = options.discard === 'unmap';
     this.#image = image;
     this.#files = files;
-    this.#alignment = alignment;
     this.#noFlush = options.noFlush === true;
-    this.#inlineBytes = options.inlineBytes ?? DEFAULT_INLINE_BYTES;
-    this.#waits = options.aio !== 'threads';
-    this.#nowait = native !== null && !this.#direct && !files.isInMemory;
+    this.#data = new FileData({ ...image, counters: this.counters });
     this.#scanner = new ExtentScanner(files.plain, state, native);
     this.#zeroes = new Zeroes({
       fd: files.plain,
@@ -164,6 +150,15 @@ export class FileBackend implements Backend {
     return this.#files.isBlockDevice;
   }
 
+  /** file-data.ts. */
+  get alone(): boolean {
+    return this.#data.alone;
+  }
+
+  set alone(alone: boolean) {
+    this.#data.alone = alone;
+  }
+
   get sizeBytes(): number {
     return this.#state.sizeBytes;
   }
@@ -175,7 +170,7 @@ export class FileBackend implements Backend {
 
   attach(memory: WebAssembly.Memory, done: Done): void {
     this.#memory = new EngineMemory(memory);
-    this.#io = createInlineIo(this.#memory, this.#image.native);
+    this.#data.attach(this.#memory, done);
     this.#done = done;
   }
 
@@ -185,9 +180,7 @@ export class FileBackend implements Backend {
     this.counters.bytesRead += length;
     const refusal = this.#refusalOf(command);
     if (refusal !== 0 || length === 0) this.#done(id, refusal, 0);
-    else if (!this.#isAligned(command)) this.#bounceRead(command);
-    else if (this.#isPooledRead(length)) this.#readRest(command, 0);
-    else this.#readHere(command);
+    else this.#data.read(command);
   }
 
   write(
@@ -206,9 +199,7 @@ export class FileBackend implements Backend {
     const cannot = isStable && !this.fua ? ERRNO_ENOTSUP : 0;
     const refusal = this.#refusalOf(command) || this.#refusalOfWrite() || cannot;
     if (refusal !== 0 || length === 0) this.#done(id, refusal, 0);
-    else if (!this.#isAligned(command)) this.#bounceWrite(command, isStable);
-    else if (this.#isPooledWrite(length, isStable)) this.#writeRest(command, isStable, 0);
-    else this.#writeHere(command, isStable);
+    else this.#data.write(command, isStable);
   }
 
   writeZeroes(id: number, offset: number, length: number, mayUnmap: boolean, fast: boolean): void {
@@ -296,104 +287,5 @@ export class FileBackend implements Backend {
 
   #refusalOfWrite(): number {
     return this.readOnly ? EROFS : 0;
-  }
-
-  #isAligned(command: DataCommand): boolean {
-    if (!this.#direct) return true;
-    const { blockBytes, memoryBytes } = this.#alignment;
-    if (command.offset % blockBytes !== 0) return false;
-    return this.#memory.isAligned(command, memoryBytes, blockBytes);
-  }
-
-  #isPooledRead(length: number): boolean {
-    if (length > this.#inlineBytes) return true;
-    return this.#direct ? !this.#isWaitedFor(length) : this.#readsPooled;
-  }
-
-  #isPooledWrite(length: number, isStable: boolean): boolean {
-    if (length > this.#inlineBytes) return true;
-    return (this.#direct || isStable) && !this.#isWaitedFor(length);
-  }
-
-  #isWaitedFor(length: number): boolean {
-    return this.alone && this.#waits && length <= WAITED_BYTES && this.#patience.ask();
-  }
-
-  #readHere(command: DataCommand): void {
-    const start = this.#direct ? performance.now() : 0;
-    const moved = this.#io.read(this.#files.plain, command, this.#nowait);
-    if (this.#direct) this.#patience.took(performance.now() - start);
-    if (moved === command.length) this.#done(command.id, 0, 0);
-    else if (moved >= 0) this.#readRest(command, this.#wholeBlocks(moved));
-    else this.#readRefused(command, -moved);
-  }
-
-  #readRefused(command: DataCommand, errno: number): void {
-    if (errno === ERRNO_ENOTSUP && this.#nowait) {
-      this.#nowait = false;
-      this.#readsPooled = true;
-      this.#readRest(command, 0);
-    } else if (isTransient(errno)) this.#readRest(command, 0);
-    else this.#done(command.id, errno, 0);
-  }
-
-  #readRest(command: DataCommand, skip: number): void {
-    this.counters.offThread++;
-    const request = this.#transferOf(this.#files.plain, command, skip);
-    readPooled(request, this.#settle(command.id));
-  }
-
-  #bounceRead(command: DataCommand): void {
-    this.counters.offThread++;
-    this.counters.bounced++;
-    const request = this.#bounceOf(this.#files.plain, command);
-    readBounced(this.#state.buffers, request, this.#viewsOf(command), this.#settle(command.id));
-  }
-
-  #writeHere(command: DataCommand, isStable: boolean): void {
-    const waits = this.#direct || isStable;
-    const start = waits ? performance.now() : 0;
-    const moved = this.#io.write(this.#writeDescriptor(isStable), command);
-    if (waits) this.#patience.took(performance.now() - start);
-    if (moved === command.length) this.#done(command.id, 0, 0);
-    else if (moved >= 0) this.#writeRest(command, isStable, this.#wholeBlocks(moved));
-    else if (isTransient(-moved)) this.#writeRest(command, isStable, 0);
-    else this.#done(command.id, -moved, 0);
-  }
-
-  #writeRest(command: DataCommand, isStable: boolean, skip: number): void {
-    this.counters.offThread++;
-    const request = this.#transferOf(this.#writeDescriptor(isStable), command, skip);
-    writePooled(request, this.#settle(command.id));
-  }
-
-  #bounceWrite(command: DataCommand, isStable: boolean): void {
-    this.counters.offThread++;
-    this.counters.bounced++;
-    const request = this.#bounceOf(this.#writeDescriptor(isStable), command);
-    writeBounced(this.#state.buffers, request, this.#viewsOf(command), this.#settle(command.id));
-  }
-
-  #writeDescriptor(isStable: boolean): number {
-    return (isStable ? this.#files.stable : undefined) ?? this.#files.plain;
-  }
-
-  #wholeBlocks(moved: number): number {
-    return moved - (moved % this.blockSizeBytes);
-  }
-
-  #transferOf(fd: number, command: DataCommand, skip: number) {
-    const { offset, length } = command;
-    const views = this.#viewsOf(command, skip);
-    const granuleBytes = this.blockSizeBytes;
-    return { fd, offset: offset + skip, length: length - skip, views, granuleBytes };
-  }
-
-  #viewsOf(command: DataCommand, from = 0): Views {
-    return (skip) => this.#memory.views(command, from + skip);
-  }
-
-  #bounceOf(fd: number, { offset, length }: DataCommand) {
-    return { fd, blockBytes: this.blockSizeBytes, offset, length };
   }
 }

@@ -24,8 +24,9 @@ A write to a new cluster of qcow2 survives a kill of sluice after a flush, or
 when it is older than --flush-interval.
 
 --aio auto makes a call that is alone in flight on the thread that serves, while
-the disk answers within a millisecond: at queue depth 1 a change of threads
-takes as long. --aio threads never does.`;
+the disk answers within a millisecond, and others by io_uring, or on a pool of
+threads where there is none. --aio io_uring insists on it. --aio threads uses
+the pool alone.`;
 
 /** Of any image, and of qcow2. */
 export function servedImageOptions(): Option[] {
@@ -50,8 +51,8 @@ function imageOptions(): Option[] {
     new Option('--discard <mode>', 'whether TRIM and zeroes may punch holes')
       .choices(['unmap', 'ignore'])
       .default('unmap'),
-    new Option('--aio <how>', 'where O_DIRECT and O_DSYNC calls are made, see below')
-      .choices(['auto', 'threads'])
+    new Option('--aio <how>', 'how calls that wait for a disk are made, see below')
+      .choices(['auto', 'io_uring', 'threads'])
       .default('auto'),
     new Option('--elevator <name>', 'order of requests that have to queue for the host')
       .choices(['none', 'deadline'])

@@ -14,7 +14,7 @@ export interface ServedImageOptions {
   readonly format?: string;
   readonly cache: CacheModeName;
   readonly discard: 'unmap' | 'ignore';
-  readonly aio: 'auto' | 'threads';
+  readonly aio: 'auto' | 'io_uring' | 'threads';
   readonly elevator: 'none' | 'deadline';
   /** 0: off. */
   readonly flushWait: number;

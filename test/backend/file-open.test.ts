@@ -7,6 +7,7 @@ import process from 'node:process';
 import { describe, expect, it } from 'vitest';
 
 import { type FileBackendOptions, openFileBackend } from '../../src/backend/file.ts';
+import { threadUring } from '../../src/backend/uring.ts';
 import { ERROR_CODES, SluiceError } from '../../src/errors.ts';
 import { backendOpener, hasDirect, NO_DIRECT, scratchFile, scratchFolder } from './scratch.ts';
 
@@ -122,15 +123,18 @@ describe('a page-cache mode', () => {
 });
 
 describe('direct mode', () => {
-  it('knows its block size and a depth near that of the pool', async (context) => {
+  it('knows its block size, and its depth by the way that transfers go', async (context) => {
     if (!hasDirect(folder)) context.skip(NO_DIRECT);
     const path = scratchFile(folder);
+    const ring = threadUring();
     const withKoffi = await open(path, { direct: true });
     const without = await open(path, { direct: true }, false);
     expect([512, 4096]).toContain(withKoffi.backend.blockSizeBytes);
     expect(without.backend.blockSizeBytes).toBe(withKoffi.backend.blockSizeBytes);
     const threads = Number(process.env['UV_THREADPOOL_SIZE'] ?? 4);
-    expect(withKoffi.backend.depth).toBe(2 * threads);
+    expect(withKoffi.backend.depth).toBe(ring === null ? 2 * threads : 64);
+    const pooled = await open(path, { direct: true, aio: 'threads' });
+    expect(pooled.backend.depth).toBe(2 * threads);
     const deeper = await open(path, { direct: true, depth: 32 });
     expect(deeper.backend.depth).toBe(32);
   });

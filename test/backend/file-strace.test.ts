@@ -125,7 +125,10 @@ describeWithPeers(['strace'], 'the system calls', () => {
       ['write', 5000, 3000, 1],
       ['read', 4096, 4096],
     ];
-    const { errnos, work, calls } = await play({ writable: true, direct: true }, steps);
+    const { errnos, work, calls } = await play(
+      { writable: true, direct: true, aio: 'threads' },
+      steps,
+    );
     expect(errnos).toEqual([0, 0, 0]);
     const stable = calls.filter(({ name }) => name === 'openat')[1]?.result;
     expect(work.map((call) => call.split('(')[0])).toEqual([
@@ -164,7 +167,10 @@ describeWithPeers(['strace'], 'the system calls', () => {
 });
 
 /** The calls that a pooled or an inline write and read make. */
-const write = { pooled: { writable: true, inlineBytes: 0 }, inline: { writable: true } } as const;
+const write = {
+  pooled: { writable: true, inlineBytes: 0, aio: 'threads' },
+  inline: { writable: true },
+} as const;
 
 describeWithPeers(['strace'], 'a fault', () => {
   it.for([
@@ -245,8 +251,9 @@ describeWithPeers(['strace'], 'a fault', () => {
 
   it('F11: a short direct write goes on from its last whole block', async (context) => {
     if (!direct) context.skip(NO_DIRECT);
-    const options = { writable: true, direct: true };
     for (const inline of [false, true]) {
+      const aio = inline ? 'auto' : 'threads';
+      const options = { writable: true, direct: true, aio } as const;
       const inject = ['pwrite64:retval=1000:when=1'];
       const { errnos, calls } = await play(options, [['write', 4096, 8192, 1]], { inject, inline });
       expect(errnos).toEqual([0]);
@@ -258,7 +265,7 @@ describeWithPeers(['strace'], 'a fault', () => {
     if (!direct) context.skip(NO_DIRECT);
     // Every other call: libuv goes on by itself at an odd offset, and the kernel refuses that.
     const inject = ['pwrite64:retval=100:when=1+2'];
-    const options = { writable: true, direct: true };
+    const options = { writable: true, direct: true, aio: 'threads' } as const;
     const { errnos } = await play(options, [['write', 4096, 512]], { inject });
     expect(errnos).toEqual([EIO]);
   });
@@ -355,7 +362,7 @@ describeWithPeers(['strace'], 'a fault', () => {
     if (!koffi) context.skip('koffi is not usable here');
     const inject = ['preadv2:error=EOPNOTSUPP'];
     const { errnos, work } = await play(
-      write.inline,
+      { ...write.inline, aio: 'threads' },
       [
         ['read', 0, 512],
         ['read', 0, 512],

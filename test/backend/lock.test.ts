@@ -1,7 +1,7 @@
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, existsSync, openSync } from 'node:fs';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { closeSync, openSync } from 'node:fs';
+import { connect } from 'node:net';
 import { promisify } from 'node:util';
 import { describe, expect, it, vi } from 'vitest';
 
@@ -23,6 +23,21 @@ async function refusal(
 ): Promise<{ code: string; message: string }> {
   const opened = await openFileBackend(path, { writable }).catch((error: unknown) => error);
   return opened as { code: string; message: string };
+}
+
+/** qemu-nbd has its locks when it greets: it listens before it opens the image. */
+async function greeted(socket: string): Promise<void> {
+  await vi.waitFor(
+    async () => {
+      const client = connect(socket);
+      try {
+        await once(client, 'data');
+      } finally {
+        client.destroy();
+      }
+    },
+    { timeout: 10_000, interval: 20 },
+  );
 }
 
 // fcntl(2) on Linux, and QEMU's bytes (block/file-posix.c): 100 + and 200 + permission.
@@ -150,7 +165,7 @@ describeWithPeers(['qemu-io', 'qemu-img', 'qemu-nbd'], 'a lock and QEMU', () => 
     const socket = `${path}.socket`;
     const server = spawn('qemu-nbd', ['-f', 'raw', '-t', '-k', socket, path], { stdio: 'ignore' });
     try {
-      for (let tries = 0; !existsSync(socket) && tries < 500; tries++) await sleep(10);
+      await greeted(socket);
       expect((await refusal(path, true)).code).toBe('ERR_SLUICE_LOCKED');
       expect((await refusal(path, false)).code).toBe('ERR_SLUICE_LOCKED');
     } finally {
@@ -188,7 +203,7 @@ describeWithPeers(['qemu-io', 'qemu-img', 'qemu-nbd'], 'a lock and QEMU', () => 
     const args = ['-r', '-f', 'raw', '-t', '-k', socket, path];
     const server = spawn('qemu-nbd', args, { stdio: 'ignore' });
     try {
-      for (let tries = 0; !existsSync(socket) && tries < 500; tries++) await sleep(10);
+      await greeted(socket);
       await open(path);
     } finally {
       // It misses a SIGTERM that comes while it starts.

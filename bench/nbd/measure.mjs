@@ -1,0 +1,156 @@
+// One server, one row, one round: fio on the socket, and what it cost the server.
+
+import { spawn, spawnSync } from 'node:child_process';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { withServer } from '../with-server.mjs';
+import { processorSeconds } from '../processor.mjs';
+import { EMPTY_MIB, IMAGE_MIB } from './workloads.mjs';
+
+/** @typedef {import('./workloads.mjs').Workload} Workload */
+/** @typedef {import('./servers.mjs').Server} Server */
+
+/**
+ * What one round showed: requests a second, their latency in microseconds, processor time of the
+ * server in microseconds a request.
+ * @typedef {{
+ *   iops: number, mean: number, p50: number, p99: number, p999: number, processor: number,
+ * }} Round
+ */
+
+/** The rounds of one server. @typedef {{ name: string, family: string, rounds: Round[] }} Result */
+
+/** Code is compiled, caches are warm, the server has found out what its disk can do. */
+const WARM_UP_SECONDS = 0.7;
+
+/**
+ * The images that all servers share, one after the other. Those that are served from the page cache
+ * are written in blocks of 4 KiB and stay there: Linux 6 caches what is read or written at once in
+ * folios of up to 2 MiB, in which ext4 takes 25 microseconds for each 4 KiB that is written,
+ * whoever writes it. Direct I/O would drop the pages, so it has images of its own.
+ */
+export class Images {
+  /** @readonly @type {Map<string, string>} */
+  #paths = new Map();
+
+  /** @param {string} folder */
+  constructor(folder) {
+    const path = (/** @type {string} */ name) => join(folder, name);
+    const first = { raw: path('first.raw'), qcow2: path('first.qcow2') };
+    writeFileSync(first.raw, Buffer.alloc(IMAGE_MIB << 20, 'sluice'));
+    run('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', first.raw, first.qcow2]);
+    for (const kind of /** @type {const} */ (['raw', 'qcow2'])) {
+      const cached = path(`cached.${kind}`);
+      run('dd', [`if=${first[kind]}`, `of=${cached}`, 'bs=4k', 'conv=fsync']);
+      this.#paths.set(`${kind} cached`, cached);
+      this.#paths.set(`${kind} direct`, first[kind]);
+    }
+    this.#paths.set('empty cached', path('empty.qcow2'));
+    // Nobody shall write back another one's pages.
+    run('sync', []);
+  }
+
+  /** The image for the next server. */
+  prepare(/** @type {Workload} */ { kind, cache }) {
+    const image = this.#paths.get(`${kind} ${cache === 'none' ? 'direct' : 'cached'}`) ?? '';
+    if (kind === 'empty') run('qemu-img', ['create', '-f', 'qcow2', image, `${EMPTY_MIB}M`]);
+    // Hosts with little memory drop cold files from the page cache.
+    else if (cache !== 'none') readFileSync(image);
+    return image;
+  }
+}
+
+/**
+ * Measures all servers once in each round; each round begins with another one.
+ * @param {Workload} workload
+ * @param {Server[]} servers
+ * @param {{ images: Images, folder: string, rounds: number, seconds: number }} how
+ * @returns {Promise<Result[]>}
+ */
+export async function measure(workload, servers, { images, folder, rounds, seconds }) {
+  /** @type {Result[]} */
+  const results = servers.map(({ name, family }) => ({ name, family, rounds: [] }));
+  for (let round = 0; round < rounds; round++) {
+    for (let turn = 0; turn < servers.length; turn++) {
+      const index = (round + turn) % servers.length;
+      const server = servers[index];
+      if (server === undefined) continue;
+      const socket = join(folder, 'socket');
+      const command = server.command(images.prepare(workload), socket);
+      const found = await withServer(command, socket, (pid) =>
+        load(pid, socket, workload, seconds),
+      );
+      results[index]?.rounds.push(found);
+    }
+  }
+  return results;
+}
+
+/**
+ * @param {number} pid of the server
+ * @param {string} socket
+ * @param {Workload} workload
+ * @param {number} seconds
+ * @returns {Promise<Round>}
+ */
+async function load(pid, socket, { fio: args }, seconds) {
+  await fio(socket, args, WARM_UP_SECONDS);
+  const before = processorSeconds(pid);
+  const { read, write } = await fio(socket, args, seconds);
+  const processor = processorSeconds(pid) - before;
+  const { clat_ns: latency } = write.total_ios > read.total_ios ? write : read;
+  return {
+    iops: read.iops + write.iops,
+    mean: latency.mean / 1000,
+    p50: percentile(latency, '50.000000'),
+    p99: percentile(latency, '99.000000'),
+    p999: percentile(latency, '99.900000'),
+    processor: (processor * 1e6) / (read.total_ios + write.total_ios),
+  };
+}
+
+/**
+ * What fio says of one direction.
+ * @typedef {{
+ *   iops: number, total_ios: number,
+ *   clat_ns: { mean: number, percentile?: Record<string, number> },
+ * }} Direction
+ */
+
+/** Microseconds; NaN when fio has none. */
+function percentile(/** @type {Direction['clat_ns']} */ latency, /** @type {string} */ name) {
+  return (latency.percentile?.[name] ?? Number.NaN) / 1000;
+}
+
+/**
+ * One run of fio, all of whose jobs are counted as one.
+ * @param {string} socket
+ * @param {string[]} args
+ * @param {number} seconds
+ * @returns {Promise<{ read: Direction, write: Direction }>}
+ */
+async function fio(socket, args, seconds) {
+  const child = spawn('fio', [
+    '--name=bench',
+    '--ioengine=nbd',
+    `--uri=nbd+unix:///?socket=${socket}`,
+    '--time_based',
+    `--runtime=${Math.round(seconds * 1000)}ms`,
+    '--thread',
+    '--group_reporting',
+    '--output-format=json',
+    ...args,
+  ]);
+  let text = '';
+  let errors = '';
+  child.stdout.setEncoding('utf8').on('data', (/** @type {string} */ part) => (text += part));
+  child.stderr.setEncoding('utf8').on('data', (/** @type {string} */ part) => (errors += part));
+  const status = await new Promise((resolve) => child.once('close', resolve));
+  if (status !== 0) throw new Error(`fio failed: ${errors}`);
+  return JSON.parse(text.slice(text.indexOf('{'))).jobs[0];
+}
+
+function run(/** @type {string} */ program, /** @type {string[]} */ args) {
+  const { status, stderr, error } = spawnSync(program, args, { encoding: 'utf8' });
+  if (status !== 0) throw new Error(`${program} failed: ${error?.message ?? stderr}`);
+}

@@ -1,0 +1,101 @@
+/** The bench of NBD servers: its rows, its tables, its plots, and one row for true. */
+import { expect, it } from 'vitest';
+
+import { Images, measure } from '../../bench/nbd/measure.mjs';
+import { plot } from '../../bench/nbd/plot.mjs';
+import {
+  groupsOf,
+  latencyTable,
+  misses,
+  type Row,
+  throughputTable,
+} from '../../bench/nbd/report.mjs';
+import { serversOf } from '../../bench/nbd/servers.mjs';
+import { workloads } from '../../bench/nbd/workloads.mjs';
+import { describeWithPeers } from '../support/peers.ts';
+import { scratchFolder } from '../backend/scratch.ts';
+
+const folder = scratchFolder();
+
+/** Rounds of so many IOPS each. */
+function roundsOf(...iops: number[]) {
+  return iops.map((count) => ({
+    iops: count,
+    mean: 1e6 / count,
+    p50: 1,
+    p99: 2,
+    p999: 3,
+    processor: 4,
+  }));
+}
+
+const ROW: Row = {
+  name: 'raw, page cache: 4 KiB random <read>, depth 1',
+  group: 'raw, page cache',
+  target: { qemu: 2, nbdkit: 1.2 },
+  results: [
+    { name: 'sluice', family: 'sluice', rounds: roundsOf(300, 400, 200) },
+    { name: 'qemu-nbd threads', family: 'qemu', rounds: roundsOf(100, 100, 100) },
+    { name: 'qemu-nbd io_uring', family: 'qemu', rounds: roundsOf(200, 200, 200) },
+    { name: 'nbdkit file', family: 'nbdkit', rounds: roundsOf(200, 100, 100) },
+  ],
+};
+
+it('compares with the best of each peer, round by round, and says what misses its target', () => {
+  const [, , line] = throughputTable([ROW]);
+  expect(line).toBe(
+    '| 4 KiB random <read>, depth 1 | 300 (200-400) | 1.50 (1.00-2.00), below 2 | io_uring | ' +
+      '2.00 (1.50-4.00) |',
+  );
+  expect(latencyTable([ROW])[2]).toContain(
+    '| 1 / 1 / 1 | 2 / 2 / 2 | 3 / 3 / 3 | 4.0 / 4.0 / 4.0 |',
+  );
+  expect(misses(ROW)).toEqual([`${ROW.name}: 1.50 times qemu, the target is 2`]);
+});
+
+it('draws a bar for each peer from 1 to the ratio', () => {
+  const svg = plot(ROW.group, [ROW, ROW]);
+  expect(svg).toContain('4 KiB random &lt;read&gt;, depth 1</text>');
+  expect(svg.match(/>1\.50</g)).toHaveLength(2);
+  expect(svg.match(/>2\.00</g)).toHaveLength(2);
+});
+
+it('has every combination of the matrix once', () => {
+  const all = workloads('all');
+  const names = new Set(all.map(({ name }) => name));
+  expect(names.size).toBe(all.length);
+  for (const image of ['raw', 'qcow2']) {
+    for (const cache of ['page cache', 'O_DIRECT']) {
+      for (const size of ['4 KiB', '1 MiB']) {
+        for (const depth of [1, 16, 64]) {
+          expect(names).toContain(`${image}, ${cache}: ${size} sequential write, depth ${depth}`);
+        }
+      }
+    }
+  }
+  expect(new Set(all.map(({ group }) => group)).size).toBe(5);
+  expect([...groupsOf([ROW, ROW])]).toEqual([[ROW.group, [ROW, ROW]]]);
+});
+
+describeWithPeers(['fio', 'qemu-nbd', 'nbdkit', 'qemu-img'], 'a row', () => {
+  it('is measured', async () => {
+    const [workload] = workloads('main');
+    if (workload === undefined) throw new Error('there are no rows');
+    const servers = serversOf(workload, ['--busy-poll 0']);
+    const images = new Images(folder);
+    const results = await measure(workload, servers, { images, folder, rounds: 1, seconds: 0.3 });
+    expect(results.map(({ name }) => name)).toEqual([
+      'sluice',
+      'sluice --busy-poll 0',
+      'qemu-nbd threads',
+      'qemu-nbd io_uring',
+      'nbdkit file',
+    ]);
+    for (const { rounds } of results) {
+      expect(rounds).toHaveLength(1);
+      expect(rounds[0]?.iops).toBeGreaterThan(0);
+      expect(rounds[0]?.p99).toBeGreaterThanOrEqual(rounds[0]?.p50 ?? Infinity);
+      expect(rounds[0]?.processor).toBeGreaterThan(0);
+    }
+  });
+});
