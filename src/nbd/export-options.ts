@@ -1,0 +1,207 @@
+/**
+ * What options mean: each is judged by its length as soon as its header is there, and answered
+ * when its data is. What they have negotiated so far is kept here, what transmission begins with.
+ * NBD proto, "Option types".
+ */
+import { type ExportInfo, transmissionFlags } from './export-info.ts';
+import { MAX_OPTION_BYTES } from './limits.ts';
+import { decodeString, parseContextRequest, parseInfoRequest } from './option-data.ts';
+import type { OptionReplies } from './option-replies.ts';
+import {
+  CONTEXT_BASE_ALLOCATION,
+  INFO_BLOCK_SIZE,
+  INFO_DESCRIPTION,
+  INFO_NAME,
+  MAX_STRING_BYTES,
+  OPT_ABORT,
+  OPT_EXPORT_NAME,
+  OPT_EXTENDED_HEADERS,
+  OPT_GO,
+  OPT_INFO,
+  OPT_LIST,
+  OPT_LIST_META_CONTEXT,
+  OPT_SET_META_CONTEXT,
+  OPT_STARTTLS,
+  OPT_STRUCTURED_REPLY,
+  REP_ACK,
+  REP_ERR_INVALID,
+  REP_ERR_POLICY,
+  REP_ERR_TOO_BIG,
+  REP_ERR_UNKNOWN,
+  REP_ERR_UNSUP,
+} from './protocol.ts';
+
+/** The negotiation goes on. */
+export const HANDSHAKE_MORE = 0;
+/** Transmission begins as soon as the replies are sent. */
+export const HANDSHAKE_ENTER = 1;
+/** The connection ends as soon as the replies are sent. */
+export const HANDSHAKE_CLOSE = 2;
+
+/** No answer yet: the data decides. */
+export const VERDICT_COLLECT = 0;
+/** No answer at all. */
+export const VERDICT_CLOSE = -1;
+
+/** The options of one connection. */
+export class ExportOptions {
+  readonly #info: ExportInfo;
+  readonly #replies: OptionReplies;
+  #structured = false;
+  #allocation = false;
+
+  /** @param replies where answers go */
+  constructor(info: ExportInfo, replies: OptionReplies) {
+    this.#info = info;
+    this.#replies = replies;
+  }
+
+  /** Structured replies were negotiated. */
+  get structured(): boolean {
+    return this.#structured;
+  }
+
+  /** base:allocation was selected. */
+  get allocation(): boolean {
+    return this.#allocation;
+  }
+
+  /**
+   * What follows from option and length alone.
+   * @returns VERDICT_CLOSE, VERDICT_COLLECT, or the reply to give when the data has gone by
+   */
+  judge(option: number, lengthBytes: number): number {
+    switch (option) {
+      case OPT_EXPORT_NAME:
+        return lengthBytes > MAX_STRING_BYTES ? VERDICT_CLOSE : VERDICT_COLLECT;
+      case OPT_ABORT:
+        return REP_ACK;
+      case OPT_LIST:
+      case OPT_STRUCTURED_REPLY:
+        return lengthBytes === 0 ? VERDICT_COLLECT : REP_ERR_INVALID;
+      case OPT_STARTTLS:
+        return REP_ERR_POLICY;
+      case OPT_INFO:
+      case OPT_GO:
+      case OPT_LIST_META_CONTEXT:
+      case OPT_SET_META_CONTEXT:
+        return lengthBytes > MAX_OPTION_BYTES ? REP_ERR_TOO_BIG : VERDICT_COLLECT;
+      case OPT_EXTENDED_HEADERS:
+      default:
+        return REP_ERR_UNSUP;
+    }
+  }
+
+  /**
+   * Answers an option whose data was not looked at.
+   * @param verdict what `judge` said of it
+   * @returns a HANDSHAKE_* number
+   */
+  skipped(option: number, verdict: number): number {
+    // A selection that could not be read replaces the earlier one all the same.
+    if (option === OPT_SET_META_CONTEXT) this.#allocation = false;
+    if (verdict === REP_ACK) this.#replies.ack(option);
+    else this.#replies.error(option, verdict, SKIPPED_MESSAGES.get(verdict) ?? '');
+    return option === OPT_ABORT ? HANDSHAKE_CLOSE : HANDSHAKE_MORE;
+  }
+
+  /**
+   * Answers an option with its data.
+   * @param zeroes the answer to EXPORT_NAME has its 124 zeroes
+   * @returns a HANDSHAKE_* number
+   */
+  answer(option: number, data: Uint8Array, zeroes: boolean): number {
+    switch (option) {
+      case OPT_EXPORT_NAME:
+        return this.#exportName(data, zeroes);
+      case OPT_LIST:
+        this.#replies.server(option, this.#info.name, this.#info.description);
+        return this.#ack(option);
+      case OPT_STRUCTURED_REPLY:
+        return this.#structuredReply(option);
+      case OPT_INFO:
+      case OPT_GO:
+        return this.#infoOrGo(option, data);
+      default:
+        return this.#contexts(option, data);
+    }
+  }
+
+  /** NBD proto, "NBD_OPT_EXPORT_NAME": failure has no reply. */
+  #exportName(data: Uint8Array, zeroes: boolean): number {
+    const name = decodeString(data);
+    if (name === undefined || !this.#exports(name)) return HANDSHAKE_CLOSE;
+    const flags = transmissionFlags(this.#info, this.#structured);
+    this.#replies.exportName(this.#info.sizeBytes, flags, zeroes);
+    return HANDSHAKE_ENTER;
+  }
+
+  #structuredReply(option: number): number {
+    if (this.#structured) return this.#error(option, REP_ERR_INVALID, 'already negotiated');
+    this.#structured = true;
+    return this.#ack(option);
+  }
+
+  /** NBD proto, "NBD_OPT_INFO", "NBD_OPT_GO". */
+  #infoOrGo(option: number, data: Uint8Array): number {
+    const request = parseInfoRequest(data);
+    if (request === undefined) return this.#error(option, REP_ERR_INVALID, 'malformed request');
+    if (!this.#exports(request.name)) {
+      return this.#error(option, REP_ERR_UNKNOWN, 'no such export');
+    }
+    const info = this.#info;
+    const flags = transmissionFlags(info, this.#structured);
+    this.#replies.exportInfo(option, info.sizeBytes, flags);
+    if (request.types.has(INFO_NAME)) this.#replies.textInfo(option, INFO_NAME, info.name);
+    if (request.types.has(INFO_DESCRIPTION) && info.description !== '') {
+      this.#replies.textInfo(option, INFO_DESCRIPTION, info.description);
+    }
+    if (request.types.has(INFO_BLOCK_SIZE)) {
+      this.#replies.blockSizeInfo(option, 1, info.preferredBlockBytes, info.maxPayloadBytes);
+    }
+    this.#ack(option);
+    return option === OPT_GO ? HANDSHAKE_ENTER : HANDSHAKE_MORE;
+  }
+
+  /** NBD proto, "NBD_OPT_LIST_META_CONTEXT", "NBD_OPT_SET_META_CONTEXT". */
+  #contexts(option: number, data: Uint8Array): number {
+    const selects = option === OPT_SET_META_CONTEXT;
+    if (selects) this.#allocation = false;
+    if (!this.#structured) return this.#error(option, REP_ERR_INVALID, 'needs structured replies');
+    const request = parseContextRequest(data);
+    if (request === undefined) return this.#error(option, REP_ERR_INVALID, 'malformed request');
+    if (!this.#exports(request.name)) {
+      return this.#error(option, REP_ERR_UNKNOWN, 'no such export');
+    }
+    const { queries } = request;
+    // "base:" and an empty list of queries stand for all contexts, but only in a list.
+    const listed = !selects && (queries.length === 0 || queries.includes('base:'));
+    if (listed || queries.includes(CONTEXT_BASE_ALLOCATION)) {
+      this.#replies.context(option, selects);
+      if (selects) this.#allocation = true;
+    }
+    return this.#ack(option);
+  }
+
+  /** The empty name is the default export. NBD proto, "NBD_OPT_EXPORT_NAME". */
+  #exports(name: string): boolean {
+    return name === '' || name === this.#info.name;
+  }
+
+  #ack(option: number): number {
+    this.#replies.ack(option);
+    return HANDSHAKE_MORE;
+  }
+
+  #error(option: number, type: number, message: string): number {
+    this.#replies.error(option, type, message);
+    return HANDSHAKE_MORE;
+  }
+}
+
+const SKIPPED_MESSAGES: ReadonlyMap<number, string> = new Map([
+  [REP_ERR_INVALID, 'this option takes no data'],
+  [REP_ERR_POLICY, 'TLS is not configured'],
+  [REP_ERR_TOO_BIG, 'option is too large'],
+  [REP_ERR_UNSUP, 'unsupported option'],
+]);
