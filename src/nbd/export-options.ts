@@ -44,16 +44,27 @@ export const VERDICT_COLLECT = 0;
 export const VERDICT_CLOSE = -1;
 
 /** The options of one connection. */
-export class ExportOptions {
-  readonly #info: ExportInfo;
+export class ExportOptions<E extends ExportInfo> {
+  readonly #exports: readonly E[];
   readonly #replies: OptionReplies;
   #structured = false;
   #allocation = false;
+  /** The export whose contexts were selected. */
+  #contextsOf: E | undefined;
+  #chosen: E | undefined;
 
-  /** @param replies where answers go */
-  constructor(info: ExportInfo, replies: OptionReplies) {
-    this.#info = info;
+  /**
+   * @param exports what there is; may change
+   * @param replies where answers go
+   */
+  constructor(exports: readonly E[], replies: OptionReplies) {
+    this.#exports = exports;
     this.#replies = replies;
+  }
+
+  /** What transmission is about. */
+  get chosen(): E | undefined {
+    return this.#chosen;
   }
 
   /** Structured replies were negotiated. */
@@ -115,8 +126,7 @@ export class ExportOptions {
       case OPT_EXPORT_NAME:
         return this.#exportName(data, zeroes);
       case OPT_LIST:
-        this.#replies.server(option, this.#info.name, this.#info.description);
-        return this.#ack(option);
+        return this.#list(option);
       case OPT_STRUCTURED_REPLY:
         return this.#structuredReply(option);
       case OPT_INFO:
@@ -130,10 +140,18 @@ export class ExportOptions {
   /** NBD proto, "NBD_OPT_EXPORT_NAME": failure has no reply. */
   #exportName(data: Uint8Array, zeroes: boolean): number {
     const name = decodeString(data);
-    if (name === undefined || !this.#exports(name)) return HANDSHAKE_CLOSE;
-    const flags = transmissionFlags(this.#info, this.#structured);
-    this.#replies.exportName(this.#info.sizeBytes, flags, zeroes);
-    return HANDSHAKE_ENTER;
+    const found = name === undefined ? undefined : this.#find(name);
+    if (found === undefined) return HANDSHAKE_CLOSE;
+    const flags = transmissionFlags(found, this.#structured);
+    this.#replies.exportName(found.sizeBytes, flags, zeroes);
+    return this.#enter(found);
+  }
+
+  #list(option: number): number {
+    for (const { name, description } of this.#exports) {
+      this.#replies.server(option, name, description);
+    }
+    return this.#ack(option);
   }
 
   #structuredReply(option: number): number {
@@ -146,10 +164,8 @@ export class ExportOptions {
   #infoOrGo(option: number, data: Uint8Array): number {
     const request = parseInfoRequest(data);
     if (request === undefined) return this.#error(option, REP_ERR_INVALID, 'malformed request');
-    if (!this.#exports(request.name)) {
-      return this.#error(option, REP_ERR_UNKNOWN, 'no such export');
-    }
-    const info = this.#info;
+    const info = this.#find(request.name);
+    if (info === undefined) return this.#error(option, REP_ERR_UNKNOWN, 'no such export');
     const flags = transmissionFlags(info, this.#structured);
     this.#replies.exportInfo(option, info.sizeBytes, flags);
     if (request.types.has(INFO_NAME)) this.#replies.textInfo(option, INFO_NAME, info.name);
@@ -160,7 +176,7 @@ export class ExportOptions {
       this.#replies.blockSizeInfo(option, 1, info.preferredBlockBytes, info.maxPayloadBytes);
     }
     this.#ack(option);
-    return option === OPT_GO ? HANDSHAKE_ENTER : HANDSHAKE_MORE;
+    return option === OPT_GO ? this.#enter(info) : HANDSHAKE_MORE;
   }
 
   /** NBD proto, "NBD_OPT_LIST_META_CONTEXT", "NBD_OPT_SET_META_CONTEXT". */
@@ -170,9 +186,9 @@ export class ExportOptions {
     if (!this.#structured) return this.#error(option, REP_ERR_INVALID, 'needs structured replies');
     const request = parseContextRequest(data);
     if (request === undefined) return this.#error(option, REP_ERR_INVALID, 'malformed request');
-    if (!this.#exports(request.name)) {
-      return this.#error(option, REP_ERR_UNKNOWN, 'no such export');
-    }
+    const found = this.#find(request.name);
+    if (found === undefined) return this.#error(option, REP_ERR_UNKNOWN, 'no such export');
+    if (selects) this.#contextsOf = found;
     const { queries } = request;
     // "base:" and an empty list of queries stand for all contexts, but only in a list.
     const listed = !selects && (queries.length === 0 || queries.includes('base:'));
@@ -183,9 +199,20 @@ export class ExportOptions {
     return this.#ack(option);
   }
 
-  /** The empty name is the default export. NBD proto, "NBD_OPT_EXPORT_NAME". */
-  #exports(name: string): boolean {
-    return name === '' || name === this.#info.name;
+  /**
+   * The empty name is the default export: the one that is named so, or the first. NBD proto,
+   * "NBD_OPT_EXPORT_NAME".
+   */
+  #find(name: string): E | undefined {
+    const found = this.#exports.find((one) => one.name === name);
+    return found ?? (name === '' ? this.#exports[0] : undefined);
+  }
+
+  /** Contexts of another export are not selected. NBD proto, "NBD_OPT_SET_META_CONTEXT". */
+  #enter(found: E): number {
+    this.#chosen = found;
+    if (this.#contextsOf !== found) this.#allocation = false;
+    return HANDSHAKE_ENTER;
   }
 
   #ack(option: number): number {

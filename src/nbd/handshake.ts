@@ -50,9 +50,9 @@ const STATE_COLLECT = 2;
 const STATE_SKIP = 3;
 
 /** One connection's negotiation. NBD proto, "Fixed newstyle negotiation". */
-export class Handshake {
+export class Handshake<E extends ExportInfo = ExportInfo> {
   readonly #replies = new OptionReplies();
-  readonly #meaning: ExportOptions;
+  readonly #meaning: ExportOptions<E>;
   /** What is being collected: flags, a header or the data of an option. */
   #held = new Uint8Array(OPTION_SIZE);
   #state = STATE_FLAGS;
@@ -66,14 +66,20 @@ export class Handshake {
   #noZeroes = false;
   #outcome = HANDSHAKE_MORE;
 
-  constructor(info: ExportInfo) {
-    this.#meaning = new ExportOptions(info, this.#replies);
+  /** @param exports what is offered; may change */
+  constructor(exports: readonly E[]) {
+    this.#meaning = new ExportOptions(exports, this.#replies);
     this.#replies.greeting();
   }
 
   /** HANDSHAKE_MORE until the negotiation is over. */
   get outcome(): number {
     return this.#outcome;
+  }
+
+  /** The export that transmission is about. */
+  get chosen(): E | undefined {
+    return this.#meaning.chosen;
   }
 
   /** Structured replies were negotiated. */

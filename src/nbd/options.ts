@@ -1,19 +1,22 @@
 /** The options of a server, checked once. */
 import { invalid } from '../arguments.ts';
-import { checkOptions, type Checks, isSignal, isSwitch, isText, isWhole } from '../options.ts';
+import type { Device } from '../device.ts';
+import {
+  checkOptions,
+  type Checks,
+  isSignal,
+  isSwitch,
+  isText,
+  isWhole,
+  objectOf,
+} from '../options.ts';
 import { toSocketPath } from './listen.ts';
 import { HANDSHAKE_TIMEOUT_MS } from './limits.ts';
 import { DEFAULT_PORT, MAX_STRING_BYTES } from './protocol.ts';
 
-/** How a device is served. */
-export interface NbdServerOptions {
-  /** Path of a unix socket to create; excludes `host` and `port`. */
-  readonly socket?: string | undefined;
-  /** TCP port; 0 picks a free one. Default 10809. */
-  readonly port?: number | undefined;
-  /** TCP address; default 127.0.0.1. NBD has no authentication: think before opening it. */
-  readonly host?: string | undefined;
-  /** Name of the export, at most 4096 bytes; default '', the default export. */
+/** How one disk is offered. */
+export interface NbdExportOptions {
+  /** Name of the export, at most 4096 bytes; default ''. Each export has its own. */
   readonly name?: string | undefined;
   /** What the export is, for humans; at most 4096 bytes. */
   readonly description?: string | undefined;
@@ -21,6 +24,19 @@ export interface NbdServerOptions {
   readonly readOnly?: boolean | undefined;
   /** Clients in transmission at once; others wait for their turn. Default 0: unlimited. */
   readonly maxClients?: number | undefined;
+}
+
+/**
+ * How a server listens and what it grants. With a list of exports, `name` and `description` are
+ * theirs, `readOnly` holds for all, and `maxClients` for all together.
+ */
+export interface NbdServerOptions extends NbdExportOptions {
+  /** Path of a unix socket to create; excludes `host` and `port`. */
+  readonly socket?: string | undefined;
+  /** TCP port; 0 picks a free one. Default 10809. */
+  readonly port?: number | undefined;
+  /** TCP address; default 127.0.0.1. NBD has no authentication: think before opening it. */
+  readonly host?: string | undefined;
   /** Time for negotiation, and for waiting for a turn; default 10000. */
   readonly handshakeTimeoutMs?: number | undefined;
   /**
@@ -34,17 +50,34 @@ export interface NbdServerOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** A device and how it is offered. */
+export interface DeviceExport extends NbdExportOptions {
+  readonly device: Device;
+}
+
 /** Where a server listens. */
 export type ServerAddress =
   | { readonly path: string }
   | { readonly host: string; readonly port: number };
 
-/** Options with nothing left open. */
-export interface ServerSettings {
-  readonly address: ServerAddress;
+/** Of one export, with nothing left open. */
+export interface ExportSettings {
+  readonly device: Device;
   readonly name: string;
   readonly description: string;
   readonly readOnly: boolean;
+  /** 0: no limit of its own. */
+  readonly maxClients: number;
+  /** More than one client may be there at once. */
+  readonly multiConn: boolean;
+}
+
+/** Options with nothing left open. */
+export interface ServerSettings {
+  readonly address: ServerAddress;
+  /** At least one; the first is the default, unless one is named ''. */
+  readonly exports: readonly ExportSettings[];
+  /** Of all exports together; 0: no limit. */
   readonly maxClients: number;
   readonly handshakeTimeoutMs: number;
   readonly busyPollMicros: number;
@@ -56,30 +89,74 @@ const MAX_TIMEOUT_MS = 2 ** 31 - 1;
 /** Longer polls win nothing over sleeping. */
 const MAX_BUSY_POLL_MICROS = 1000;
 
+const EXPORT_OPTIONS: Checks<NbdExportOptions> = {
+  name: isExportText,
+  description: isExportText,
+  readOnly: isSwitch,
+  maxClients: isWhole(0, 2 ** 31),
+};
+
 const SERVER_OPTIONS: Checks<NbdServerOptions> = {
+  ...EXPORT_OPTIONS,
   socket: isText,
   port: isWhole(0, 65_535),
   host: isText,
-  name: isText,
-  description: isText,
-  readOnly: isSwitch,
-  maxClients: isWhole(0, 2 ** 31),
   handshakeTimeoutMs: isWhole(1, MAX_TIMEOUT_MS),
   busyPollMicros: isWhole(0, MAX_BUSY_POLL_MICROS),
   signal: isSignal,
 };
 
 /** Fills in defaults. Throws ERR_SLUICE_INVALID_ARGUMENT for what makes no sense. */
-export function settingsOf(options: NbdServerOptions): ServerSettings {
+export function settingsOf(
+  served: Device | readonly DeviceExport[],
+  options: NbdServerOptions,
+): ServerSettings {
   checkOptions(options, SERVER_OPTIONS, 'serveNbd');
   return {
     address: addressOf(options),
-    name: checkText('name', options.name ?? ''),
-    description: checkText('description', options.description ?? ''),
-    readOnly: options.readOnly ?? false,
+    exports: isList(served) ? listOf(served, options) : [oneOf(served, options)],
     maxClients: options.maxClients ?? 0,
     handshakeTimeoutMs: options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS,
     busyPollMicros: options.busyPollMicros ?? 0,
+  };
+}
+
+function isList(served: Device | readonly DeviceExport[]): served is readonly DeviceExport[] {
+  return Array.isArray(served);
+}
+
+/** The only export: the server's limit of clients is its own. */
+function oneOf(device: Device, options: NbdServerOptions): ExportSettings {
+  return exportOf({ ...options, device, maxClients: 0 }, options);
+}
+
+function listOf(list: readonly DeviceExport[], options: NbdServerOptions): ExportSettings[] {
+  if (list.length === 0) throw invalid('serveNbd needs a disk, or a list of at least one export');
+  if (options.name !== undefined || options.description !== undefined) {
+    throw invalid('with a list of exports, each has its own name and description');
+  }
+  const names = new Set<string>();
+  return list.map((one, index) => {
+    const { device: _device, ...own } = one;
+    objectOf(EXPORT_OPTIONS)(own, `exports[${index}]`);
+    const settings = exportOf(one, options);
+    if (names.has(settings.name)) {
+      throw invalid(`two exports are named ${JSON.stringify(settings.name)}; give each its name`);
+    }
+    names.add(settings.name);
+    return settings;
+  });
+}
+
+function exportOf(own: DeviceExport, server: NbdServerOptions): ExportSettings {
+  const maxClients = own.maxClients ?? 0;
+  return {
+    device: own.device,
+    name: own.name ?? '',
+    description: own.description ?? '',
+    readOnly: own.readOnly === true || server.readOnly === true,
+    maxClients,
+    multiConn: maxClients !== 1 && server.maxClients !== 1,
   };
 }
 
@@ -94,8 +171,9 @@ function addressOf(options: NbdServerOptions): ServerAddress {
   return { path: toSocketPath(socket) };
 }
 
-function checkText(option: string, value: string): string {
-  const bytes = Buffer.byteLength(value);
-  if (bytes <= MAX_STRING_BYTES && !value.includes('\0')) return value;
+function isExportText(value: unknown, option: string): void {
+  isText(value, option);
+  const text = value as string;
+  if (Buffer.byteLength(text) <= MAX_STRING_BYTES && !text.includes('\0')) return;
   throw invalid(`${option} must be a string of at most ${MAX_STRING_BYTES} bytes without NUL`);
 }

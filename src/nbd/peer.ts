@@ -11,25 +11,17 @@
  * negotiating -> serving    #serve
  */
 import type { Socket } from 'node:net';
-import type { Device } from '../device.ts';
 import { busyPoll } from './busy-poll.ts';
 import { Connection } from './connection.ts';
-import {
-  type ExportInfo,
-  Handshake,
-  HANDSHAKE_CLOSE,
-  HANDSHAKE_ENTER,
-  HANDSHAKE_MORE,
-} from './handshake.ts';
+import type { Export } from './export.ts';
+import { Handshake, HANDSHAKE_CLOSE, HANDSHAKE_ENTER, HANDSHAKE_MORE } from './handshake.ts';
 import { HANDSHAKE_WINDOW_BYTES } from './limits.ts';
 import { ByteSocket, type SocketOwner } from './socket.ts';
-import type { Turn } from './turn.ts';
 
 /** The server as its connections see it. */
 export interface PeerHost {
-  readonly device: Device;
-  readonly turn: Turn;
-  readonly info: ExportInfo;
+  /** What is offered now. */
+  readonly exports: readonly Export[];
   readonly handshakeTimeoutMs: number;
   readonly busyPollMicros: number;
   /** Clients in transmission. */
@@ -49,7 +41,7 @@ export class Peer implements SocketOwner {
   readonly acceptedAtMs = performance.now();
   readonly #host: PeerHost;
   readonly #socket: ByteSocket;
-  readonly #handshake: Handshake;
+  readonly #handshake: Handshake<Export>;
   readonly #window = new Uint8Array(HANDSHAKE_WINDOW_BYTES);
   #at = 0;
   #end = 0;
@@ -64,10 +56,15 @@ export class Peer implements SocketOwner {
 
   constructor(host: PeerHost, accepted: Socket) {
     this.#host = host;
-    this.#handshake = new Handshake(host.info);
+    this.#handshake = new Handshake(host.exports);
     this.#timer = setTimeout(() => this.destroy(), host.handshakeTimeoutMs);
     this.#socket = new ByteSocket(accepted, this, busyPoll(host.busyPollMicros));
     this.#send(this.#handshake.takeReplies());
+  }
+
+  /** The export that the client has chosen. */
+  get chosen(): Export | undefined {
+    return this.#handshake.chosen;
   }
 
   /** The connection in transmission. */
@@ -147,16 +144,17 @@ export class Peer implements SocketOwner {
   }
 
   #serve(): boolean {
+    const { chosen } = this.#handshake;
+    if (chosen === undefined) throw new Error('transmission is about an export');
     clearTimeout(this.#timer);
-    const { device, turn, info } = this.#host;
     this.#connection = new Connection({
-      device,
-      turn,
+      device: chosen.device,
+      turn: chosen.turn,
       socket: this.#socket,
       session: {
-        sizeBytes: info.sizeBytes,
-        readOnly: info.readOnly,
-        maxPayloadBytes: info.maxPayloadBytes,
+        sizeBytes: chosen.sizeBytes,
+        readOnly: chosen.readOnly,
+        maxPayloadBytes: chosen.maxPayloadBytes,
         structured: this.#handshake.structured,
         allocation: this.#handshake.allocation,
       },

@@ -4,7 +4,7 @@
  *
  * V1  Negotiations have slots of their own: connections that never finish one cannot keep clients
  *     out, since a newcomer takes the place of the oldest.
- * V2  A client slot is taken when transmission begins and free when everything is executed.
+ * V2  Client slots are another matter (slots.ts), of the server and of each export.
  * V3  Closing stops reading, executes what was received completely, sends the replies, and waits
  *     for nobody longer than CLOSE_TIMEOUT_MS.
  */
@@ -13,23 +13,27 @@ import { createServer, type Server, type Socket } from 'node:net';
 import type { Device } from '../device.ts';
 import { SluiceError } from '../errors.ts';
 import type { Connection } from './connection.ts';
-import type { ExportInfo } from './handshake.ts';
+import { Export } from './export.ts';
 import {
   CLOSE_TIMEOUT_MS,
   HANDSHAKE_GRACE_MS,
   MAX_HANDSHAKES,
   MAX_HANDSHAKES_IN_A_BURST,
-  MAX_PARKED,
-  MAX_PAYLOAD_BYTES,
   STALL_CHECK_MS,
 } from './limits.ts';
 import { listen, uriOf } from './listen.ts';
-import { type NbdServerOptions, type ServerSettings, settingsOf } from './options.ts';
+import {
+  type DeviceExport,
+  type NbdServerOptions,
+  type ServerSettings,
+  settingsOf,
+} from './options.ts';
 import { Peer, type PeerHost } from './peer.ts';
+import { Slots } from './slots.ts';
 import { StallWatch } from './stall-watch.ts';
 import { Turn } from './turn.ts';
 
-export type { NbdServerOptions } from './options.ts';
+export type { NbdExportOptions, NbdServerOptions } from './options.ts';
 
 /** What a server tells its owner. */
 export interface NbdServerEvents {
@@ -43,8 +47,10 @@ export interface NbdServerEvents {
 
 /** A running server. NBD proto, "Introduction". */
 export interface NbdServer extends AsyncDisposable {
-  /** Where clients find the export. NBD, doc/uri.md. */
+  /** Where clients find the first export. NBD, doc/uri.md. */
   readonly uri: string;
+  /** Where clients find each export, in the order in which they were given. */
+  readonly uris: readonly string[];
   /** Clients in transmission now. */
   readonly clients: number;
   /** Resolves when the server is closed, whoever closed it. */
@@ -62,37 +68,40 @@ export interface NbdServer extends AsyncDisposable {
     listener: (...args: NbdServerEvents[E]) => void,
   ): this;
   /**
-   * Accepts nobody any more, finishes what was received, and closes. The device stays open, and
-   * is not flushed.
+   * Accepts nobody any more, finishes what was received, and closes. The devices stay open, and
+   * are not flushed.
    */
   close(): Promise<void>;
+}
+
+/** A server that can end the exports of one device. */
+export interface DeviceServer extends NbdServer {
+  /**
+   * Offers a device no more: finishes what its clients have sent, and lets them go. Nothing of the
+   * device is used afterwards. Without any export left the server closes.
+   */
+  withdraw(device: Device): Promise<void>;
 }
 
 /** TCP: a peer that is gone is noticed. */
 const KEEP_ALIVE_DELAY_MS = 60_000;
 /** Enough for the largest request that clients of old make without asking. */
 const SMALLEST_LARGE_BYTES = 1_048_576;
-/** NBD proto, "Size constraints": what clients assume when nobody says. */
-const PREFERRED_BLOCK_BYTES = 4096;
-
 /**
- * Serves a device over NBD. Resolves when clients can connect. Rejects with the system's error when
- * the socket cannot be bound, with ERR_SLUICE_INVALID_ARGUMENT for options that make no sense, and
- * with the signal's reason when it is aborted already. NBD proto, "Newstyle negotiation".
+ * Serves a device over NBD, or several. Resolves when clients can connect. Rejects with the
+ * system's error when the socket cannot be bound, with ERR_SLUICE_INVALID_ARGUMENT for options that
+ * make no sense, and with the signal's reason when it is aborted already. NBD proto, "Newstyle
+ * negotiation".
  */
-export async function serveNbd(device: Device, options: NbdServerOptions = {}): Promise<NbdServer> {
-  const settings = settingsOf(options);
+export async function serveNbd(
+  served: Device | readonly DeviceExport[],
+  options: NbdServerOptions = {},
+): Promise<DeviceServer> {
+  const settings = settingsOf(served, options);
   const { signal } = options;
-  if (device.arena.largestBytes < SMALLEST_LARGE_BYTES) {
-    throw new SluiceError(
-      'ERR_SLUICE_INVALID_ARGUMENT',
-      `serving needs bufferBytes (arenaBytes of createVirtioBlk) of ` +
-        `${2 * SMALLEST_LARGE_BYTES} or more, not ${2 * device.arena.largestBytes}; ` +
-        'of both servers of a disk serveNbd comes before serveVhostUser',
-    );
-  }
+  for (const { device } of settings.exports) checkArena(device);
   signal?.throwIfAborted();
-  const server = new DeviceServer(device, settings);
+  const server = new ExportServer(settings);
   await server.open();
   const abort = (): void => void server.close();
   signal?.addEventListener('abort', abort, { once: true });
@@ -101,51 +110,50 @@ export async function serveNbd(device: Device, options: NbdServerOptions = {}): 
   return server;
 }
 
-class DeviceServer extends EventEmitter<NbdServerEvents> implements NbdServer, PeerHost {
-  readonly device: Device;
-  readonly turn: Turn;
-  readonly info: ExportInfo;
+function checkArena({ arena }: Device): void {
+  if (arena.largestBytes >= SMALLEST_LARGE_BYTES) return;
+  throw new SluiceError(
+    'ERR_SLUICE_INVALID_ARGUMENT',
+    `serving needs bufferBytes (arenaBytes of createVirtioBlk) of ` +
+      `${2 * SMALLEST_LARGE_BYTES} or more, not ${2 * arena.largestBytes}; ` +
+      'of both servers of a disk serveNbd comes before serveVhostUser',
+  );
+}
+
+class ExportServer extends EventEmitter<NbdServerEvents> implements DeviceServer, PeerHost {
   readonly handshakeTimeoutMs: number;
   readonly busyPollMicros: number;
   readonly closed: Promise<void>;
   readonly #settings: ServerSettings;
   readonly #listener: Server;
-  /** Every peer is in one of the first three, or done. */
+  /** One for each device. */
+  readonly #watches = new Map<Device, StallWatch<Connection>>();
+  /** Negotiations look at it as they go on. */
+  readonly #exports: Export[];
+  /** Every peer is in one of these two, or parked, or done. */
   readonly #negotiating = new Set<Peer>();
-  readonly #parked = new Set<Peer>();
   readonly #serving = new Set<Peer>();
-  /** Peers that hold a client slot (V2). */
-  readonly #slots = new Set<Peer>();
+  readonly #slots: Slots<Peer>;
   /** Peers whose sockets are open. */
   readonly #sockets = new Set<Peer>();
-  readonly #watch: StallWatch<Connection>;
+  readonly #withdrawals = new Set<{ readonly of: readonly Export[]; readonly done: () => void }>();
   #timer: NodeJS.Timeout | undefined;
-  #uri = '';
+  #uris: readonly string[] = [];
   #closing = false;
   #listening = false;
   #resolveClosed: () => void = () => undefined;
 
-  constructor(device: Device, settings: ServerSettings) {
+  constructor(settings: ServerSettings) {
     super();
-    this.device = device;
-    this.turn = new Turn(device);
-    this.info = {
-      name: settings.name,
-      description: settings.description,
-      // For each client as it comes: the disk may have been resized.
-      get sizeBytes() {
-        return device.sizeBytes;
-      },
-      readOnly: device.readOnly || settings.readOnly,
-      multiConn: settings.maxClients !== 1,
-      preferredBlockBytes: Math.max(PREFERRED_BLOCK_BYTES, device.blockSizeBytes),
-      maxPayloadBytes: Math.min(MAX_PAYLOAD_BYTES, device.arena.largestBytes),
-    };
+    this.#exports = exportsOf(settings);
+    for (const { device } of this.#exports) {
+      this.#watches.set(device, new StallWatch(device.arena));
+    }
     this.handshakeTimeoutMs = settings.handshakeTimeoutMs;
     this.busyPollMicros = settings.busyPollMicros;
     this.closed = new Promise((resolve) => (this.#resolveClosed = resolve));
     this.#settings = settings;
-    this.#watch = new StallWatch(device.arena);
+    this.#slots = new Slots(settings.maxClients);
     this.#listener = createServer({
       allowHalfOpen: true,
       pauseOnConnect: true,
@@ -155,8 +163,16 @@ class DeviceServer extends EventEmitter<NbdServerEvents> implements NbdServer, P
     });
   }
 
+  get exports(): readonly Export[] {
+    return this.#exports;
+  }
+
   get uri(): string {
-    return this.#uri;
+    return this.#uris[0] ?? '';
+  }
+
+  get uris(): readonly string[] {
+    return this.#uris;
   }
 
   get clients(): number {
@@ -167,7 +183,8 @@ class DeviceServer extends EventEmitter<NbdServerEvents> implements NbdServer, P
   async open(): Promise<void> {
     await listen(this.#listener, this.#settings.address);
     this.#listening = true;
-    this.#uri = uriOf(this.#listener, this.#settings.address, this.info.name);
+    const { address } = this.#settings;
+    this.#uris = this.#exports.map(({ name }) => uriOf(this.#listener, address, name));
     this.#listener.on('connection', (socket) => this.#accept(socket));
     this.#listener.on('error', (error) => this.emit('refused', error));
     this.#timer = setInterval(() => this.#dropStalled(), STALL_CHECK_MS).unref();
@@ -181,28 +198,32 @@ class DeviceServer extends EventEmitter<NbdServerEvents> implements NbdServer, P
       this.#listening = false;
       this.#settle();
     });
-    for (const peer of [...this.#negotiating, ...this.#parked]) peer.destroy();
-    for (const peer of this.#serving) peer.connection?.shutdown();
-    // Nobody waits for a client that does not take its replies (V3).
-    const timer = setTimeout(() => {
-      for (const peer of this.#sockets) peer.destroy();
-    }, CLOSE_TIMEOUT_MS);
-    return this.closed.finally(() => clearTimeout(timer));
+    this.#slots.close();
+    return this.#end([...this.#sockets], this.closed);
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
 
+  async withdraw(device: Device): Promise<void> {
+    const of = this.#exports.filter((one) => one.device === device);
+    if (of.length === this.#exports.length || this.#closing) return this.close();
+    for (const one of of) this.#exports.splice(this.#exports.indexOf(one), 1);
+    const ended = new Promise<void>((done) => this.#withdrawals.add({ of, done }));
+    const users = this.#end(
+      [...this.#sockets].filter((peer) => uses(peer, of)),
+      ended,
+    );
+    this.#settle();
+    await users;
+    this.#watches.delete(device);
+  }
+
   admit(peer: Peer): boolean {
-    const { maxClients } = this.#settings;
-    if (maxClients === 0 || this.#slots.size < maxClients) {
-      this.#slots.add(peer);
-      return true;
-    }
+    if (this.#slots.take(peer)) return true;
     this.#negotiating.delete(peer);
-    if (this.#parked.size < MAX_PARKED) this.#parked.add(peer);
-    else peer.destroy();
+    if (!this.#slots.parked.has(peer)) peer.destroy();
     return false;
   }
 
@@ -215,15 +236,16 @@ class DeviceServer extends EventEmitter<NbdServerEvents> implements NbdServer, P
   finished(peer: Peer): void {
     this.#serving.delete(peer);
     this.emit('disconnect');
-    this.#free(peer);
+    this.#slots.give(peer);
+    this.#settle();
   }
 
   gone(peer: Peer): void {
     this.#sockets.delete(peer);
     this.#negotiating.delete(peer);
-    this.#parked.delete(peer);
     // What the client asked for may still be under way, and keeps the slot.
-    if (!this.#serving.has(peer)) this.#free(peer);
+    if (!this.#serving.has(peer)) this.#slots.give(peer);
+    this.#settle();
   }
 
   #accept(socket: Socket): void {
@@ -247,26 +269,49 @@ class DeviceServer extends EventEmitter<NbdServerEvents> implements NbdServer, P
     oldest.destroy();
   }
 
-  /** Gives a slot to whoever waits longest. */
-  #free(peer: Peer): void {
-    if (this.#slots.delete(peer) && !this.#closing) {
-      const [next] = this.#parked;
-      if (next !== undefined) {
-        this.#parked.delete(next);
-        this.#slots.add(next);
-        next.admitted();
-      }
-    }
-    this.#settle();
+  /** Ends connections, those in transmission when they have their replies (V3). */
+  async #end(peers: readonly Peer[], ended: Promise<void>): Promise<void> {
+    // First, or they would get the slots of the others.
+    for (const peer of peers) if (peer.connection === undefined) peer.destroy();
+    for (const peer of peers) peer.connection?.shutdown();
+    const timer = setTimeout(() => {
+      for (const peer of peers) peer.destroy();
+    }, CLOSE_TIMEOUT_MS);
+    await ended;
+    clearTimeout(timer);
   }
 
   #settle(): void {
+    for (const withdrawal of this.#withdrawals) {
+      const peers = [...this.#sockets, ...this.#serving];
+      if (peers.some((peer) => uses(peer, withdrawal.of))) continue;
+      this.#withdrawals.delete(withdrawal);
+      withdrawal.done();
+    }
     const open = this.#listening || this.#sockets.size > 0 || this.#serving.size > 0;
     if (this.#closing && !open) this.#resolveClosed();
   }
 
   #dropStalled(): void {
-    const connections = [...this.#serving].flatMap((peer) => peer.connection ?? []);
-    for (const connection of this.#watch.check(connections)) connection.destroy();
+    for (const [device, watch] of this.#watches) {
+      const peers = [...this.#serving].filter(({ chosen }) => chosen?.device === device);
+      const connections = peers.flatMap(({ connection }) => connection ?? []);
+      for (const connection of watch.check(connections)) connection.destroy();
+    }
   }
+}
+
+function uses({ chosen }: Peer, exports: readonly Export[]): boolean {
+  return chosen !== undefined && exports.includes(chosen);
+}
+
+/** Exports of one device share its turns. */
+function exportsOf({ exports }: ServerSettings): Export[] {
+  const turns = new Map<Device, Turn>();
+  return exports.map((settings) => {
+    const { device } = settings;
+    const turn = turns.get(device) ?? new Turn(device);
+    turns.set(device, turn);
+    return new Export(device, turn, settings);
+  });
 }

@@ -27,7 +27,7 @@ const SIZE = '0000010000001000';
 
 /** What a negotiation says to `sent`, without the greeting, and how it ended. */
 function talk(sent: Uint8Array, info: ExportInfo = INFO): { out: Buffer; handshake: Handshake } {
-  const handshake = new Handshake(info);
+  const handshake = new Handshake([info]);
   expect(Buffer.from(handshake.takeReplies())).toEqual(GREETING);
   const said: Uint8Array[] = [];
   let at = 0;
@@ -77,7 +77,7 @@ describe('the negotiation', () => {
       option(7, infoData('disk', 3)),
     );
     const whole = talk(sent);
-    const handshake = new Handshake(INFO);
+    const handshake = new Handshake([INFO]);
     handshake.takeReplies();
     const said: Uint8Array[] = [];
     for (let at = 0; at < sent.length; at++) {
@@ -91,7 +91,7 @@ describe('the negotiation', () => {
 
   it('leaves what follows GO to transmission', () => {
     const sent = bytes(FLAGS, option(7, infoData('disk')), 'more');
-    const handshake = new Handshake(INFO);
+    const handshake = new Handshake([INFO]);
     handshake.takeReplies();
     expect(handshake.feed(sent, 0, sent.length)).toBe(sent.length - 4);
   });
@@ -115,7 +115,7 @@ describe('the negotiation', () => {
 
   it('stops when its replies are not taken, and goes on when they are', () => {
     const sent = bytes(FLAGS, ...Array.from({ length: 900 }, () => option(3)));
-    const handshake = new Handshake(INFO);
+    const handshake = new Handshake([INFO]);
     const at = handshake.feed(sent, 0, sent.length);
     expect(at).toBeLessThan(sent.length);
     expect(handshake.takeReplies().length).toBeLessThan(20_000);
@@ -334,7 +334,7 @@ describe('noise', () => {
       });
       const sent = bytes(FLAGS, ...options);
       if (next(4) === 0) sent[next(sent.length)] = next(256);
-      const handshake = new Handshake(INFO);
+      const handshake = new Handshake([INFO]);
       for (let at = 0; at < sent.length && handshake.outcome === HANDSHAKE_MORE;) {
         const end = Math.min(sent.length, at + 1 + next(40));
         const consumed = handshake.feed(sent, at, end);

@@ -28,6 +28,7 @@ export const META_CONTEXT = 4;
 export const ERR_UNSUP = 0x80000001;
 export const ERR_POLICY = 0x80000002;
 export const ERR_INVALID = 0x80000003;
+export const ERR_TLS_REQD = 0x80000005;
 export const ERR_UNKNOWN = 0x80000006;
 export const ERR_TOO_BIG = 0x80000009;
 
