@@ -9,20 +9,24 @@ export const UNSAFE =
   'cache=unsafe: flushes do nothing; a power cut or a crash of this host loses data ' +
   'and may destroy the file systems on the disk';
 
-/** The URI, a warning where one is due, and on a terminal what to type next. */
+/** The URIs, a warning where one is due, and on a terminal what to type next. */
 export function showHints(
   terminal: Terminal,
-  disk: Disk,
-  uri: string,
+  disks: readonly Disk[],
+  uris: readonly string[],
   options: ServeOptions,
 ): void {
-  terminal.line(uri);
+  for (const uri of uris) terminal.line(uri);
+  // The mode is one for all.
+  const [disk] = disks;
+  if (disk === undefined) return;
   if (disk.cacheMode === 'unsafe' && !disk.readOnly) terminal.warn(UNSAFE);
   const access = disk.readOnly ? 'read-only' : 'read-write';
   const end =
     options.persistent === true ? 'Ctrl-C ends it' : 'ends with its last client (-t: stays)';
-  terminal.hint(`${formatBytes(disk.size)}, cache=${disk.cacheMode}, ${access}; ${end}. Try:`);
-  for (const command of commandsFor(uri)) terminal.hint(`  ${command}`);
+  const sizes = disks.map(({ size }) => formatBytes(size)).join(' + ');
+  terminal.hint(`${sizes}, cache=${disk.cacheMode}, ${access}; ${end}. Try:`);
+  for (const command of commandsFor(uris[0] ?? '')) terminal.hint(`  ${command}`);
 }
 
 function commandsFor(uri: string): string[] {

@@ -5,11 +5,20 @@ import { MAX_SOCKET_PATH_BYTES } from '../nbd/listen.ts';
 import { type Disk, type NbdServer, type NbdServerOptions, serveNbd } from '../node.ts';
 import { Refusal } from './refusal.ts';
 import type { ServeOptions } from './serve-command.ts';
+import type { ServedExport } from './served-exports.ts';
 
 /** Starts the server. Clients can connect when this resolves. */
-export async function listen(disk: Disk, options: ServeOptions): Promise<NbdServer> {
+export async function listen(
+  disks: readonly Disk[],
+  exports: readonly ServedExport[],
+  options: ServeOptions,
+): Promise<NbdServer> {
+  const offered = disks.map((disk, index) => {
+    const { name, description } = exports[index] ?? {};
+    return { disk, name, description };
+  });
   try {
-    return await serveNbd(disk, { ...exportOptions(options), ...addressOptions(options) });
+    return await serveNbd(offered, { ...limitsOf(options), ...addressOptions(options) });
   } catch (cause) {
     throw await listenRefusal(cause, placeOf(options), options.socket, '-p or -k');
   }
@@ -79,10 +88,8 @@ function placeOf({ socket, port, bind }: ServeOptions): string {
   return socket === undefined ? `${bind} port ${port}` : JSON.stringify(socket);
 }
 
-function exportOptions(options: ServeOptions): NbdServerOptions {
+function limitsOf(options: ServeOptions): NbdServerOptions {
   return {
-    name: options.exportName,
-    description: options.description,
     readOnly: options.readOnly === true,
     maxClients: options.shared,
     busyPollMicros: options.busyPoll,

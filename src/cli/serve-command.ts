@@ -2,9 +2,11 @@
 import { type Command, Option } from 'commander';
 
 import { forkServer, isForked } from './fork.ts';
+import { type EachOptions, exportsOf } from './served-exports.ts';
 import type { ServedImageOptions } from './served-image.ts';
 import {
   CACHE_NOTES,
+  collected,
   notEmpty,
   servedImageOptions,
   traceOption,
@@ -19,7 +21,12 @@ const DEFAULT_CLIENTS = 100;
 
 const NOTES = `${CACHE_NOTES}
 
-When clients can connect, the first line on stderr is the URI, alone. Without -t
+Several images are exports of one server, and named like their files. -x, -D, -f
+and --key-file hold for all of them, or are given once for each, in their order;
+the other options hold for all. A client that asks for no name gets the first.
+
+When clients can connect, the first line on stderr is the URI, alone; of several
+images there is one such line for each. Without -t
 sluice ends when its last client has gone. SIGINT and SIGTERM finish what is in
 flight, flush and close; a second one gives up. Exit codes: 0 done; 1 refused or
 failed, with the reason on stderr; 130 gave up.
@@ -27,6 +34,7 @@ failed, with the reason on stderr; 130 gave up.
 Examples:
   sluice serve -t disk.img
   sluice serve -t --cache none -k disk.sock disk.img
+  sluice serve -t -x root -f qcow2 -x data -f raw root.qcow2 data.img
   nbdinfo 'nbd+unix:///?socket=disk.sock'
   nbdcopy 'nbd+unix:///?socket=disk.sock' copy.img`;
 
@@ -34,12 +42,10 @@ Examples:
 const DEFAULT_BUSY_POLL_MICROS = 50;
 
 /** What the command line says, parsed. */
-export interface ServeOptions extends ServedImageOptions {
+export interface ServeOptions extends Omit<ServedImageOptions, 'format' | 'keyFile'>, EachOptions {
   readonly socket?: string;
   readonly port: number;
   readonly bind: string;
-  readonly exportName: string;
-  readonly description?: string;
   /** 0: no limit. */
   readonly shared: number;
   /** 0: off. */
@@ -54,30 +60,32 @@ export function addServe(program: Command, terminal: Terminal): void {
   const command = program
     .command('serve')
     .summary('share an image or a block device over NBD')
-    .description('Shares a disk image or a block device over NBD.')
-    .usage('[OPTIONS] IMAGE')
-    .argument('<image>', 'a regular file or a block device')
+    .description('Shares disk images or block devices over NBD.')
+    .usage('[OPTIONS] IMAGE...')
+    .argument('<image...>', 'regular files or block devices')
     .helpOption('-h, --help', 'print this help')
-    .allowExcessArguments()
     .showHelpAfterError("Try 'sluice serve --help'.")
     .addHelpText('after', NOTES)
-    .action(async (image: string, options: ServeOptions) => {
-      const [, second] = command.args;
-      if (second !== undefined) {
-        command.error(`too many arguments: one image is served, and '${second}' is another`);
+    .action(async (images: string[], options: ServeOptions) => {
+      const exports = exportsOf(images, options, (message) => command.error(message));
+      if (options.trace !== undefined && images.length > 1) {
+        command.error(`--trace records one image, and ${images.length} are served`);
       }
       if (options.fork === true && !isForked()) return forkServer(terminal);
       // Other commands start without it.
       const { serve } = await import('./serve.ts');
-      await serve(image, options, terminal);
+      await serve(exports, options, terminal);
     });
   const groups = [
-    servedImageOptions(),
+    servedImageOptions().map((option) => (PER_IMAGE.has(option.long) ? collected(option) : option)),
     [traceOption('requests and completions')],
     networkOptions(),
   ];
   for (const option of groups.flat()) command.addOption(option);
 }
+
+/** Of the image's options, those that may differ from image to image. */
+const PER_IMAGE: ReadonlySet<string | undefined> = new Set(['--format', '--key-file']);
 
 function networkOptions(): Option[] {
   return [
@@ -88,8 +96,8 @@ function networkOptions(): Option[] {
       .argParser((text) => wholeNumber(text, 65535))
       .default(DEFAULT_PORT),
     new Option('-b, --bind <address>', 'address to listen on').default(DEFAULT_ADDRESS),
-    new Option('-x, --export-name <name>', 'name of the export').default('', 'none'),
-    new Option('-D, --description <text>', 'description of the export'),
+    collected(new Option('-x, --export-name <name>', 'name of the export')),
+    collected(new Option('-D, --description <text>', 'description of the export')),
     new Option('-e, --shared <n>', 'clients at once, more wait 10 s; 0: no limit')
       .argParser((text) => wholeNumber(text, Number.MAX_SAFE_INTEGER))
       .default(DEFAULT_CLIENTS, `${DEFAULT_CLIENTS}; qemu-nbd: 1`),

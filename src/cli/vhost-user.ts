@@ -44,15 +44,15 @@ async function serveImage(
   if (disk.cacheMode === 'unsafe' && !disk.readOnly) terminal.warn(UNSAFE);
   for (const notice of notices) terminal.warn(notice);
   releaseCommand();
-  const start = sampleOf(disk);
-  const drawing = drawStatus(disk, () => frontEnds, terminal);
+  const start = sampleOf([disk]);
+  const drawing = drawStatus([disk], () => frontEnds, terminal);
   const watching = watchHealth(disk, terminal);
   await stop;
   clearInterval(drawing);
   clearInterval(watching);
   terminal.status(['Stopping: requests are finished, then flushed. Ctrl-C gives up.']);
   await server.close();
-  return summaryText(start, sampleOf(disk));
+  return summaryText(start, sampleOf([disk]));
 }
 
 async function listen(disk: Disk, options: VhostUserCommandOptions): Promise<VhostUserServer> {

@@ -34,6 +34,48 @@ async function exists(path: string): Promise<boolean> {
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
+describe('several images', () => {
+  const lines = (server: Serving, count: number): string[] =>
+    server.stderr.split('\n').slice(0, count);
+
+  it('are exports that are named like their files, with a URI each', async () => {
+    const other = await folder.image('other.img', 2 * MEGABYTE);
+    await using server = await serve(['-t', '-k', socket, image, other]);
+    expect(lines(server, 2)).toEqual([
+      `nbd+unix:///disk.img?socket=${socket}`,
+      `nbd+unix:///other.img?socket=${socket}`,
+    ]);
+    await using first = await NbdClient.connect(server.uri, 'disk.img');
+    await using second = await NbdClient.connect(server.uri, 'other.img');
+    await using unnamed = await NbdClient.connect(server.uri);
+    const sizes = [first, second, unnamed].map(({ sizeBytes }) => sizeBytes);
+    expect(sizes).toEqual([MEGABYTE, 2 * MEGABYTE, MEGABYTE]);
+    await second.request(NBD_CMD_WRITE, 4096, 512, new Uint8Array(512).fill(7));
+    expect((await server.stop()).code).toBe(0);
+    expect((await readFile(other)).subarray(4096, 4608)).toEqual(Buffer.alloc(512, 7));
+    expect((await readFile(image)).every((byte) => byte === 0)).toBe(true);
+  });
+
+  it('have names and formats in their order', async () => {
+    const qcow2 = folder.file('q.qcow2');
+    const made = await sluice(['create', '-f', 'qcow2', qcow2, '4M']);
+    expect(made.code).toBe(0);
+    const each = ['-x', 'a', '-f', 'raw', '-x', 'b', '-f', 'qcow2'];
+    await using server = await serve(['-t', '-k', socket, ...each, image, qcow2]);
+    await using second = await NbdClient.connect(server.uri, 'b');
+    expect(second.sizeBytes).toBe(4 * MEGABYTE);
+    await expect(NbdClient.connect(server.uri, 'disk.img')).rejects.toThrow();
+  });
+
+  it('are closed again when one of them cannot be opened', async () => {
+    const ended = await sluice(['serve', '-t', '-k', socket, image, folder.file('none')]);
+    expect(ended).toMatchObject({ code: 1, stdout: '' });
+    expect(ended.stderr).toContain('none');
+    expect(ended.stderr).not.toContain('nbd+unix');
+    expect(await exists(socket)).toBe(false);
+  });
+});
+
 describe('the URI', () => {
   it('of a unix socket has its absolute path', async () => {
     await using server = await serve(['-t', '-k', 'a.sock', 'disk.img'], { cwd: folder.path });

@@ -50,7 +50,7 @@ describe('help', () => {
   it('of serve names every option, every cache mode, and examples', async () => {
     const { code, stdout, stderr } = await sluice(['serve', '--help']);
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
-    expect(stdout).toMatch(/^Usage: sluice serve \[OPTIONS\] IMAGE\n/);
+    expect(stdout).toMatch(/^Usage: sluice serve \[OPTIONS\] IMAGE\.\.\.\n/);
     const options = [...stdout.matchAll(/^ {2}(?:(-\w), )?(?: {4})?(--[\w-]+)/gm)];
     expect(options.map(([, short, long]) => [short, long])).toEqual([
       ['-f', '--format'],
@@ -98,9 +98,13 @@ describe('a usage error', () => {
     [['conjure'], "unknown command 'conjure'", 'sluice'],
     [['--conjure'], "unknown option '--conjure'", 'sluice'],
     [['serve'], "missing required argument 'image'", 'sluice serve'],
-    [['serve', 'a', 'b'], "one image is served, and 'b' is another", 'sluice serve'],
+    [['serve', 'a', 'c/a'], "two exports are named 'a'", 'sluice serve'],
+    [['serve', '-x', 'n', 'a', 'b'], 'once for each image', 'sluice serve'],
+    [['serve', '-x', 'n', '-x', 'n', 'a', 'b'], "two exports are named 'n'", 'sluice serve'],
+    [['serve', '-f', 'raw', '-f', 'raw', 'a', 'b', 'c'], '2 times for 3 images', 'sluice serve'],
+    [['serve', '--trace', 't', 'a', 'b'], '--trace records one image', 'sluice serve'],
     [['serve', '--conjure', 'a'], "unknown option '--conjure'", 'sluice serve'],
-    [['serve', '--fork', 'a', 'b'], "one image is served, and 'b' is another", 'sluice serve'],
+    [['serve', '--fork', 'a', 'c/a'], "two exports are named 'a'", 'sluice serve'],
     [['serve', '--cache', 'writearound', 'a'], 'writeback', 'sluice serve'],
     [['serve', '--discard', 'maybe', 'a'], 'unmap, ignore', 'sluice serve'],
     [['serve', '-p', '65536', 'a'], 'a whole number from 0 to 65535', 'sluice serve'],
@@ -126,7 +130,7 @@ describe('a usage error', () => {
   });
 
   it.each([
-    ['serve', 'crash', 'create', 'info', 'check', 'map', 'measure', 'compare', 'bench'],
+    ['crash', 'create', 'info', 'check', 'map', 'measure', 'compare', 'bench'],
     ['snapshot', 'amend', 'commit', 'rebase', 'bitmap', 'resize'],
   ])('is an argument too many of any command: %s, %s, ...', async (...commands) => {
     const extra = Array.from({ length: 4 }, (_, index) => `/none/${index}`);
