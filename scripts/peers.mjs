@@ -14,6 +14,7 @@ export const PEERS = {
   nbdfuse: ['libnbd-bin'],
   nbdinfo: ['libnbd-bin'],
   nbdsh: ['python3-libnbd'],
+  openssl: ['openssl'],
   fio: ['fio'],
   strace: ['strace'],
   'mkfs.ext4': ['e2fsprogs'],

@@ -16,7 +16,8 @@ export * from './index.ts';
 export type { BackingFormat, NamedFilePolicy } from './image/chain.ts';
 export type { ImageFormat, ReadOnlyFormat, SourceFormat } from './image/format.ts';
 export type { EncryptionOptions } from './image/qcow2/encryption.ts';
-export type { NbdExportOptions, NbdServer, NbdServerOptions } from './nbd/server.ts';
+export type { NbdExportOptions, NbdServer, NbdServerOptions, NbdTlsOptions } from './nbd/server.ts';
+export { readPskFile } from './nbd/psk-file.ts';
 export { openDisk, type OpenOptions } from './open-disk.ts';
 export { FileTrace } from './trace/file-trace.ts';
 export {

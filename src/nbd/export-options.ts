@@ -26,6 +26,7 @@ import {
   REP_ACK,
   REP_ERR_INVALID,
   REP_ERR_POLICY,
+  REP_ERR_TLS_REQD,
   REP_ERR_TOO_BIG,
   REP_ERR_UNKNOWN,
   REP_ERR_UNSUP,
@@ -37,6 +38,19 @@ export const HANDSHAKE_MORE = 0;
 export const HANDSHAKE_ENTER = 1;
 /** The connection ends as soon as the replies are sent. */
 export const HANDSHAKE_CLOSE = 2;
+/** TLS begins as soon as the replies are sent; what was negotiated before is forgotten. */
+export const HANDSHAKE_SECURE = 3;
+
+/** What a server says of TLS, and where a connection stands. NBD proto, "TLS support". */
+export type TlsState =
+  /** There is none: NOTLS. */
+  | 'none'
+  /** In clear, and it may stay so: SELECTIVETLS. */
+  | 'allowed'
+  /** In clear, and nothing else is answered: FORCEDTLS. */
+  | 'required'
+  /** Everything is encrypted. */
+  | 'secure';
 
 /** No answer yet: the data decides. */
 export const VERDICT_COLLECT = 0;
@@ -47,6 +61,7 @@ export const VERDICT_CLOSE = -1;
 export class ExportOptions<E extends ExportInfo> {
   readonly #exports: readonly E[];
   readonly #replies: OptionReplies;
+  readonly #tls: TlsState;
   #structured = false;
   #allocation = false;
   /** The export whose contexts were selected. */
@@ -57,9 +72,10 @@ export class ExportOptions<E extends ExportInfo> {
    * @param exports what there is; may change
    * @param replies where answers go
    */
-  constructor(exports: readonly E[], replies: OptionReplies) {
+  constructor(exports: readonly E[], replies: OptionReplies, tls: TlsState) {
     this.#exports = exports;
     this.#replies = replies;
+    this.#tls = tls;
   }
 
   /** What transmission is about. */
@@ -82,6 +98,10 @@ export class ExportOptions<E extends ExportInfo> {
    * @returns VERDICT_CLOSE, VERDICT_COLLECT, or the reply to give when the data has gone by
    */
   judge(option: number, lengthBytes: number): number {
+    if (this.#tls === 'required' && option !== OPT_STARTTLS && option !== OPT_ABORT) {
+      // It has no error reply.
+      return option === OPT_EXPORT_NAME ? VERDICT_CLOSE : REP_ERR_TLS_REQD;
+    }
     switch (option) {
       case OPT_EXPORT_NAME:
         return lengthBytes > MAX_STRING_BYTES ? VERDICT_CLOSE : VERDICT_COLLECT;
@@ -91,7 +111,8 @@ export class ExportOptions<E extends ExportInfo> {
       case OPT_STRUCTURED_REPLY:
         return lengthBytes === 0 ? VERDICT_COLLECT : REP_ERR_INVALID;
       case OPT_STARTTLS:
-        return REP_ERR_POLICY;
+        if (this.#tls === 'none') return REP_ERR_POLICY;
+        return lengthBytes === 0 ? VERDICT_COLLECT : REP_ERR_INVALID;
       case OPT_INFO:
       case OPT_GO:
       case OPT_LIST_META_CONTEXT:
@@ -127,6 +148,8 @@ export class ExportOptions<E extends ExportInfo> {
         return this.#exportName(data, zeroes);
       case OPT_LIST:
         return this.#list(option);
+      case OPT_STARTTLS:
+        return this.#startTls(option);
       case OPT_STRUCTURED_REPLY:
         return this.#structuredReply(option);
       case OPT_INFO:
@@ -152,6 +175,13 @@ export class ExportOptions<E extends ExportInfo> {
       this.#replies.server(option, name, description);
     }
     return this.#ack(option);
+  }
+
+  /** NBD proto, "NBD_OPT_STARTTLS". */
+  #startTls(option: number): number {
+    if (this.#tls === 'secure') return this.#error(option, REP_ERR_INVALID, 'this is TLS already');
+    this.#ack(option);
+    return HANDSHAKE_SECURE;
   }
 
   #structuredReply(option: number): number {
@@ -229,6 +259,7 @@ export class ExportOptions<E extends ExportInfo> {
 const SKIPPED_MESSAGES: ReadonlyMap<number, string> = new Map([
   [REP_ERR_INVALID, 'this option takes no data'],
   [REP_ERR_POLICY, 'TLS is not configured'],
+  [REP_ERR_TLS_REQD, 'this server needs TLS: begin with STARTTLS'],
   [REP_ERR_TOO_BIG, 'option is too large'],
   [REP_ERR_UNSUP, 'unsupported option'],
 ]);

@@ -5,7 +5,7 @@
  *   flags ──▶ header ──▶ collect ──▶ answered       an option whose data is looked at
  *     │        ▲ │  └───▶ skip ─────▶ answered       one that is answered whatever its data says
  *     ▼        │ ▼                       │
- *   CLOSE      │ CLOSE                   ├──▶ ENTER or CLOSE
+ *   CLOSE      │ CLOSE                   ├──▶ ENTER or CLOSE, or SECURE ──secured──▶ header
  *              └─────────────────────────┘
  *
  * flags -> header       #clientFlags
@@ -17,12 +17,15 @@
  * H2  Memory does not depend on announced numbers: at most MAX_OPTION_BYTES are held.
  * H3  One option is answered before the next is looked at; a full output stops the machine.
  * H4  A magic that is wrong ends the connection: there is no way to find the next option.
+ * H5  STARTTLS stops the machine; TLS begins with nothing but the client flags (CVE-2021-3716).
  */
 import type { ExportInfo } from './export-info.ts';
 import {
   ExportOptions,
   HANDSHAKE_CLOSE,
   HANDSHAKE_MORE,
+  HANDSHAKE_SECURE,
+  type TlsState,
   VERDICT_CLOSE,
   VERDICT_COLLECT,
 } from './export-options.ts';
@@ -39,7 +42,12 @@ import {
 } from './protocol.ts';
 
 export type { ExportInfo } from './export-info.ts';
-export { HANDSHAKE_CLOSE, HANDSHAKE_ENTER, HANDSHAKE_MORE } from './export-options.ts';
+export {
+  HANDSHAKE_CLOSE,
+  HANDSHAKE_ENTER,
+  HANDSHAKE_MORE,
+  HANDSHAKE_SECURE,
+} from './export-options.ts';
 
 /** Replies held before the machine stops until they are taken, in bytes. */
 const OUTPUT_BYTES = 16_384;
@@ -52,7 +60,8 @@ const STATE_SKIP = 3;
 /** One connection's negotiation. NBD proto, "Fixed newstyle negotiation". */
 export class Handshake<E extends ExportInfo = ExportInfo> {
   readonly #replies = new OptionReplies();
-  readonly #meaning: ExportOptions<E>;
+  readonly #exports: readonly E[];
+  #meaning: ExportOptions<E>;
   /** What is being collected: flags, a header or the data of an option. */
   #held = new Uint8Array(OPTION_SIZE);
   #state = STATE_FLAGS;
@@ -67,8 +76,9 @@ export class Handshake<E extends ExportInfo = ExportInfo> {
   #outcome = HANDSHAKE_MORE;
 
   /** @param exports what is offered; may change */
-  constructor(exports: readonly E[]) {
-    this.#meaning = new ExportOptions(exports, this.#replies);
+  constructor(exports: readonly E[], tls: TlsState = 'none') {
+    this.#exports = exports;
+    this.#meaning = new ExportOptions(exports, this.#replies, tls);
     this.#replies.greeting();
   }
 
@@ -90,6 +100,14 @@ export class Handshake<E extends ExportInfo = ExportInfo> {
   /** base:allocation was selected. */
   get allocation(): boolean {
     return this.#meaning.allocation;
+  }
+
+  /** TLS has begun: options come again, and nothing of those in clear is left (H5). */
+  secured(): void {
+    if (this.#outcome !== HANDSHAKE_SECURE) throw new Error('nobody asked for TLS');
+    this.#meaning = new ExportOptions(this.#exports, this.#replies, 'secure');
+    this.#outcome = HANDSHAKE_MORE;
+    this.#expect(STATE_HEADER, OPTION_SIZE);
   }
 
   /** What is to be sent now; must be taken before the outcome is acted on. */

@@ -35,11 +35,16 @@ export async function listen(server: Server, address: ServerAddress): Promise<vo
 }
 
 /** Where clients find the export of a server that listens. NBD, doc/uri.md. */
-export function uriOf(server: Server, address: ServerAddress, name: string): string {
-  if ('path' in address) return unixUri(name, address.path);
+export function uriOf(
+  server: Server,
+  address: ServerAddress,
+  name: string,
+  secure = false,
+): string {
+  if ('path' in address) return unixUri(name, address.path, secure);
   const bound = server.address();
   const port = bound !== null && typeof bound === 'object' ? bound.port : address.port;
-  return tcpUri(name, address.host, port);
+  return tcpUri(name, address.host, port, secure);
 }
 
 function tryListen(server: Server, address: ServerAddress): Promise<void> {

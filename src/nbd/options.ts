@@ -13,6 +13,7 @@ import {
 import { toSocketPath } from './listen.ts';
 import { HANDSHAKE_TIMEOUT_MS } from './limits.ts';
 import { DEFAULT_PORT, MAX_STRING_BYTES } from './protocol.ts';
+import { isTls, type NbdTlsOptions, type TlsSettings, tlsSettingsOf } from './tls.ts';
 
 /** How one disk is offered. */
 export interface NbdExportOptions {
@@ -46,6 +47,8 @@ export interface NbdServerOptions extends NbdExportOptions {
    * koffi and a second CPU. Default 0: never.
    */
   readonly busyPollMicros?: number | undefined;
+  /** Encryption; without it NBD_OPT_STARTTLS is refused. */
+  readonly tls?: NbdTlsOptions | undefined;
   /** Aborting closes the server as `close` does. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -81,6 +84,7 @@ export interface ServerSettings {
   readonly maxClients: number;
   readonly handshakeTimeoutMs: number;
   readonly busyPollMicros: number;
+  readonly tls: TlsSettings | undefined;
 }
 
 /** The largest delay that a timer takes. */
@@ -103,6 +107,7 @@ const SERVER_OPTIONS: Checks<NbdServerOptions> = {
   host: isText,
   handshakeTimeoutMs: isWhole(1, MAX_TIMEOUT_MS),
   busyPollMicros: isWhole(0, MAX_BUSY_POLL_MICROS),
+  tls: isTls,
   signal: isSignal,
 };
 
@@ -118,6 +123,7 @@ export function settingsOf(
     maxClients: options.maxClients ?? 0,
     handshakeTimeoutMs: options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS,
     busyPollMicros: options.busyPollMicros ?? 0,
+    tls: options.tls === undefined ? undefined : tlsSettingsOf(options.tls),
   };
 }
 

@@ -4,7 +4,8 @@
  *   negotiating ──▶ parked ──▶ serving ──▶ gone
  *        │  GO, and  │  a client slot is free
  *        │  all client slots are taken
- *        └──▶ gone
+ *        ├──▶ gone
+ *        └──▶ STARTTLS: the handshake of TLS, and negotiating again
  *
  * negotiating -> parked     #negotiate, when the host does not admit
  * parked -> serving         admitted
@@ -14,9 +15,16 @@ import type { Socket } from 'node:net';
 import { busyPoll } from './busy-poll.ts';
 import { Connection } from './connection.ts';
 import type { Export } from './export.ts';
-import { Handshake, HANDSHAKE_CLOSE, HANDSHAKE_ENTER, HANDSHAKE_MORE } from './handshake.ts';
+import {
+  Handshake,
+  HANDSHAKE_CLOSE,
+  HANDSHAKE_ENTER,
+  HANDSHAKE_MORE,
+  HANDSHAKE_SECURE,
+} from './handshake.ts';
 import { HANDSHAKE_WINDOW_BYTES } from './limits.ts';
 import { ByteSocket, type SocketOwner } from './socket.ts';
+import type { TlsSettings } from './tls.ts';
 
 /** The server as its connections see it. */
 export interface PeerHost {
@@ -24,6 +32,7 @@ export interface PeerHost {
   readonly exports: readonly Export[];
   readonly handshakeTimeoutMs: number;
   readonly busyPollMicros: number;
+  readonly tls: TlsSettings | undefined;
   /** Clients in transmission. */
   readonly clients: number;
   /** Takes a client slot; false: `admitted` will be called when one is free. */
@@ -32,6 +41,8 @@ export interface PeerHost {
   serving(peer: Peer): void;
   /** Everything that this client asked for is executed. */
   finished(peer: Peer): void;
+  /** TLS did not begin as it should; the connection ends. */
+  faulty(error: Error): void;
   /** The socket is gone. */
   gone(peer: Peer): void;
 }
@@ -56,7 +67,7 @@ export class Peer implements SocketOwner {
 
   constructor(host: PeerHost, accepted: Socket) {
     this.#host = host;
-    this.#handshake = new Handshake(host.exports);
+    this.#handshake = new Handshake(host.exports, tlsStateOf(host.tls));
     this.#timer = setTimeout(() => this.destroy(), host.handshakeTimeoutMs);
     this.#socket = new ByteSocket(accepted, this, busyPoll(host.busyPollMicros));
     this.#send(this.#handshake.takeReplies());
@@ -126,8 +137,28 @@ export class Peer implements SocketOwner {
       if (!this.#send(handshake.takeReplies())) return false;
     } while (handshake.outcome === HANDSHAKE_MORE && this.#at < this.#end);
     if (handshake.outcome === HANDSHAKE_ENTER) return this.#serve();
+    if (handshake.outcome === HANDSHAKE_SECURE) this.#secure();
     if (handshake.outcome === HANDSHAKE_CLOSE) this.#socket.end();
     return handshake.outcome === HANDSHAKE_MORE;
+  }
+
+  /** What came in clear behind STARTTLS would be taken for what comes over TLS (CVE-2021-3716). */
+  #secure(): void {
+    const { tls } = this.#host;
+    if (tls === undefined) throw new Error('TLS begins where there is none');
+    if (this.#at < this.#end) {
+      return this.#insecure(new Error('it sent bytes in clear behind STARTTLS'));
+    }
+    this.#socket.secure(tls, (error) => {
+      if (error !== undefined) return this.#insecure(error);
+      this.#handshake.secured();
+      this.#socket.resume();
+    });
+  }
+
+  #insecure(error: Error): void {
+    this.#host.faulty(error);
+    this.destroy();
   }
 
   #admit(): boolean {
@@ -164,4 +195,9 @@ export class Peer implements SocketOwner {
     this.#host.serving(this);
     return this.#connection.start();
   }
+}
+
+function tlsStateOf(tls: TlsSettings | undefined): 'none' | 'allowed' | 'required' {
+  if (tls === undefined) return 'none';
+  return tls.required ? 'required' : 'allowed';
 }

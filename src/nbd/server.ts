@@ -31,9 +31,11 @@ import {
 import { Peer, type PeerHost } from './peer.ts';
 import { Slots } from './slots.ts';
 import { StallWatch } from './stall-watch.ts';
+import { tlsFault, type TlsSettings } from './tls.ts';
 import { Turn } from './turn.ts';
 
 export type { NbdExportOptions, NbdServerOptions } from './options.ts';
+export type { NbdTlsOptions } from './tls.ts';
 
 /** What a server tells its owner. */
 export interface NbdServerEvents {
@@ -43,6 +45,8 @@ export interface NbdServerEvents {
   disconnect: [];
   /** A connection could not be accepted, for want of descriptors say. The server goes on. */
   refused: [error: Error];
+  /** TLS with a client did not begin, say for want of a key; the client is gone. */
+  fault: [error: SluiceError];
 }
 
 /** A running server. NBD proto, "Introduction". */
@@ -123,6 +127,7 @@ function checkArena({ arena }: Device): void {
 class ExportServer extends EventEmitter<NbdServerEvents> implements DeviceServer, PeerHost {
   readonly handshakeTimeoutMs: number;
   readonly busyPollMicros: number;
+  readonly tls: TlsSettings | undefined;
   readonly closed: Promise<void>;
   readonly #settings: ServerSettings;
   readonly #listener: Server;
@@ -151,6 +156,7 @@ class ExportServer extends EventEmitter<NbdServerEvents> implements DeviceServer
     }
     this.handshakeTimeoutMs = settings.handshakeTimeoutMs;
     this.busyPollMicros = settings.busyPollMicros;
+    this.tls = settings.tls;
     this.closed = new Promise((resolve) => (this.#resolveClosed = resolve));
     this.#settings = settings;
     this.#slots = new Slots(settings.maxClients);
@@ -184,7 +190,9 @@ class ExportServer extends EventEmitter<NbdServerEvents> implements DeviceServer
     await listen(this.#listener, this.#settings.address);
     this.#listening = true;
     const { address } = this.#settings;
-    this.#uris = this.#exports.map(({ name }) => uriOf(this.#listener, address, name));
+    this.#uris = this.#exports.map(({ name }) =>
+      uriOf(this.#listener, address, name, this.tls?.required),
+    );
     this.#listener.on('connection', (socket) => this.#accept(socket));
     this.#listener.on('error', (error) => this.emit('refused', error));
     this.#timer = setInterval(() => this.#dropStalled(), STALL_CHECK_MS).unref();
@@ -238,6 +246,10 @@ class ExportServer extends EventEmitter<NbdServerEvents> implements DeviceServer
     this.emit('disconnect');
     this.#slots.give(peer);
     this.#settle();
+  }
+
+  faulty(error: Error): void {
+    this.emit('fault', tlsFault(error));
   }
 
   gone(peer: Peer): void {

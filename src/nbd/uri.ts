@@ -9,17 +9,21 @@ export interface NbdAddress {
   readonly place: { readonly path: string } | { readonly host: string; readonly port: number };
 }
 
-/** `nbd+unix:///NAME?socket=PATH`, percent-encoded. NBD, doc/uri.md, "NBD URI". */
-export function unixUri(name: string, path: string): string {
+/** `nbd+unix:///NAME?socket=PATH`, percent-encoded; `nbds` with TLS. NBD, doc/uri.md, "NBD URI". */
+export function unixUri(name: string, path: string, secure = false): string {
   const socket = path.split('/').map(encodeURIComponent).join('/');
-  return `nbd+unix:///${encodeURIComponent(name)}?socket=${socket}`;
+  return `${schemeOf(secure)}+unix:///${encodeURIComponent(name)}?socket=${socket}`;
 }
 
 /** `nbd://host:port/NAME`; the port is left out when it is the protocol's own. As `unixUri`. */
-export function tcpUri(name: string, host: string, port: number): string {
+export function tcpUri(name: string, host: string, port: number, secure = false): string {
   const authority = host.includes(':') ? `[${host}]` : host;
   const suffix = port === DEFAULT_PORT ? '' : `:${port}`;
-  return `nbd://${authority}${suffix}/${encodeURIComponent(name)}`;
+  return `${schemeOf(secure)}://${authority}${suffix}/${encodeURIComponent(name)}`;
+}
+
+function schemeOf(secure: boolean): string {
+  return secure ? 'nbds' : 'nbd';
 }
 
 /** True for what is meant as a URI of an export, whatever is wrong with it. */
