@@ -147,7 +147,11 @@ describe('a negotiation', LIMIT, () => {
 
   it('with a server that asks for TLS is refused', async () => {
     await using server = await serveScript(atGo((peer) => peer.reply(GO, 0x80000005)));
-    await expectRefusal(NbdClient.connect(server.uri), 'ERR_SLUICE_UNSUPPORTED', /asks for TLS/);
+    await expectRefusal(
+      NbdClient.connect(server.uri),
+      'ERR_SLUICE_OPEN',
+      /asks for TLS; write nbds/,
+    );
   });
 
   it('for an export that is not there says so, and what the server says of it', async () => {

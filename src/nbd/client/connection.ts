@@ -6,10 +6,11 @@
  * L3 Nobody waits for a server without an end: the negotiation has a time, the rest a signal.
  */
 import { connect, type Socket } from 'node:net';
+import type { ConnectionOptions as TlsOptions } from 'node:tls';
 
 import { SluiceError } from '../../errors.ts';
 import { CMD_DISC, REQUEST_HEADER_SIZE, REQUEST_MAGIC } from '../protocol.ts';
-import { parseNbdUri } from '../uri.ts';
+import { type NbdAddress, parseNbdUri } from '../uri.ts';
 import { Coverage } from './coverage.ts';
 import {
   type Asked,
@@ -22,6 +23,7 @@ import {
 import { Incoming } from './incoming.ts';
 import { type Agreement, negotiate } from './negotiate.ts';
 import { type Open, Replies } from './replies.ts';
+import { secureClient, tlsOptionsOf } from './tls.ts';
 
 /** How a connection is opened. */
 export interface ConnectionOptions {
@@ -51,7 +53,9 @@ const WORD = 2 ** 32;
 /** Open, and past the negotiation. */
 export class NbdConnection implements AsyncDisposable {
   readonly uri: string;
-  readonly #socket: Socket;
+  readonly #address: NbdAddress;
+  /** Over TLS another one than before. */
+  #socket: Socket;
   readonly #incoming: Incoming;
   readonly #open = new Map<number, Request>();
   readonly #waiting: (() => void)[] = [];
@@ -64,9 +68,9 @@ export class NbdConnection implements AsyncDisposable {
   #isConnected = false;
   #cookie = 1;
 
-  private constructor(uri: string, signal: AbortSignal | undefined) {
-    const { place } = parseNbdUri(uri);
+  private constructor(uri: string, address: NbdAddress, signal: AbortSignal | undefined) {
     this.uri = uri;
+    this.#address = address;
     this.#signal = signal;
     this.#lost = new Promise((_resolve, reject) => {
       this.#reject = reject;
@@ -75,15 +79,12 @@ export class NbdConnection implements AsyncDisposable {
     this.#lost.catch(() => undefined);
     this.#incoming = new Incoming();
     const { onread } = this.#incoming;
-    this.#socket = connect({ ...place, noDelay: true, keepAlive: true, onread });
+    this.#socket = connect({ ...address.place, noDelay: true, keepAlive: true, onread });
     this.#incoming.attach(this.#socket);
     this.#socket.on('connect', () => {
       this.#isConnected = true;
     });
-    this.#socket.on('error', (cause) => this.#fail(this.#socketError(cause)));
-    for (const event of ['end', 'close']) {
-      this.#socket.on(event, () => this.#fail(this.#closedError()));
-    }
+    this.#listen();
     signal?.addEventListener('abort', this.#aborted);
   }
 
@@ -91,11 +92,13 @@ export class NbdConnection implements AsyncDisposable {
   static async open(uri: string, options: ConnectionOptions): Promise<NbdConnection> {
     const { signal, negotiationMs = NEGOTIATION_MS } = options;
     signal?.throwIfAborted();
-    const connection = new NbdConnection(uri, signal);
+    const address = parseNbdUri(uri);
+    const tls = await tlsOptionsOf(address, uri);
+    const connection = new NbdConnection(uri, address, signal);
     const late = `the server did not answer in ${negotiationMs} ms; try again, or another one`;
     const timer = setTimeout(() => connection.#fail(connectionError(uri, late)), negotiationMs);
     try {
-      await connection.#negotiate();
+      await connection.#negotiate(tls);
       return connection;
     } catch (error) {
       connection.#fail(error);
@@ -139,11 +142,19 @@ export class NbdConnection implements AsyncDisposable {
     if (!socket.closed) await closed;
   }
 
-  async #negotiate(): Promise<void> {
-    const { exportName } = parseNbdUri(this.uri);
+  #listen(): void {
+    this.#socket.on('error', (cause) => this.#fail(this.#socketError(cause)));
+    for (const event of ['end', 'close']) {
+      this.#socket.on(event, () => this.#fail(this.#closedError()));
+    }
+  }
+
+  async #negotiate(tls: TlsOptions | undefined): Promise<void> {
+    const { exportName } = this.#address;
     const wire = {
       read: (length: number) => this.#incoming.read(length),
       write: (bytes: Uint8Array) => void this.#socket.write(bytes),
+      secure: tls && (() => this.#secure(tls)),
     };
     const negotiated = negotiate(wire, exportName, this.uri);
     this.#agreement = await Promise.race([negotiated, this.#lost]);
@@ -156,6 +167,21 @@ export class NbdConnection implements AsyncDisposable {
       finish: (request) => this.#finish(request),
       fail: (error) => this.#fail(error),
     }).next();
+  }
+
+  /** What came in clear behind the server's answer must not pass for what comes over TLS. */
+  async #secure(tls: TlsOptions): Promise<void> {
+    if (this.#incoming.stagedBytes > 0)
+      throw new Breach('it sends bytes in clear where TLS begins');
+    try {
+      this.#socket = await secureClient(this.#socket, tls);
+    } catch (cause) {
+      const { reason = (cause as Error).message } = cause as { readonly reason?: string };
+      const advice = 'check the certificates or the key, of both sides';
+      throw connectionError(this.uri, `no TLS with the server: ${reason}; ${advice}`, cause);
+    }
+    this.#listen();
+    this.#incoming.listenTo(this.#socket);
   }
 
   /** What is sent in one turn leaves together. */

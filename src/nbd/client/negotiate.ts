@@ -21,6 +21,7 @@ import {
   OPT_EXPORT_NAME,
   OPT_GO,
   OPT_SET_META_CONTEXT,
+  OPT_STARTTLS,
   OPT_STRUCTURED_REPLY,
   OPTION_MAGIC_HIGH,
   OPTION_MAGIC_LOW,
@@ -41,6 +42,8 @@ import { Breach, quoted } from './failures.ts';
 export interface Wire {
   read(length: number): Promise<Uint8Array>;
   write(bytes: Uint8Array): void;
+  /** Goes on over TLS, where that is wanted; resolves when it has begun. */
+  readonly secure?: (() => Promise<void>) | undefined;
 }
 
 /** What was agreed on. */
@@ -76,6 +79,7 @@ interface OptionReply {
 export async function negotiate(wire: Wire, exportName: string, uri: string): Promise<Agreement> {
   const flags = await greet(wire);
   const name = new TextEncoder().encode(exportName);
+  if (wire.secure !== undefined) await startTls(wire, flags, uri, wire.secure);
   if ((flags & FLAG_FIXED_NEWSTYLE) === 0) return selectByName(wire, name, flags, UNSTRUCTURED);
   const structured = await ask(wire, OPT_STRUCTURED_REPLY, new Uint8Array(0));
   if (structured.at(-1)?.type !== REP_ACK) return select(wire, name, flags, uri, UNSTRUCTURED);
@@ -103,6 +107,26 @@ async function greet(wire: Wire): Promise<number> {
   viewOf(answer).setUint32(0, flags);
   wire.write(answer);
   return flags;
+}
+
+/** NBD proto, "NBD_OPT_STARTTLS". Nothing is asked in clear where TLS is wanted. */
+async function startTls(
+  wire: Wire,
+  flags: number,
+  uri: string,
+  secure: () => Promise<void>,
+): Promise<void> {
+  const found = `cannot open ${JSON.stringify(uri)}: the server has no TLS`;
+  const place = { operation: 'open', path: uri };
+  if ((flags & FLAG_FIXED_NEWSTYLE) === 0) {
+    throw new SluiceError('ERR_SLUICE_UNSUPPORTED', `${found}; use another server`, place);
+  }
+  const [reply] = await ask(wire, OPT_STARTTLS, new Uint8Array(0));
+  if (reply?.type === REP_ACK) return await secure();
+  const text = new TextDecoder().decode(reply?.data);
+  const said = text === '' ? '' : ` (${quoted(text)})`;
+  const advice = 'set it up there, or write nbd:// to do without';
+  throw new SluiceError('ERR_SLUICE_UNSUPPORTED', `${found}${said}; ${advice}`, place);
 }
 
 /** NBD proto, "NBD_OPT_SET_META_CONTEXT". An error means that there is none. */
@@ -195,8 +219,9 @@ function refusal(uri: string, reply: OptionReply | undefined): SluiceError {
   const place = { operation: 'open', path: uri };
   const type = reply?.type ?? 0;
   if (type === REP_ERR_TLS_REQD) {
-    const found = `${JSON.stringify(uri)}: the server asks for TLS, which is not supported`;
-    return new SluiceError('ERR_SLUICE_UNSUPPORTED', `${found}; use a tunnel`, place);
+    const found = `cannot open ${JSON.stringify(uri)}: the server asks for TLS`;
+    const advice = 'write nbds:// with tls-certificates=FOLDER or tls-psk-file=FILE';
+    return new SluiceError('ERR_SLUICE_OPEN', `${found}; ${advice}`, place);
   }
   const text = new TextDecoder().decode(reply?.data);
   const said = text === '' ? `error ${type - ERROR_BIT}` : quoted(text);
