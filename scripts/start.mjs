@@ -36,6 +36,7 @@ const VALUED = {
   bind: { ...text, short: 'b' },
   'export-name': { ...text, short: 'x' },
   description: { ...text, short: 'D' },
+  bitmap: { ...text, short: 'B' },
   shared: { ...text, short: 'e' },
   'busy-poll': text,
   elevator: text,

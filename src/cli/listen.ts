@@ -91,6 +91,8 @@ function placeOf({ socket, port, bind }: ServeOptions): string {
 function limitsOf(options: ServeOptions): NbdServerOptions {
   return {
     readOnly: options.readOnly === true,
+    allocationDepth: options.allocationDepth === true,
+    bitmaps: options.bitmap,
     maxClients: options.shared,
     busyPollMicros: options.busyPoll,
   };

@@ -46,6 +46,8 @@ export interface ServeOptions extends Omit<ServedImageOptions, 'format' | 'keyFi
   readonly socket?: string;
   readonly port: number;
   readonly bind: string;
+  readonly allocationDepth?: true;
+  readonly bitmap: readonly string[];
   /** 0: no limit. */
   readonly shared: number;
   /** 0: off. */
@@ -98,6 +100,16 @@ function networkOptions(): Option[] {
     new Option('-b, --bind <address>', 'address to listen on').default(DEFAULT_ADDRESS),
     collected(new Option('-x, --export-name <name>', 'name of the export')),
     collected(new Option('-D, --description <text>', 'description of the export')),
+    new Option(
+      '-A, --allocation-depth',
+      'offer qemu:allocation-depth: which image of a chain has what',
+    ),
+    collected(
+      new Option(
+        '-B, --bitmap <name>',
+        'offer qemu:dirty-bitmap:NAME, a stored bitmap of a qcow2 image; may be repeated',
+      ),
+    ),
     new Option('-e, --shared <n>', 'clients at once, more wait 10 s; 0: no limit')
       .argParser((text) => wholeNumber(text, Number.MAX_SAFE_INTEGER))
       .default(DEFAULT_CLIENTS, `${DEFAULT_CLIENTS}; qemu-nbd: 1`),

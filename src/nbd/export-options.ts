@@ -3,12 +3,18 @@
  * when its data is. What they have negotiated so far is kept here, what transmission begins with.
  * NBD proto, "Option types".
  */
-import { type ExportInfo, transmissionFlags } from './export-info.ts';
+import { isSelected, contextId, NO_CONTEXTS, selectionOf } from './contexts.ts';
+import {
+  type ExportInfo,
+  HEADERS_EXTENDED,
+  HEADERS_SIMPLE,
+  HEADERS_STRUCTURED,
+  transmissionFlags,
+} from './export-info.ts';
 import { MAX_OPTION_BYTES } from './limits.ts';
 import { decodeString, parseContextRequest, parseInfoRequest } from './option-data.ts';
 import type { OptionReplies } from './option-replies.ts';
 import {
-  CONTEXT_BASE_ALLOCATION,
   INFO_BLOCK_SIZE,
   INFO_DESCRIPTION,
   INFO_NAME,
@@ -24,6 +30,7 @@ import {
   OPT_STARTTLS,
   OPT_STRUCTURED_REPLY,
   REP_ACK,
+  REP_ERR_EXT_HEADER_REQD,
   REP_ERR_INVALID,
   REP_ERR_POLICY,
   REP_ERR_TLS_REQD,
@@ -62,8 +69,8 @@ export class ExportOptions<E extends ExportInfo> {
   readonly #exports: readonly E[];
   readonly #replies: OptionReplies;
   readonly #tls: TlsState;
-  #structured = false;
-  #allocation = false;
+  #headers = HEADERS_SIMPLE;
+  #selection = NO_CONTEXTS;
   /** The export whose contexts were selected. */
   #contextsOf: E | undefined;
   #chosen: E | undefined;
@@ -83,14 +90,14 @@ export class ExportOptions<E extends ExportInfo> {
     return this.#chosen;
   }
 
-  /** Structured replies were negotiated. */
-  get structured(): boolean {
-    return this.#structured;
+  /** What messages look like: a HEADERS_* number. */
+  get headers(): number {
+    return this.#headers;
   }
 
-  /** base:allocation was selected. */
-  get allocation(): boolean {
-    return this.#allocation;
+  /** The metadata contexts that were selected (contexts.ts). */
+  get selection(): number {
+    return this.#selection;
   }
 
   /**
@@ -104,11 +111,14 @@ export class ExportOptions<E extends ExportInfo> {
     }
     switch (option) {
       case OPT_EXPORT_NAME:
-        return lengthBytes > MAX_STRING_BYTES ? VERDICT_CLOSE : VERDICT_COLLECT;
+        return lengthBytes > MAX_STRING_BYTES || this.#headers === HEADERS_EXTENDED
+          ? VERDICT_CLOSE
+          : VERDICT_COLLECT;
       case OPT_ABORT:
         return REP_ACK;
       case OPT_LIST:
       case OPT_STRUCTURED_REPLY:
+      case OPT_EXTENDED_HEADERS:
         return lengthBytes === 0 ? VERDICT_COLLECT : REP_ERR_INVALID;
       case OPT_STARTTLS:
         if (this.#tls === 'none') return REP_ERR_POLICY;
@@ -118,7 +128,6 @@ export class ExportOptions<E extends ExportInfo> {
       case OPT_LIST_META_CONTEXT:
       case OPT_SET_META_CONTEXT:
         return lengthBytes > MAX_OPTION_BYTES ? REP_ERR_TOO_BIG : VERDICT_COLLECT;
-      case OPT_EXTENDED_HEADERS:
       default:
         return REP_ERR_UNSUP;
     }
@@ -131,7 +140,7 @@ export class ExportOptions<E extends ExportInfo> {
    */
   skipped(option: number, verdict: number): number {
     // A selection that could not be read replaces the earlier one all the same.
-    if (option === OPT_SET_META_CONTEXT) this.#allocation = false;
+    if (option === OPT_SET_META_CONTEXT) this.#selection = NO_CONTEXTS;
     if (verdict === REP_ACK) this.#replies.ack(option);
     else this.#replies.error(option, verdict, SKIPPED_MESSAGES.get(verdict) ?? '');
     return option === OPT_ABORT ? HANDSHAKE_CLOSE : HANDSHAKE_MORE;
@@ -152,6 +161,8 @@ export class ExportOptions<E extends ExportInfo> {
         return this.#startTls(option);
       case OPT_STRUCTURED_REPLY:
         return this.#structuredReply(option);
+      case OPT_EXTENDED_HEADERS:
+        return this.#extendedHeaders(option);
       case OPT_INFO:
       case OPT_GO:
         return this.#infoOrGo(option, data);
@@ -165,7 +176,7 @@ export class ExportOptions<E extends ExportInfo> {
     const name = decodeString(data);
     const found = name === undefined ? undefined : this.#find(name);
     if (found === undefined) return HANDSHAKE_CLOSE;
-    const flags = transmissionFlags(found, this.#structured);
+    const flags = transmissionFlags(found, this.#headers, false);
     this.#replies.exportName(found.sizeBytes, flags, zeroes);
     return this.#enter(found);
   }
@@ -184,9 +195,24 @@ export class ExportOptions<E extends ExportInfo> {
     return HANDSHAKE_SECURE;
   }
 
+  /** NBD proto, "NBD_OPT_STRUCTURED_REPLY": extended headers take its place for good. */
   #structuredReply(option: number): number {
-    if (this.#structured) return this.#error(option, REP_ERR_INVALID, 'already negotiated');
-    this.#structured = true;
+    if (this.#headers === HEADERS_EXTENDED) {
+      const found = 'extended headers are negotiated already, and stay';
+      return this.#error(option, REP_ERR_EXT_HEADER_REQD, found);
+    }
+    return this.#negotiated(option, HEADERS_STRUCTURED);
+  }
+
+  /** NBD proto, "NBD_OPT_EXTENDED_HEADERS". */
+  #extendedHeaders(option: number): number {
+    return this.#negotiated(option, HEADERS_EXTENDED);
+  }
+
+  #negotiated(option: number, headers: number): number {
+    if (this.#headers === headers)
+      return this.#error(option, REP_ERR_INVALID, 'already negotiated');
+    this.#headers = headers;
     return this.#ack(option);
   }
 
@@ -196,7 +222,10 @@ export class ExportOptions<E extends ExportInfo> {
     if (request === undefined) return this.#error(option, REP_ERR_INVALID, 'malformed request');
     const info = this.#find(request.name);
     if (info === undefined) return this.#error(option, REP_ERR_UNKNOWN, 'no such export');
-    const flags = transmissionFlags(info, this.#structured);
+    // What INFO says is what there will be once contexts are selected.
+    const isNaming = option === OPT_INFO || this.#selectionOf(info) !== NO_CONTEXTS;
+    const takesIds = isNaming && this.#headers === HEADERS_EXTENDED;
+    const flags = transmissionFlags(info, this.#headers, takesIds);
     this.#replies.exportInfo(option, info.sizeBytes, flags);
     if (request.types.has(INFO_NAME)) this.#replies.textInfo(option, INFO_NAME, info.name);
     if (request.types.has(INFO_DESCRIPTION) && info.description !== '') {
@@ -212,20 +241,23 @@ export class ExportOptions<E extends ExportInfo> {
   /** NBD proto, "NBD_OPT_LIST_META_CONTEXT", "NBD_OPT_SET_META_CONTEXT". */
   #contexts(option: number, data: Uint8Array): number {
     const selects = option === OPT_SET_META_CONTEXT;
-    if (selects) this.#allocation = false;
-    if (!this.#structured) return this.#error(option, REP_ERR_INVALID, 'needs structured replies');
+    if (selects) this.#selection = NO_CONTEXTS;
+    if (this.#headers === HEADERS_SIMPLE) {
+      return this.#error(option, REP_ERR_INVALID, 'needs structured replies or extended headers');
+    }
     const request = parseContextRequest(data);
     if (request === undefined) return this.#error(option, REP_ERR_INVALID, 'malformed request');
     const found = this.#find(request.name);
     if (found === undefined) return this.#error(option, REP_ERR_UNKNOWN, 'no such export');
     if (selects) this.#contextsOf = found;
-    const { queries } = request;
-    // "base:" and an empty list of queries stand for all contexts, but only in a list.
-    const listed = !selects && (queries.length === 0 || queries.includes('base:'));
-    if (listed || queries.includes(CONTEXT_BASE_ALLOCATION)) {
-      this.#replies.context(option, selects);
-      if (selects) this.#allocation = true;
+    const { contexts } = found;
+    const selection = selectionOf(contexts, request.queries, !selects);
+    for (const [place, { name }] of contexts.entries()) {
+      // A list has no ids.
+      const id = selects ? contextId(place) : 0;
+      if (isSelected(selection, place)) this.#replies.context(option, id, name);
     }
+    if (selects) this.#selection = selection;
     return this.#ack(option);
   }
 
@@ -239,9 +271,13 @@ export class ExportOptions<E extends ExportInfo> {
   }
 
   /** Contexts of another export are not selected. NBD proto, "NBD_OPT_SET_META_CONTEXT". */
+  #selectionOf(info: E): number {
+    return this.#contextsOf === info ? this.#selection : NO_CONTEXTS;
+  }
+
   #enter(found: E): number {
     this.#chosen = found;
-    if (this.#contextsOf !== found) this.#allocation = false;
+    this.#selection = this.#selectionOf(found);
     return HANDSHAKE_ENTER;
   }
 

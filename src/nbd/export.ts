@@ -7,6 +7,7 @@
  * ended     nothing of the disk is used any more
  */
 import type { Device } from '../device.ts';
+import type { MetaContext } from './contexts.ts';
 import type { ExportInfo } from './export-info.ts';
 import { MAX_PAYLOAD_BYTES } from './limits.ts';
 import type { ExportSettings } from './options.ts';
@@ -26,9 +27,16 @@ export class Export implements ExportInfo {
   readonly maxPayloadBytes: number;
   /** Clients in transmission at once; 0: no limit of its own. */
   readonly maxClients: number;
+  readonly contexts: readonly MetaContext[];
 
   /** @param turn the device's, which its exports share */
-  constructor(device: Device, turn: Turn, settings: ExportSettings) {
+  constructor(
+    device: Device,
+    turn: Turn,
+    settings: ExportSettings,
+    contexts: readonly MetaContext[],
+  ) {
+    this.contexts = contexts;
     this.device = device;
     this.turn = turn;
     this.name = settings.name;

@@ -92,14 +92,14 @@ export class Handshake<E extends ExportInfo = ExportInfo> {
     return this.#meaning.chosen;
   }
 
-  /** Structured replies were negotiated. */
-  get structured(): boolean {
-    return this.#meaning.structured;
+  /** What messages look like: a HEADERS_* number. */
+  get headers(): number {
+    return this.#meaning.headers;
   }
 
-  /** base:allocation was selected. */
-  get allocation(): boolean {
-    return this.#meaning.allocation;
+  /** The metadata contexts that were selected (contexts.ts). */
+  get selection(): number {
+    return this.#meaning.selection;
   }
 
   /** TLS has begun: options come again, and nothing of those in clear is left (H5). */

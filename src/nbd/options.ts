@@ -10,6 +10,7 @@ import {
   isWhole,
   objectOf,
 } from '../options.ts';
+import { MAX_BITMAPS } from './contexts.ts';
 import { toSocketPath } from './listen.ts';
 import { HANDSHAKE_TIMEOUT_MS } from './limits.ts';
 import { DEFAULT_PORT, MAX_STRING_BYTES } from './protocol.ts';
@@ -23,13 +24,21 @@ export interface NbdExportOptions {
   readonly description?: string | undefined;
   /** Refuse writes even if the device takes them. */
   readonly readOnly?: boolean | undefined;
+  /** Offer `qemu:allocation-depth`: which image of a chain has what. */
+  readonly allocationDepth?: boolean | undefined;
+  /**
+   * Persistent bitmaps of a qcow2 image to offer as `qemu:dirty-bitmap:NAME`, at most 30, as they
+   * are stored. One that records writes is refused on a disk that is open for writing.
+   */
+  readonly bitmaps?: readonly string[] | undefined;
   /** Clients in transmission at once; others wait for their turn. Default 0: unlimited. */
   readonly maxClients?: number | undefined;
 }
 
 /**
  * How a server listens and what it grants. With a list of exports, `name` and `description` are
- * theirs, `readOnly` holds for all, and `maxClients` for all together.
+ * theirs; `readOnly` and `allocationDepth` hold for all, `bitmaps` for those without bitmaps of
+ * their own, and `maxClients` for all together.
  */
 export interface NbdServerOptions extends NbdExportOptions {
   /** Path of a unix socket to create; excludes `host` and `port`. */
@@ -69,6 +78,8 @@ export interface ExportSettings {
   readonly name: string;
   readonly description: string;
   readonly readOnly: boolean;
+  readonly allocationDepth: boolean;
+  readonly bitmaps: readonly string[];
   /** 0: no limit of its own. */
   readonly maxClients: number;
   /** More than one client may be there at once. */
@@ -97,6 +108,8 @@ const EXPORT_OPTIONS: Checks<NbdExportOptions> = {
   name: isExportText,
   description: isExportText,
   readOnly: isSwitch,
+  allocationDepth: isSwitch,
+  bitmaps: isBitmapList,
   maxClients: isWhole(0, 2 ** 31),
 };
 
@@ -161,6 +174,8 @@ function exportOf(own: DeviceExport, server: NbdServerOptions): ExportSettings {
     name: own.name ?? '',
     description: own.description ?? '',
     readOnly: own.readOnly === true || server.readOnly === true,
+    allocationDepth: own.allocationDepth === true || server.allocationDepth === true,
+    bitmaps: [...(own.bitmaps ?? server.bitmaps ?? [])],
     maxClients,
     multiConn: maxClients !== 1 && server.maxClients !== 1,
   };
@@ -182,4 +197,14 @@ function isExportText(value: unknown, option: string): void {
   const text = value as string;
   if (Buffer.byteLength(text) <= MAX_STRING_BYTES && !text.includes('\0')) return;
   throw invalid(`${option} must be a string of at most ${MAX_STRING_BYTES} bytes without NUL`);
+}
+
+function isBitmapList(value: unknown, option: string): void {
+  const isList = Array.isArray(value) && value.every((name) => typeof name === 'string');
+  if (!isList) throw invalid(`${option} must be an array of names`);
+  const names = value as readonly string[];
+  const twice = names.find((name, index) => names.indexOf(name) !== index);
+  if (twice !== undefined) throw invalid(`${option} has ${JSON.stringify(twice)} twice`);
+  if (names.length <= MAX_BITMAPS) return;
+  throw invalid(`${option} may be at most ${MAX_BITMAPS}, not ${names.length}`);
 }

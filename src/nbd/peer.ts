@@ -13,6 +13,7 @@
  */
 import type { Socket } from 'node:net';
 import { busyPoll } from './busy-poll.ts';
+import { HEADERS_EXTENDED, HEADERS_SIMPLE } from './export-info.ts';
 import { Connection } from './connection.ts';
 import type { Export } from './export.ts';
 import {
@@ -186,8 +187,10 @@ export class Peer implements SocketOwner {
         sizeBytes: chosen.sizeBytes,
         readOnly: chosen.readOnly,
         maxPayloadBytes: chosen.maxPayloadBytes,
-        structured: this.#handshake.structured,
-        allocation: this.#handshake.allocation,
+        structured: this.#handshake.headers !== HEADERS_SIMPLE,
+        extended: this.#handshake.headers === HEADERS_EXTENDED,
+        contexts: chosen.contexts,
+        selection: this.#handshake.selection,
       },
       early: this.#window.subarray(this.#at, this.#end),
       finished: () => this.#host.finished(this),

@@ -13,6 +13,7 @@ import { createServer, type Server, type Socket } from 'node:net';
 import type { Device } from '../device.ts';
 import { SluiceError } from '../errors.ts';
 import type { Connection } from './connection.ts';
+import { readContexts } from './contexts.ts';
 import { Export } from './export.ts';
 import {
   CLOSE_TIMEOUT_MS,
@@ -94,8 +95,8 @@ const SMALLEST_LARGE_BYTES = 1_048_576;
 /**
  * Serves a device over NBD, or several. Resolves when clients can connect. Rejects with the
  * system's error when the socket cannot be bound, with ERR_SLUICE_INVALID_ARGUMENT for options that
- * make no sense, and with the signal's reason when it is aborted already. NBD proto, "Newstyle
- * negotiation".
+ * make no sense, with the signal's reason when it is aborted already, and with what
+ * `Device.readBitmap` throws. NBD proto, "Newstyle negotiation".
  */
 export async function serveNbd(
   served: Device | readonly DeviceExport[],
@@ -105,7 +106,9 @@ export async function serveNbd(
   const { signal } = options;
   for (const { device } of settings.exports) checkArena(device);
   signal?.throwIfAborted();
-  const server = new ExportServer(settings);
+  const exports = await exportsOf(settings);
+  signal?.throwIfAborted();
+  const server = new ExportServer(settings, exports);
   await server.open();
   const abort = (): void => void server.close();
   signal?.addEventListener('abort', abort, { once: true });
@@ -148,9 +151,9 @@ class ExportServer extends EventEmitter<NbdServerEvents> implements DeviceServer
   #listening = false;
   #resolveClosed: () => void = () => undefined;
 
-  constructor(settings: ServerSettings) {
+  constructor(settings: ServerSettings, exports: Export[]) {
     super();
-    this.#exports = exportsOf(settings);
+    this.#exports = exports;
     for (const { device } of this.#exports) {
       this.#watches.set(device, new StallWatch(device.arena));
     }
@@ -318,12 +321,14 @@ function uses({ chosen }: Peer, exports: readonly Export[]): boolean {
 }
 
 /** Exports of one device share its turns. */
-function exportsOf({ exports }: ServerSettings): Export[] {
+async function exportsOf({ exports }: ServerSettings): Promise<Export[]> {
   const turns = new Map<Device, Turn>();
-  return exports.map((settings) => {
+  const offered: Export[] = [];
+  for (const settings of exports) {
     const { device } = settings;
     const turn = turns.get(device) ?? new Turn(device);
     turns.set(device, turn);
-    return new Export(device, turn, settings);
-  });
+    offered.push(new Export(device, turn, settings, await readContexts(device, settings)));
+  }
+  return offered;
 }

@@ -72,6 +72,8 @@ describe('help', () => {
       ['-b', '--bind'],
       ['-x', '--export-name'],
       ['-D', '--description'],
+      ['-A', '--allocation-depth'],
+      ['-B', '--bitmap'],
       ['-e', '--shared'],
       [undefined, '--busy-poll'],
       ['-t', '--persistent'],
