@@ -22,10 +22,8 @@ export const REFUSED_EMPTY = 7;
 export const REFUSED_CONTEXTS = 8;
 /** A payload with a command that has none. */
 export const REFUSED_PAYLOAD = 9;
-/** A WRITE without one. */
-export const REFUSED_NO_PAYLOAD = 10;
 /** The payload of a BLOCK_STATUS that does not say what it must. */
-export const REFUSED_IDS = 11;
+export const REFUSED_IDS = 10;
 
 /** The error of a refused request. */
 export function errorOfRefusal(reason: number): number {
@@ -60,8 +58,6 @@ export function refusalText(reason: number, session: Session, table: RequestTabl
       return `${command} without a metadata context, none was selected`;
     case REFUSED_PAYLOAD:
       return `${command} takes no payload here (flags ${flags})`;
-    case REFUSED_NO_PAYLOAD:
-      return `${command} needs NBD_CMD_FLAG_PAYLOAD_LEN with extended headers`;
     default:
       return `${command}: its payload is a length and the ids of selected contexts, each once`;
   }

@@ -121,10 +121,18 @@ export function headerOf({ extended }: Session): {
     : { magic: REQUEST_MAGIC, bytes: REQUEST_HEADER_SIZE };
 }
 
-/** The bytes that follow a header. NBD proto, "Request message". */
-export function payloadBytes(session: Session, type: number, flags: number, length: number) {
-  if (session.extended) return (flags & CMD_FLAG_PAYLOAD_LEN) === 0 ? 0 : length;
-  return type === CMD_WRITE ? length : 0;
+/**
+ * The bytes that follow a header. A WRITE has its data behind it whatever its flags say: the client
+ * of QEMU 10 does not set PAYLOAD_LEN, which it must. NBD proto, "Request message".
+ */
+export function payloadBytes(
+  { extended }: Session,
+  type: number,
+  flags: number,
+  length: number,
+): number {
+  const hasPayload = extended && (flags & CMD_FLAG_PAYLOAD_LEN) !== 0;
+  return type === CMD_WRITE || hasPayload ? length : 0;
 }
 
 /**
@@ -173,8 +181,6 @@ export function refusal(
   switch (type) {
     case CMD_WRITE:
       if (session.readOnly) return refused.REFUSED_READ_ONLY;
-      if (session.extended && (flags & CMD_FLAG_PAYLOAD_LEN) === 0)
-        return refused.REFUSED_NO_PAYLOAD;
       if (length > session.maxPayloadBytes) return refused.REFUSED_LONG;
       return outside ? refused.REFUSED_NO_ROOM : refused.ALLOWED;
     case CMD_WRITE_ZEROES:
