@@ -9,9 +9,18 @@ import { connect, type Socket } from 'node:net';
 import type { ConnectionOptions as TlsOptions } from 'node:tls';
 
 import { SluiceError } from '../../errors.ts';
-import { CMD_DISC, REQUEST_HEADER_SIZE, REQUEST_MAGIC } from '../protocol.ts';
+import {
+  CMD_DISC,
+  CMD_FLAG_PAYLOAD_LEN,
+  CMD_WRITE,
+  EXTENDED_REQUEST_MAGIC,
+  EXTENDED_REQUEST_SIZE,
+  REQUEST_HEADER_SIZE,
+  REQUEST_MAGIC,
+} from '../protocol.ts';
 import { type NbdAddress, parseNbdUri } from '../uri.ts';
 import { Coverage } from './coverage.ts';
+import type { Extents } from './extents.ts';
 import {
   type Asked,
   Breach,
@@ -42,7 +51,7 @@ export interface RequestData {
 }
 
 interface Request extends Open {
-  readonly resolve: (extents: DataView | undefined) => void;
+  readonly resolve: (extents: Extents | undefined) => void;
   readonly reject: (error: unknown) => void;
 }
 
@@ -119,7 +128,7 @@ export class NbdConnection implements AsyncDisposable {
     type: number,
     asked: Asked,
     { into, data }: RequestData = {},
-  ): Promise<DataView | undefined> {
+  ): Promise<Extents | undefined> {
     while (this.#failure === undefined && this.#open.size >= MAX_OPEN) {
       await new Promise<void>((resolve) => this.#waiting.push(resolve));
     }
@@ -127,7 +136,7 @@ export class NbdConnection implements AsyncDisposable {
     return await new Promise((resolve, reject) => {
       const cookie = this.#cookie++;
       this.#open.set(cookie, { asked, into, coverage: new Coverage(), resolve, reject });
-      this.#send(headerOf(type, cookie, asked.offset, asked.length), data);
+      this.#send(this.#headerOf(type, cookie, asked.offset, asked.length), data);
     });
   }
 
@@ -137,7 +146,7 @@ export class NbdConnection implements AsyncDisposable {
     const closed = new Promise<void>((resolve) => socket.once('close', () => resolve()));
     const isQuiet = this.#failure === undefined && this.#open.size === 0;
     this.#end(connectionError(this.uri, 'the connection is closed'));
-    if (isQuiet) socket.end(headerOf(CMD_DISC, 0, 0, 0), () => socket.destroy());
+    if (isQuiet) socket.end(this.#headerOf(CMD_DISC, 0, 0, 0), () => socket.destroy());
     else socket.destroy();
     if (!socket.closed) await closed;
   }
@@ -158,10 +167,11 @@ export class NbdConnection implements AsyncDisposable {
     };
     const negotiated = negotiate(wire, exportName, this.uri);
     this.#agreement = await Promise.race([negotiated, this.#lost]);
-    const { structured, contextId } = this.#agreement;
+    const { structured, extended, contextId } = this.#agreement;
     new Replies({
       incoming: this.#incoming,
       structured,
+      extended,
       contextId,
       open: this.#open,
       finish: (request) => this.#finish(request),
@@ -182,6 +192,11 @@ export class NbdConnection implements AsyncDisposable {
     }
     this.#listen();
     this.#incoming.listenTo(this.#socket);
+  }
+
+  #headerOf(type: number, cookie: number, offset: number, length: number): Uint8Array {
+    const isExtended = this.#agreement?.extended === true;
+    return headerOf(isExtended, { type, cookie, offset, length });
   }
 
   /** What is sent in one turn leaves together. */
@@ -235,16 +250,28 @@ export class NbdConnection implements AsyncDisposable {
   }
 }
 
+interface Header {
+  readonly type: number;
+  readonly cookie: number;
+  readonly offset: number;
+  readonly length: number;
+}
+
 /** NBD proto, "Request message". */
-function headerOf(type: number, cookie: number, offset: number, length: number): Uint8Array {
-  const bytes = new Uint8Array(REQUEST_HEADER_SIZE);
+function headerOf(isExtended: boolean, { type, cookie, offset, length }: Header): Uint8Array {
+  const bytes = new Uint8Array(isExtended ? EXTENDED_REQUEST_SIZE : REQUEST_HEADER_SIZE);
   const view = new DataView(bytes.buffer);
-  view.setUint32(0, REQUEST_MAGIC);
+  view.setUint32(0, isExtended ? EXTENDED_REQUEST_MAGIC : REQUEST_MAGIC);
+  if (isExtended && type === CMD_WRITE) view.setUint16(4, CMD_FLAG_PAYLOAD_LEN);
   view.setUint16(6, type);
-  view.setUint32(8, Math.floor(cookie / WORD));
-  view.setUint32(12, cookie % WORD);
-  view.setUint32(16, Math.floor(offset / WORD));
-  view.setUint32(20, offset % WORD);
-  view.setUint32(24, length);
+  setWide(view, 8, cookie);
+  setWide(view, 16, offset);
+  if (isExtended) setWide(view, 24, length);
+  else view.setUint32(24, length);
   return bytes;
+}
+
+function setWide(view: DataView, at: number, value: number): void {
+  view.setUint32(at, Math.floor(value / WORD));
+  view.setUint32(at + 4, value % WORD);
 }
