@@ -159,6 +159,27 @@ describe('extended headers', () => {
   });
 });
 
+describe('extents', () => {
+  it('are as many as the reply has room for, at least one', async () => {
+    await using serving = await serveFake({ sizeBytes: 2 ** 21 });
+    const { storage } = serving.device;
+    for (let at = 0; at < storage.length; at += 8192) storage.fill(1, at, at + 4096);
+    await using client = await serving.go(EXTENDED, CONTEXT);
+    const one = request({ type: BLOCK_STATUS, length: 2 ** 21, extended: true });
+    client.send(...Array.from({ length: 256 }, () => one));
+    const counts: number[] = [];
+    for (let seen = 0; seen < 256; seen++) {
+      const { data, error } = await client.reply();
+      expect(error).toBe(0);
+      expect(data).toHaveLength(8 + 16 * data.readUInt32BE(4));
+      counts.push(data.readUInt32BE(4));
+    }
+    expect(Math.max(...counts)).toBe(256);
+    expect(Math.min(...counts)).toBe(1);
+    expect(serving.device.arenaIsWhole).toBe(true);
+  });
+});
+
 describe('payloads', () => {
   it('of a WRITE are there whether it says so or not, as QEMU 10 does not', async () => {
     await using serving = await serveFake();
