@@ -2,6 +2,7 @@
 import type { Disk } from '../node.ts';
 import { formatBytes } from './format.ts';
 import type { ServeOptions } from './serve-command.ts';
+import { uriForClients } from './serve-tls.ts';
 import type { Terminal } from './terminal.ts';
 
 /** Said of a disk that loses what it was told to keep. */
@@ -16,7 +17,8 @@ export function showHints(
   uris: readonly string[],
   options: ServeOptions,
 ): void {
-  for (const uri of uris) terminal.line(uri);
+  // Together: who waits for the first line has them all.
+  terminal.line(uris.join('\n'));
   // The mode is one for all.
   const [disk] = disks;
   if (disk === undefined) return;
@@ -26,14 +28,17 @@ export function showHints(
     options.persistent === true ? 'Ctrl-C ends it' : 'ends with its last client (-t: stays)';
   const sizes = disks.map(({ size }) => formatBytes(size)).join(' + ');
   terminal.hint(`${sizes}, cache=${disk.cacheMode}, ${access}; ${end}. Try:`);
-  for (const command of commandsFor(uris[0] ?? '')) terminal.hint(`  ${command}`);
+  for (const command of commandsFor(uriForClients(uris[0] ?? '', options)))
+    terminal.hint(`  ${command}`);
 }
 
 function commandsFor(uri: string): string[] {
   const word = /^[\w@%+=:,./-]+$/.test(uri) ? uri : `'${uri.replaceAll("'", String.raw`'\''`)}'`;
+  const commands = [`nbdinfo ${word}`, `nbdcopy ${word} copy.img`];
+  // QEMU is told of TLS by other options than the URI's.
+  if (uri.startsWith('nbds')) return commands;
   return [
-    `nbdinfo ${word}`,
-    `nbdcopy ${word} copy.img`,
+    ...commands,
     `qemu-img info ${word}`,
     `qemu-system-x86_64 -m 1G -drive file=${word},format=raw,if=virtio`,
   ];

@@ -5,6 +5,7 @@ import { MAX_SOCKET_PATH_BYTES } from '../nbd/listen.ts';
 import { type Disk, type NbdServer, type NbdServerOptions, serveNbd } from '../node.ts';
 import { Refusal } from './refusal.ts';
 import type { ServeOptions } from './serve-command.ts';
+import { readTls } from './serve-tls.ts';
 import type { ServedExport } from './served-exports.ts';
 
 /** Starts the server. Clients can connect when this resolves. */
@@ -18,7 +19,11 @@ export async function listen(
     return { disk, name, description };
   });
   try {
-    return await serveNbd(offered, { ...limitsOf(options), ...addressOptions(options) });
+    return await serveNbd(offered, {
+      ...limitsOf(options),
+      ...addressOptions(options),
+      tls: await readTls(options),
+    });
   } catch (cause) {
     throw await listenRefusal(cause, placeOf(options), options.socket, '-p or -k');
   }
@@ -94,6 +99,8 @@ function limitsOf(options: ServeOptions): NbdServerOptions {
     allocationDepth: options.allocationDepth === true,
     bitmaps: options.bitmap,
     maxClients: options.shared,
+    handshakeTimeoutMs: options.handshakeLimit * 1000,
+    idleTimeoutMs: options.idleLimit * 1000,
     busyPollMicros: options.busyPoll,
   };
 }

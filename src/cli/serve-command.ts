@@ -3,6 +3,7 @@ import { type Command, Option } from 'commander';
 
 import { forkServer, isForked } from './fork.ts';
 import { type EachOptions, exportsOf } from './served-exports.ts';
+import { checkTls, type TlsOptions, tlsOptions } from './serve-tls.ts';
 import type { ServedImageOptions } from './served-image.ts';
 import {
   CACHE_NOTES,
@@ -26,23 +27,30 @@ and --key-file hold for all of them, or are given once for each, in their order;
 the other options hold for all. A client that asks for no name gets the first.
 
 When clients can connect, the first line on stderr is the URI, alone; of several
-images there is one such line for each. Without -t
-sluice ends when its last client has gone. SIGINT and SIGTERM finish what is in
-flight, flush and close; a second one gives up. Exit codes: 0 done; 1 refused or
-failed, with the reason on stderr; 130 gave up.
+images there is one such line for each. Without -t sluice ends when its last
+client has gone. SIGINT and SIGTERM finish what is in flight, flush and close; a
+second one gives up. Exit codes: 0 done; 1 refused or failed, with the reason on
+stderr; 130 gave up.
 
 Examples:
   sluice serve -t disk.img
   sluice serve -t --cache none -k disk.sock disk.img
   sluice serve -t -x root -f qcow2 -x data -f raw root.qcow2 data.img
   nbdinfo 'nbd+unix:///?socket=disk.sock'
-  nbdcopy 'nbd+unix:///?socket=disk.sock' copy.img`;
+  nbdcopy 'nbd+unix:///?socket=disk.sock' copy.img
+  sluice serve -t --tls-psk keys.psk -b :: disk.img
+  nbdinfo 'nbds://alice@host/?tls-psk-file=keys.psk'`;
+
+const DEFAULT_HANDSHAKE_S = 10;
+/** Of a timer. */
+const LONGEST_LIMIT_S = 2_147_483;
 
 /** Longer than a client on the same machine takes from a reply to its next request. */
 const DEFAULT_BUSY_POLL_MICROS = 50;
 
 /** What the command line says, parsed. */
-export interface ServeOptions extends Omit<ServedImageOptions, 'format' | 'keyFile'>, EachOptions {
+export interface ServeOptions
+  extends Omit<ServedImageOptions, 'format' | 'keyFile'>, EachOptions, TlsOptions {
   readonly socket?: string;
   readonly port: number;
   readonly bind: string;
@@ -50,6 +58,10 @@ export interface ServeOptions extends Omit<ServedImageOptions, 'format' | 'keyFi
   readonly bitmap: readonly string[];
   /** 0: no limit. */
   readonly shared: number;
+  /** Seconds; 0: no limit. */
+  readonly handshakeLimit: number;
+  /** Seconds; 0: no limit. */
+  readonly idleLimit: number;
   /** 0: off. */
   readonly busyPoll: number;
   readonly persistent?: true;
@@ -70,6 +82,7 @@ export function addServe(program: Command, terminal: Terminal): void {
     .addHelpText('after', NOTES)
     .action(async (images: string[], options: ServeOptions) => {
       const exports = exportsOf(images, options, (message) => command.error(message));
+      checkTls(options, command);
       if (options.trace !== undefined && images.length > 1) {
         command.error(`--trace records one image, and ${images.length} are served`);
       }
@@ -82,6 +95,8 @@ export function addServe(program: Command, terminal: Terminal): void {
     servedImageOptions().map((option) => (PER_IMAGE.has(option.long) ? collected(option) : option)),
     [traceOption('requests and completions')],
     networkOptions(),
+    tlsOptions(),
+    processOptions(),
   ];
   for (const option of groups.flat()) command.addOption(option);
 }
@@ -110,12 +125,23 @@ function networkOptions(): Option[] {
         'offer qemu:dirty-bitmap:NAME, a stored bitmap of a qcow2 image; may be repeated',
       ),
     ),
-    new Option('-e, --shared <n>', 'clients at once, more wait 10 s; 0: no limit')
+    new Option('-e, --shared <n>', 'clients at once, more wait; 0: no limit')
       .argParser((text) => wholeNumber(text, Number.MAX_SAFE_INTEGER))
       .default(DEFAULT_CLIENTS, `${DEFAULT_CLIENTS}; qemu-nbd: 1`),
+    new Option('--handshake-limit <s>', 'time to negotiate, and to wait for a place; 0: no limit')
+      .argParser((text) => wholeNumber(text, LONGEST_LIMIT_S))
+      .default(DEFAULT_HANDSHAKE_S),
+    new Option('--idle-limit <s>', 'idle for so long, a client makes room for one that waits')
+      .argParser((text) => wholeNumber(text, LONGEST_LIMIT_S))
+      .default(0, '0: never'),
     new Option('--busy-poll <us>', 'wait awake for the next request of a single client; 0: off')
       .argParser((text) => wholeNumber(text, 1000))
       .default(DEFAULT_BUSY_POLL_MICROS),
+  ];
+}
+
+function processOptions(): Option[] {
+  return [
     new Option('-t, --persistent', 'go on when the last client has gone'),
     new Option('--fork', 'return when clients can connect, and serve in the background'),
     new Option('--pid-file <path>', 'write the process id to a file when ready').argParser(

@@ -19,6 +19,7 @@ import { PidFile } from './pid-file.ts';
 import type { ServeOptions } from './serve-command.ts';
 import type { ServedExport } from './served-exports.ts';
 import { drawStatus, sampleOf, toTheEnd, watchHealth, withImages } from './served-image.ts';
+import { warnOfFaults } from './serve-tls.ts';
 import { stopRequested } from './stop.ts';
 import type { Terminal } from './terminal.ts';
 
@@ -54,6 +55,7 @@ async function serveDisks(disks: readonly Disk[], served: Served): Promise<strin
   await served.pidFile.write();
   const stop = stopRequested(() => terminal.error('gave up: the last flush was not finished'));
   server.once('refused', (error) => terminal.warn(`a connection was refused: ${error.message}`));
+  warnOfFaults(server, terminal);
   showHints(terminal, disks, server.uris, options);
   for (const notice of served.notices) terminal.warn(notice);
   releaseCommand();

@@ -15,10 +15,10 @@ export interface ServedExport {
 
 /** What may be said of each image. */
 export interface EachOptions {
-  readonly format: readonly string[];
-  readonly keyFile: readonly string[];
-  readonly exportName: readonly string[];
-  readonly description: readonly string[];
+  readonly format?: readonly string[];
+  readonly keyFile?: readonly string[];
+  readonly exportName?: readonly string[];
+  readonly description?: readonly string[];
 }
 
 /**
@@ -34,18 +34,18 @@ export function exportsOf(
   const count = images.length;
   const each = (
     flag: string,
-    values: readonly string[],
+    values: readonly string[] | undefined,
   ): ((index: number) => string | undefined) => {
-    if (values.length > 1 && count > 1 && values.length !== count) {
-      refuse(
-        `${flag} is given ${values.length} times for ${count} images: once for all, or for each`,
-      );
+    const given = values?.length ?? 0;
+    if (given > 1 && count > 1 && given !== count) {
+      refuse(`${flag} is given ${given} times for ${count} images: once for all, or for each`);
     }
-    return (index) => (count > 1 && values.length === count ? values[index] : values.at(-1));
+    return (index) => (count > 1 && given === count ? values?.[index] : values?.at(-1));
   };
   const { exportName } = options;
-  if (count > 1 && exportName.length === 1)
+  if (count > 1 && exportName?.length === 1) {
     refuse('-x is given once for each image, or not at all');
+  }
   const name = each('-x', exportName);
   const description = each('-D', options.description);
   const format = each('-f', options.format);

@@ -100,9 +100,10 @@ function qcow2Options(): Option[] {
 
 /** May be given several times; the values come in a list. */
 export function collected(option: Option): Option {
-  return option
-    .argParser((text: string, texts: readonly string[]) => [...texts, text])
-    .default([], 'none');
+  return option.argParser((text: string, texts: readonly string[] | undefined) => [
+    ...(texts ?? []),
+    text,
+  ]);
 }
 
 /** A text that says something. */

@@ -126,6 +126,11 @@ export class Connection implements SocketOwner, Attended {
     return this.#state === STATE_PAYLOAD || (sender.blocked && heldBytes > 0);
   }
 
+  /** Nothing is at the device or waits for it: the next move is the client's. */
+  get awaitsClient(): boolean {
+    return this.#dispatch.idle && this.#state !== STATE_SUBMIT && !this.#share.waiting;
+  }
+
   /** Bytes of the arena that it holds. */
   get heldBytes(): number {
     return this.#answers.heldBytes;

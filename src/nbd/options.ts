@@ -47,8 +47,14 @@ export interface NbdServerOptions extends NbdExportOptions {
   readonly port?: number | undefined;
   /** TCP address; default 127.0.0.1. NBD has no authentication: think before opening it. */
   readonly host?: string | undefined;
-  /** Time for negotiation, and for waiting for a turn; default 10000. */
+  /** Time for negotiation, TLS included, and for waiting for a turn; default 10000, 0: no limit. */
   readonly handshakeTimeoutMs?: number | undefined;
+  /**
+   * When clients wait for their turn, one that has asked for nothing for so long is let go, the
+   * longest idle first. Default 0: never. One that has not asked for anything since it came has
+   * `handshakeTimeoutMs` in any case.
+   */
+  readonly idleTimeoutMs?: number | undefined;
   /**
    * Microseconds for which the thread looks for the next request of the only client, instead of
    * sleeping, when it has answered the last one; at most 1000. Shortens the round trip of clients
@@ -94,6 +100,7 @@ export interface ServerSettings {
   /** Of all exports together; 0: no limit. */
   readonly maxClients: number;
   readonly handshakeTimeoutMs: number;
+  readonly idleTimeoutMs: number;
   readonly busyPollMicros: number;
   readonly tls: TlsSettings | undefined;
 }
@@ -118,7 +125,8 @@ const SERVER_OPTIONS: Checks<NbdServerOptions> = {
   socket: isText,
   port: isWhole(0, 65_535),
   host: isText,
-  handshakeTimeoutMs: isWhole(1, MAX_TIMEOUT_MS),
+  handshakeTimeoutMs: isWhole(0, MAX_TIMEOUT_MS),
+  idleTimeoutMs: isWhole(0, MAX_TIMEOUT_MS),
   busyPollMicros: isWhole(0, MAX_BUSY_POLL_MICROS),
   tls: isTls,
   signal: isSignal,
@@ -135,6 +143,7 @@ export function settingsOf(
     exports: isList(served) ? listOf(served, options) : [oneOf(served, options)],
     maxClients: options.maxClients ?? 0,
     handshakeTimeoutMs: options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS,
+    idleTimeoutMs: options.idleTimeoutMs ?? 0,
     busyPollMicros: options.busyPollMicros ?? 0,
     tls: options.tls === undefined ? undefined : tlsSettingsOf(options.tls),
   };

@@ -61,7 +61,7 @@ export class Peer implements SocketOwner {
   #intoWindow = true;
   #admitted = false;
   #connection: Connection | undefined;
-  readonly #timer: NodeJS.Timeout;
+  readonly #timer: NodeJS.Timeout | undefined;
   readonly #goOn = (): void => {
     if (this.#negotiate()) this.#socket.resume();
   };
@@ -69,7 +69,8 @@ export class Peer implements SocketOwner {
   constructor(host: PeerHost, accepted: Socket) {
     this.#host = host;
     this.#handshake = new Handshake(host.exports, tlsStateOf(host.tls));
-    this.#timer = setTimeout(() => this.destroy(), host.handshakeTimeoutMs);
+    const limitMs = host.handshakeTimeoutMs;
+    this.#timer = limitMs === 0 ? undefined : setTimeout(() => this.destroy(), limitMs);
     this.#socket = new ByteSocket(accepted, this, busyPoll(host.busyPollMicros));
     this.#send(this.#handshake.takeReplies());
   }

@@ -4,7 +4,8 @@
  *
  * V1  Negotiations have slots of their own: connections that never finish one cannot keep clients
  *     out, since a newcomer takes the place of the oldest.
- * V2  Client slots are another matter (slots.ts), of the server and of each export.
+ * V2  Client slots are another matter (slots.ts), of the server and of each export; whoever is
+ *     idle beyond its limit makes room for those that wait.
  * V3  Closing stops reading, executes what was received completely, sends the replies, and waits
  *     for nobody longer than CLOSE_TIMEOUT_MS.
  */
@@ -22,6 +23,7 @@ import {
   MAX_HANDSHAKES_IN_A_BURST,
   STALL_CHECK_MS,
 } from './limits.ts';
+import { IdleWatch } from './idle-watch.ts';
 import { listen, uriOf } from './listen.ts';
 import {
   type DeviceExport,
@@ -142,6 +144,7 @@ class ExportServer extends EventEmitter<NbdServerEvents> implements DeviceServer
   readonly #negotiating = new Set<Peer>();
   readonly #serving = new Set<Peer>();
   readonly #slots: Slots<Peer>;
+  readonly #idlers: IdleWatch<Connection>;
   /** Peers whose sockets are open. */
   readonly #sockets = new Set<Peer>();
   readonly #withdrawals = new Set<{ readonly of: readonly Export[]; readonly done: () => void }>();
@@ -163,6 +166,8 @@ class ExportServer extends EventEmitter<NbdServerEvents> implements DeviceServer
     this.closed = new Promise((resolve) => (this.#resolveClosed = resolve));
     this.#settings = settings;
     this.#slots = new Slots(settings.maxClients);
+    const { idleTimeoutMs: idleMs, handshakeTimeoutMs: silentMs } = settings;
+    this.#idlers = new IdleWatch({ idleMs, silentMs });
     this.#listener = createServer({
       allowHalfOpen: true,
       pauseOnConnect: true,
@@ -198,7 +203,11 @@ class ExportServer extends EventEmitter<NbdServerEvents> implements DeviceServer
     );
     this.#listener.on('connection', (socket) => this.#accept(socket));
     this.#listener.on('error', (error) => this.emit('refused', error));
-    this.#timer = setInterval(() => this.#dropStalled(), STALL_CHECK_MS).unref();
+    const check = (): void => {
+      this.#dropStalled();
+      this.#dropIdle();
+    };
+    this.#timer = setInterval(check, STALL_CHECK_MS).unref();
   }
 
   close(): Promise<void> {
@@ -307,13 +316,30 @@ class ExportServer extends EventEmitter<NbdServerEvents> implements DeviceServer
     if (this.#closing && !open) this.#resolveClosed();
   }
 
+  /** Makes room for those that wait: one for each. */
+  #dropIdle(): void {
+    const nowMs = performance.now();
+    const all = new Set(connectionsOf(this.#serving));
+    this.#idlers.look(all, nowMs);
+    for (const waiting of this.#slots.parked) {
+      const rivals = connectionsOf(this.#slots.inTheWayOf(waiting)).filter((one) => all.has(one));
+      const idle = this.#idlers.longest(rivals, nowMs);
+      if (idle === undefined) continue;
+      all.delete(idle);
+      idle.destroy();
+    }
+  }
+
   #dropStalled(): void {
     for (const [device, watch] of this.#watches) {
       const peers = [...this.#serving].filter(({ chosen }) => chosen?.device === device);
-      const connections = peers.flatMap(({ connection }) => connection ?? []);
-      for (const connection of watch.check(connections)) connection.destroy();
+      for (const connection of watch.check(connectionsOf(peers))) connection.destroy();
     }
   }
+}
+
+function connectionsOf(peers: Iterable<Peer>): Connection[] {
+  return [...peers].flatMap(({ connection }) => connection ?? []);
 }
 
 function uses({ chosen }: Peer, exports: readonly Export[]): boolean {

@@ -33,7 +33,7 @@ export class Slots<User extends SlotUser> {
 
   /** @returns false when it has to wait, or when even that has no room: see `parked` */
   take(user: User): boolean {
-    if (this.hasRoom(user)) {
+    if (this.#hasRoom(user)) {
       this.#taken.add(user);
       return true;
     }
@@ -46,11 +46,18 @@ export class Slots<User extends SlotUser> {
     this.#parked.delete(user);
     if (!this.#taken.delete(user)) return;
     for (const next of this.#parked) {
-      if (!this.hasRoom(next)) continue;
+      if (!this.#hasRoom(next)) continue;
       this.#parked.delete(next);
       this.#taken.add(next);
       return next.admitted();
     }
+  }
+
+  /** Of those with a slot, each would make room for it by leaving. */
+  inTheWayOf({ chosen }: User): User[] {
+    const most = chosen?.maxClients ?? 0;
+    const rivals = [...this.#taken].filter((user) => user.chosen === chosen);
+    return most !== 0 && rivals.length >= most ? rivals : [...this.#taken];
   }
 
   /** Nobody gets a slot from here on. */
@@ -58,8 +65,7 @@ export class Slots<User extends SlotUser> {
     this.#parked.clear();
   }
 
-  /** There is a slot for it. */
-  hasRoom({ chosen }: User): boolean {
+  #hasRoom({ chosen }: User): boolean {
     if (this.#maxClients !== 0 && this.#taken.size >= this.#maxClients) return false;
     const most = chosen?.maxClients ?? 0;
     if (most === 0) return true;

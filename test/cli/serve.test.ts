@@ -76,6 +76,84 @@ describe('several images', () => {
   });
 });
 
+describe('TLS', () => {
+  const KEYS = 'alice:000102030405060708090a0b0c0d0e0f\n';
+  let keys: string;
+  beforeEach(async () => {
+    keys = folder.file('keys.psk');
+    await writeFile(keys, KEYS);
+  });
+
+  const client = (server: Serving): string =>
+    `${server.uri.replace('nbd+', 'nbds+')}&tls-psk-file=${keys}&tls-username=alice`;
+
+  it('by a key: the URI is nbds, and nothing is served in clear', async () => {
+    await using server = await serve(['-t', '-k', socket, '--tls-psk', keys, image]);
+    expect(server.uri).toBe(`nbds+unix:///?socket=${socket}`);
+    const told = await sluice(['info', '-f', 'raw', client(server)]);
+    expect(told).toMatchObject({ code: 0, stderr: '' });
+    await expect(NbdClient.connect(server.uri)).rejects.toThrow('hung up');
+    expect((await server.stop()).code).toBe(0);
+  });
+
+  it('may be left to clients, or off', async () => {
+    const args = ['-t', '-k', socket, '--tls-psk', keys];
+    for (const [mode, secure] of [
+      ['on', 0],
+      ['off', 1],
+    ] as const) {
+      await using server = await serve([...args, '--tls', mode, image]);
+      expect(server.uri).toBe(`nbd+unix:///?socket=${socket}`);
+      await using clear = await NbdClient.connect(server.uri);
+      expect(clear.sizeBytes).toBe(MEGABYTE);
+      expect((await sluice(['info', '-f', 'raw', client(server)])).code).toBe(secure);
+    }
+  });
+
+  it('tells of clients that have none, and not of each', async () => {
+    await using server = await serve(['-t', '-k', socket, '--tls-psk', keys, image]);
+    const wrong = folder.file('wrong.psk');
+    await writeFile(wrong, KEYS.replace('00', 'ff'));
+    for (let round = 0; round < 3; round++) {
+      const refused = await sluice(['info', '-f', 'raw', client(server).replace('keys', 'wrong')]);
+      expect(refused.code).toBe(1);
+    }
+    const { stderr } = await server.stop();
+    expect(stderr.match(/no TLS with a client: /g)).toHaveLength(1);
+  });
+
+  it('needs files that are there, and that are what they should be', async () => {
+    const none = await sluice(['serve', '--tls-certificates', folder.path, '-k', socket, image]);
+    expect(none.stderr).toMatch(/cannot read ".*server-cert.pem".*\(ERR_SLUICE_OPEN\)/);
+    await writeFile(folder.file('server-cert.pem'), 'noise');
+    await writeFile(folder.file('server-key.pem'), 'noise');
+    const noise = await sluice(['serve', '--tls-certificates', folder.path, '-k', socket, image]);
+    expect(noise.stderr).toContain('the folder of --tls-certificates has a certificate or a key');
+    await writeFile(keys, 'alice');
+    const line = await sluice(['serve', '--tls-psk', keys, '-k', socket, image]);
+    expect(line.stderr).toContain('line 1 is not USER:KEY');
+    expect([none.code, noise.code, line.code]).toEqual([1, 1, 1]);
+    expect(await exists(socket)).toBe(false);
+  });
+});
+
+describe('the limits of time', () => {
+  it('are those of the command line', async () => {
+    const limits = ['--handshake-limit', '1', '--idle-limit', '1', '-e', '1'];
+    await using server = await serve(['-t', '-k', socket, ...limits, image]);
+    const silent = connect(socket);
+    const began = performance.now();
+    await once(silent.resume(), 'close');
+    expect(performance.now() - began).toBeGreaterThan(900);
+    const idle = await NbdClient.connect(server.uri);
+    await idle.request(NBD_CMD_READ, 0, 512);
+    await pause(1500);
+    await using next = await NbdClient.connect(server.uri);
+    expect(next.sizeBytes).toBe(MEGABYTE);
+    await idle.end();
+  });
+});
+
 describe('the URI', () => {
   it('of a unix socket has its absolute path', async () => {
     await using server = await serve(['-t', '-k', 'a.sock', 'disk.img'], { cwd: folder.path });

@@ -1,11 +1,10 @@
 /** TLS of the client: the files that a URI names, and the handshake. NBD, doc/uri.md. */
 import { constants } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
 import type { Socket } from 'node:net';
 import { userInfo } from 'node:os';
-import { join } from 'node:path';
 import { connect, type ConnectionOptions, createSecureContext, type TLSSocket } from 'node:tls';
 import { SluiceError } from '../../errors.ts';
+import { readPem, readPemIfThere } from '../pem.ts';
 import { readPskFile } from '../psk-file.ts';
 import { PSK_CIPHERS } from '../tls.ts';
 import type { NbdAddress, UriTls } from '../uri.ts';
@@ -68,8 +67,8 @@ async function certificateOptions({ certificates: folder }: UriTls, uri: string)
   if (folder === undefined) return {};
   const [ca, cert, key] = await Promise.all([
     readPem(folder, 'ca-cert.pem'),
-    readPem(folder, 'client-cert.pem', true),
-    readPem(folder, 'client-key.pem', true),
+    readPemIfThere(folder, 'client-cert.pem'),
+    readPemIfThere(folder, 'client-key.pem'),
   ]);
   const options = { ca, cert, key };
   try {
@@ -80,19 +79,4 @@ async function certificateOptions({ certificates: folder }: UriTls, uri: string)
     throw new SluiceError('ERR_SLUICE_INVALID_ARGUMENT', found, { path: uri, cause });
   }
   return options;
-}
-
-async function readPem(
-  folder: string,
-  name: string,
-  optional = false,
-): Promise<Buffer | undefined> {
-  const path = join(folder, name);
-  try {
-    return await readFile(path);
-  } catch (cause) {
-    if (optional && (cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
-    const message = `cannot read ${JSON.stringify(path)}: ${(cause as Error).message}`;
-    throw new SluiceError('ERR_SLUICE_OPEN', message, { operation: 'open', path, cause });
-  }
 }
