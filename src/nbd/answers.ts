@@ -9,11 +9,13 @@ import { CMD_FLAG_REQ_ONE, CMD_READ, NBD_EIO } from './protocol.ts';
 import { RequestTable } from './requests.ts';
 import { Sender } from './sender.ts';
 import type { ByteSocket } from './socket.ts';
+import type { Tally } from './stats/tally.ts';
 
 export class Answers {
   readonly table = new RequestTable();
   readonly sender: Sender;
   readonly #device: Device;
+  readonly #tally: Tally;
   readonly #structured: boolean;
   #open = 0;
   #burst = 0;
@@ -24,8 +26,15 @@ export class Answers {
    * @param structured structured replies were negotiated
    * @param writable called when a full socket takes replies again
    */
-  constructor(device: Device, socket: ByteSocket, structured: boolean, writable: () => void) {
+  constructor(
+    device: Device,
+    socket: ByteSocket,
+    structured: boolean,
+    tally: Tally,
+    writable: () => void,
+  ) {
     this.#device = device;
+    this.#tally = tally;
     this.#structured = structured;
     this.sender = new Sender(socket, { settled: this.#settled, writable }, device);
   }
@@ -59,6 +68,7 @@ export class Answers {
   begin(): number {
     const slot = this.table.take();
     this.table.address[slot] = 0;
+    this.#tally.started(slot);
     this.#burst = this.#open === 0 ? 1 : this.#burst + 1;
     this.#open++;
     return slot;
@@ -91,7 +101,7 @@ export class Answers {
     else if (this.#structured && table.type[slot] === CMD_READ) replies.none(cookieHigh, cookieLow);
     else replies.simple(cookieHigh, cookieLow, error);
     this.release(slot);
-    table.give(slot);
+    this.#answered(slot, error);
   }
 
   /** Answers a READ with what its buffer holds. One chunk, so DF asks for nothing more. */
@@ -131,6 +141,11 @@ export class Answers {
     const address = this.table.address[slot] ?? 0;
     const copied = this.sender.replies.data(address, lengthBytes, bufferBytes);
     if (copied) this.#holds(bufferBytes, -1);
+    this.#answered(slot, 0);
+  }
+
+  #answered(slot: number, error: number): void {
+    this.#tally.answered(this.table, slot, error);
     this.table.give(slot);
   }
 

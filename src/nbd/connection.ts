@@ -39,6 +39,9 @@ import {
 import { NO_SLOT, refusal, type Session } from './requests.ts';
 import type { ByteSocket, SocketOwner } from './socket.ts';
 import { Staging } from './staging.ts';
+import type { CountedClient } from './stats/server-tally.ts';
+import type { Tally } from './stats/tally.ts';
+import type { NbdEndReason } from './stats/types.ts';
 import type { Attended, Turn } from './turn.ts';
 
 const STATE_HEADER = 0;
@@ -56,14 +59,19 @@ export interface ConnectionParts {
   readonly turn: Turn;
   readonly socket: ByteSocket;
   readonly session: Session;
+  readonly tally: Tally;
   /** Bytes that came behind the negotiation. */
   readonly early: Uint8Array;
   /** Called once, when every request is executed and nothing of the device is held any more. */
   readonly finished: () => void;
 }
 
-export class Connection implements SocketOwner, Attended {
+export class Connection implements SocketOwner, Attended, CountedClient {
   woken = false;
+  readonly tally: Tally;
+  /** Why it ends, when that is known. */
+  ending: NbdEndReason | undefined;
+  receivedBytes = 0;
   readonly #device: Device;
   readonly #turn: Turn;
   readonly #socket: ByteSocket;
@@ -84,7 +92,6 @@ export class Connection implements SocketOwner, Attended {
   #direct = false;
   /** Large WRITEs are coming: a small window leaves their data to the arena. */
   #narrow = false;
-  #receivedBytes = 0;
   #reading = true;
   /** No more bytes will come. */
   #ended = false;
@@ -99,7 +106,9 @@ export class Connection implements SocketOwner, Attended {
     this.#socket = parts.socket;
     this.#session = parts.session;
     this.#finished = parts.finished;
-    this.#answers = new Answers(device, parts.socket, parts.session.structured, this.#wake);
+    this.tally = parts.tally;
+    const { structured } = parts.session;
+    this.#answers = new Answers(device, parts.socket, structured, parts.tally, this.#wake);
     this.#dispatch = new Dispatch(device, this.#answers, this.#wake);
     this.#share = new ArenaShare(device.arena, this.#wake);
     this.#staging.preset(parts.early);
@@ -130,7 +139,15 @@ export class Connection implements SocketOwner, Attended {
 
   /** Bytes that moved in either direction so far. */
   get movedBytes(): number {
-    return this.#receivedBytes + this.#answers.sender.sentBytes;
+    return this.receivedBytes + this.sentBytes;
+  }
+
+  get sentBytes(): number {
+    return this.#answers.sender.sentBytes;
+  }
+
+  get inFlight(): number {
+    return this.#answers.open;
   }
 
   /** Begins with the bytes that came early; false: do not read yet. */
@@ -140,12 +157,14 @@ export class Connection implements SocketOwner, Attended {
   }
 
   /** Closes at once; what was received completely is executed. */
-  destroy(): void {
+  destroy(reason: NbdEndReason): void {
+    this.ending ??= reason;
     this.#socket.destroy();
   }
 
   /** Reads nothing more, finishes what was received and closes. */
   shutdown(): void {
+    this.ending ??= 'shutdown';
     this.#socket.pause();
     this.ended();
   }
@@ -196,7 +215,7 @@ export class Connection implements SocketOwner, Attended {
   }
 
   #took(lengthBytes: number): boolean {
-    this.#receivedBytes += lengthBytes;
+    this.receivedBytes += lengthBytes;
     this.#turn.run(this);
     return this.#readOn();
   }
@@ -244,7 +263,7 @@ export class Connection implements SocketOwner, Attended {
     if (view.getUint32(at) !== REQUEST_MAGIC) return this.#drop();
     const flags = view.getUint16(at + 4);
     const type = view.getUint16(at + 6);
-    if (type === CMD_DISC) return this.#over();
+    if (type === CMD_DISC) return this.#over('disconnect');
     const offset = view.getUint32(at + 16) * WORD + view.getUint32(at + 20);
     const length = view.getUint32(at + 24);
     const table = this.#answers.table;
@@ -340,7 +359,8 @@ export class Connection implements SocketOwner, Attended {
   }
 
   /** DISC, or the end of it: what follows is not looked at. */
-  #over(): boolean {
+  #over(reason: NbdEndReason): boolean {
+    this.ending ??= reason;
     this.#staging.clear();
     this.#state = STATE_OVER;
     return false;
@@ -349,7 +369,7 @@ export class Connection implements SocketOwner, Attended {
   /** What came is not NBD, or absurd: there is no way to find the next request. */
   #drop(): boolean {
     this.#socket.destroy();
-    return this.#over();
+    return this.#over('protocol');
   }
 
   /** Nothing is left to parse, execute or send. */

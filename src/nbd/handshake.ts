@@ -126,6 +126,8 @@ export class Handshake {
   #fixed = false;
   #noZeroes = false;
   #outcome = HANDSHAKE_MORE;
+  #complaint = '';
+  #broken = false;
   #structured = false;
   #allocation = false;
 
@@ -137,6 +139,16 @@ export class Handshake {
   /** HANDSHAKE_MORE until the negotiation is over. */
   get outcome(): number {
     return this.#outcome;
+  }
+
+  /** The machine closed because of what the client sent, other than ABORT. */
+  get broken(): boolean {
+    return this.#broken;
+  }
+
+  /** What was last found wrong with what the client sent, in words. */
+  get complaint(): string {
+    return this.#complaint;
   }
 
   /** Structured replies were negotiated. */
@@ -194,7 +206,9 @@ export class Handshake {
   /** NBD proto, "Client flags": unknown ones MUST end the connection. */
   #clientFlags(): void {
     const flags = word(this.#held, 0);
-    if ((flags & ~(FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES)) !== 0) return this.#close();
+    if ((flags & ~(FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES)) !== 0) {
+      return this.#break('it has flags that NBD does not have');
+    }
     this.#fixed = (flags & FLAG_FIXED_NEWSTYLE) !== 0;
     this.#noZeroes = (flags & FLAG_NO_ZEROES) !== 0;
     this.#expect(STATE_HEADER, OPTION_SIZE);
@@ -206,11 +220,15 @@ export class Handshake {
     const length = word(this.#held, 12);
     this.#option = word(this.#held, 8);
     this.#options++;
-    if (!magicOk || this.#options > MAX_OPTIONS || length > MAX_SKIPPED_BYTES) return this.#close();
+    if (!magicOk) return this.#break('it does not speak NBD');
+    if (this.#options > MAX_OPTIONS) return this.#break('it sent too many options');
+    if (length > MAX_SKIPPED_BYTES) return this.#break('it sent an absurd length');
     // Without fixed newstyle the client cannot read option replies.
-    if (!this.#fixed && this.#option !== OPT_EXPORT_NAME) return this.#close();
+    if (!this.#fixed && this.#option !== OPT_EXPORT_NAME) {
+      return this.#break('it sent options without fixed newstyle');
+    }
     const verdict = this.#judge(length);
-    if (verdict === VERDICT_CLOSE) return this.#close();
+    if (verdict === VERDICT_CLOSE) return this.#break('the name of the export is too long');
     this.#verdict = verdict;
     if (verdict !== VERDICT_COLLECT) return this.#expect(STATE_SKIP, length);
     if (length > this.#held.length) this.#held = new Uint8Array(length);
@@ -245,7 +263,7 @@ export class Handshake {
     if (this.#option === OPT_SET_META_CONTEXT) this.#allocation = false;
     if (this.#verdict === REP_ACK) this.#ack();
     else this.#error(this.#verdict, SKIPPED_MESSAGES.get(this.#verdict) ?? '');
-    if (this.#option === OPT_ABORT) this.#close();
+    if (this.#option === OPT_ABORT) this.#outcome = HANDSHAKE_CLOSE;
   }
 
   #collected(): void {
@@ -270,7 +288,7 @@ export class Handshake {
   /** NBD proto, "NBD_OPT_EXPORT_NAME": failure has no reply. */
   #exportName(data: Uint8Array): void {
     const name = decodeString(data);
-    if (name === undefined || !this.#exports(name)) return this.#close();
+    if (name === undefined || !this.#exports(name)) return this.#break('no such export');
     const flags = transmissionFlags(this.#info, this.#structured);
     this.#replies.exportName(this.#info.sizeBytes, flags, !this.#noZeroes);
     this.#outcome = HANDSHAKE_ENTER;
@@ -331,11 +349,15 @@ export class Handshake {
   }
 
   #error(type: number, message: string): void {
+    // To ask for what there is not is a part of negotiating.
+    if (type !== REP_ERR_UNSUP) this.#complaint = message;
     this.#replies.error(this.#option, type, message);
     this.#expect(STATE_HEADER, OPTION_SIZE);
   }
 
-  #close(): void {
+  #break(complaint: string): void {
+    this.#complaint = complaint;
+    this.#broken = true;
     this.#outcome = HANDSHAKE_CLOSE;
   }
 }

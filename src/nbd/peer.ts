@@ -22,11 +22,16 @@ import {
   HANDSHAKE_MORE,
 } from './handshake.ts';
 import { HANDSHAKE_WINDOW_BYTES } from './limits.ts';
+import { CONTEXT_BASE_ALLOCATION } from './protocol.ts';
 import { ByteSocket, type SocketOwner } from './socket.ts';
+import type { CountedClient } from './stats/server-tally.ts';
+import { Tally } from './stats/tally.ts';
+import type { NbdEndReason } from './stats/types.ts';
 import type { Turn } from './turn.ts';
 
 /** The server as its connections see it. */
 export interface PeerHost {
+  readonly uri: string;
   readonly device: Device;
   readonly turn: Turn;
   readonly info: ExportInfo;
@@ -37,9 +42,9 @@ export interface PeerHost {
   /** Takes a client slot; false: `admitted` will be called when one is free. */
   admit(peer: Peer): boolean;
   /** Transmission begins. */
-  serving(peer: Peer): void;
+  serving(peer: Peer, client: CountedClient): void;
   /** Everything that this client asked for is executed. */
-  finished(peer: Peer): void;
+  finished(peer: Peer, client: CountedClient): void;
   /** The socket is gone. */
   gone(peer: Peer): void;
 }
@@ -47,6 +52,10 @@ export interface PeerHost {
 export class Peer implements SocketOwner {
   /** As performance.now() counts. */
   readonly acceptedAtMs = performance.now();
+  /** Of the connection, among those of the server. */
+  readonly id: number;
+  /** `host:port`; empty on a unix socket. */
+  readonly address: string;
   readonly #host: PeerHost;
   readonly #socket: ByteSocket;
   readonly #handshake: Handshake;
@@ -57,15 +66,18 @@ export class Peer implements SocketOwner {
   #intoWindow = true;
   #admitted = false;
   #connection: Connection | undefined;
+  #reason: NbdEndReason | undefined;
   readonly #timer: NodeJS.Timeout;
   readonly #goOn = (): void => {
     if (this.#negotiate()) this.#socket.resume();
   };
 
-  constructor(host: PeerHost, accepted: Socket) {
+  constructor(host: PeerHost, accepted: Socket, id: number) {
+    this.id = id;
+    this.address = addressOf(accepted);
     this.#host = host;
     this.#handshake = new Handshake(host.info);
-    this.#timer = setTimeout(() => this.destroy(), host.handshakeTimeoutMs);
+    this.#timer = setTimeout(() => this.destroy('timeout'), host.handshakeTimeoutMs);
     this.#socket = new ByteSocket(accepted, this, busyPoll(host.busyPollMicros));
     this.#send(this.#handshake.takeReplies());
   }
@@ -86,8 +98,19 @@ export class Peer implements SocketOwner {
     this.#goOn();
   }
 
+  /** Why it has ended, or will. */
+  get reason(): NbdEndReason {
+    return this.#connection?.ending ?? this.#reason ?? 'gone';
+  }
+
+  /** What was found wrong with its negotiation, in words; empty: nothing. */
+  get complaint(): string {
+    return this.#handshake.complaint;
+  }
+
   /** Closes without ceremony. */
-  destroy(): void {
+  destroy(reason: NbdEndReason): void {
+    this.#reason ??= reason;
     this.#socket.destroy();
   }
 
@@ -111,7 +134,7 @@ export class Peer implements SocketOwner {
   ended(): void {
     if (this.#connection !== undefined) this.#connection.ended();
     // After a CLOSE the socket ends by itself, when the last reply is out.
-    else if (this.#handshake.outcome !== HANDSHAKE_CLOSE) this.destroy();
+    else if (this.#handshake.outcome !== HANDSHAKE_CLOSE) this.destroy('gone');
   }
 
   closed(): void {
@@ -129,7 +152,10 @@ export class Peer implements SocketOwner {
       if (!this.#send(handshake.takeReplies())) return false;
     } while (handshake.outcome === HANDSHAKE_MORE && this.#at < this.#end);
     if (handshake.outcome === HANDSHAKE_ENTER) return this.#serve();
-    if (handshake.outcome === HANDSHAKE_CLOSE) this.#socket.end();
+    if (handshake.outcome === HANDSHAKE_CLOSE) {
+      this.#reason ??= handshake.broken ? 'protocol' : 'abort';
+      this.#socket.end();
+    }
     return handshake.outcome === HANDSHAKE_MORE;
   }
 
@@ -141,29 +167,47 @@ export class Peer implements SocketOwner {
   /** Sends; false when it takes longer, and `#goOn` comes after it. */
   #send(bytes: Uint8Array): boolean {
     const sent = this.#socket.writeNow(bytes, bytes.length);
-    if (sent < 0) this.destroy();
+    if (sent < 0) this.destroy('gone');
     else if (sent < bytes.length) this.#socket.writeLater([bytes.subarray(sent)], this.#goOn);
     return sent === bytes.length;
   }
 
   #serve(): boolean {
     clearTimeout(this.#timer);
-    const { device, turn, info } = this.#host;
-    this.#connection = new Connection({
+    const { uri, device, turn, info } = this.#host;
+    const { structured, allocation } = this.#handshake;
+    const client = {
+      server: uri,
+      id: this.id,
+      address: this.address,
+      export: info.name,
+      readOnly: info.readOnly,
+      structuredReplies: structured,
+      contexts: allocation ? [CONTEXT_BASE_ALLOCATION] : [],
+    };
+    const connection = new Connection({
       device,
       turn,
+      tally: new Tally(client, turn.clock),
       socket: this.#socket,
       session: {
         sizeBytes: info.sizeBytes,
         readOnly: info.readOnly,
         maxPayloadBytes: info.maxPayloadBytes,
-        structured: this.#handshake.structured,
-        allocation: this.#handshake.allocation,
+        structured,
+        allocation,
       },
       early: this.#window.subarray(this.#at, this.#end),
-      finished: () => this.#host.finished(this),
+      finished: () => this.#host.finished(this, connection),
     });
-    this.#host.serving(this);
-    return this.#connection.start();
+    this.#connection = connection;
+    this.#host.serving(this, connection);
+    return connection.start();
   }
+}
+
+function addressOf({ remoteAddress, remotePort }: Socket): string {
+  if (remoteAddress === undefined) return '';
+  const host = remoteAddress.includes(':') ? `[${remoteAddress}]` : remoteAddress;
+  return `${host}:${remotePort}`;
 }

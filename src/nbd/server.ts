@@ -27,6 +27,8 @@ import { listen, uriOf } from './listen.ts';
 import { type NbdServerOptions, type ServerSettings, settingsOf } from './options.ts';
 import { Peer, type PeerHost } from './peer.ts';
 import { StallWatch } from './stall-watch.ts';
+import { type CountedClient, ServerTally } from './stats/server-tally.ts';
+import type { NbdClientEnd, NbdClientInfo, NbdServerStats, NbdUnserved } from './stats/types.ts';
 import { Turn } from './turn.ts';
 
 export type { NbdServerOptions } from './options.ts';
@@ -34,9 +36,11 @@ export type { NbdServerOptions } from './options.ts';
 /** What a server tells its owner. */
 export interface NbdServerEvents {
   /** A client entered transmission; `clients` counts it. */
-  connect: [];
+  connect: [client: NbdClientInfo];
   /** A client has left, and everything it asked for is executed; `clients` counts it no more. */
-  disconnect: [];
+  disconnect: [client: NbdClientInfo, end: NbdClientEnd];
+  /** A connection has ended before transmission. */
+  unserved: [unserved: NbdUnserved];
   /** A connection could not be accepted, for want of descriptors say. The server goes on. */
   refused: [error: Error];
 }
@@ -47,6 +51,8 @@ export interface NbdServer extends AsyncDisposable {
   readonly uri: string;
   /** Clients in transmission now. */
   readonly clients: number;
+  /** What it has done, and is doing now. */
+  stats(): NbdServerStats;
   /** Resolves when the server is closed, whoever closed it. */
   readonly closed: Promise<void>;
   on<E extends keyof NbdServerEvents>(
@@ -119,6 +125,7 @@ class DeviceServer extends EventEmitter<NbdServerEvents> implements NbdServer, P
   /** Peers whose sockets are open. */
   readonly #sockets = new Set<Peer>();
   readonly #watch: StallWatch<Connection>;
+  readonly #tally = new ServerTally();
   #timer: NodeJS.Timeout | undefined;
   #uri = '';
   #closing = false;
@@ -163,13 +170,26 @@ class DeviceServer extends EventEmitter<NbdServerEvents> implements NbdServer, P
     return this.#serving.size;
   }
 
+  stats(): NbdServerStats {
+    return this.#tally.stats({
+      uri: this.#uri,
+      negotiating: this.#negotiating.size,
+      waiting: this.#parked.size,
+      limit: this.#settings.maxClients,
+      exports: [{ name: this.info.name, device: this.device, readOnly: this.info.readOnly }],
+    });
+  }
+
   /** Starts to listen. */
   async open(): Promise<void> {
     await listen(this.#listener, this.#settings.address);
     this.#listening = true;
     this.#uri = uriOf(this.#listener, this.#settings.address, this.info.name);
     this.#listener.on('connection', (socket) => this.#accept(socket));
-    this.#listener.on('error', (error) => this.emit('refused', error));
+    this.#listener.on('error', (error) => {
+      this.#tally.refused();
+      this.emit('refused', error);
+    });
     this.#timer = setInterval(() => this.#dropStalled(), STALL_CHECK_MS).unref();
   }
 
@@ -181,11 +201,11 @@ class DeviceServer extends EventEmitter<NbdServerEvents> implements NbdServer, P
       this.#listening = false;
       this.#settle();
     });
-    for (const peer of [...this.#negotiating, ...this.#parked]) peer.destroy();
+    for (const peer of [...this.#negotiating, ...this.#parked]) peer.destroy('shutdown');
     for (const peer of this.#serving) peer.connection?.shutdown();
     // Nobody waits for a client that does not take its replies (V3).
     const timer = setTimeout(() => {
-      for (const peer of this.#sockets) peer.destroy();
+      for (const peer of this.#sockets) peer.destroy('shutdown');
     }, CLOSE_TIMEOUT_MS);
     return this.closed.finally(() => clearTimeout(timer));
   }
@@ -202,19 +222,20 @@ class DeviceServer extends EventEmitter<NbdServerEvents> implements NbdServer, P
     }
     this.#negotiating.delete(peer);
     if (this.#parked.size < MAX_PARKED) this.#parked.add(peer);
-    else peer.destroy();
+    else peer.destroy('crowded');
     return false;
   }
 
-  serving(peer: Peer): void {
+  serving(peer: Peer, client: CountedClient): void {
     this.#negotiating.delete(peer);
     this.#serving.add(peer);
-    this.emit('connect');
+    this.#tally.began(client);
+    this.emit('connect', client.tally.client);
   }
 
-  finished(peer: Peer): void {
+  finished(peer: Peer, client: CountedClient): void {
     this.#serving.delete(peer);
-    this.emit('disconnect');
+    this.emit('disconnect', client.tally.client, this.#tally.ended(client, peer.reason));
     this.#free(peer);
   }
 
@@ -222,8 +243,15 @@ class DeviceServer extends EventEmitter<NbdServerEvents> implements NbdServer, P
     this.#sockets.delete(peer);
     this.#negotiating.delete(peer);
     this.#parked.delete(peer);
+    if (peer.connection === undefined) this.#unserved(peer);
     // What the client asked for may still be under way, and keeps the slot.
     if (!this.#serving.has(peer)) this.#free(peer);
+  }
+
+  #unserved({ id, address, reason, complaint: detail }: Peer): void {
+    const unserved = { server: this.#uri, id, address, reason, detail };
+    this.#tally.unserved(unserved);
+    this.emit('unserved', unserved);
   }
 
   #accept(socket: Socket): void {
@@ -232,7 +260,7 @@ class DeviceServer extends EventEmitter<NbdServerEvents> implements NbdServer, P
       return;
     }
     this.#evict();
-    const peer = new Peer(this, socket);
+    const peer = new Peer(this, socket, this.#tally.accepted());
     this.#sockets.add(peer);
     this.#negotiating.add(peer);
   }
@@ -244,7 +272,7 @@ class DeviceServer extends EventEmitter<NbdServerEvents> implements NbdServer, P
     const old = performance.now() - oldest.acceptedAtMs >= HANDSHAKE_GRACE_MS;
     if (!old && this.#negotiating.size < MAX_HANDSHAKES_IN_A_BURST) return;
     this.#negotiating.delete(oldest);
-    oldest.destroy();
+    oldest.destroy('evicted');
   }
 
   /** Gives a slot to whoever waits longest. */
@@ -267,6 +295,6 @@ class DeviceServer extends EventEmitter<NbdServerEvents> implements NbdServer, P
 
   #dropStalled(): void {
     const connections = [...this.#serving].flatMap((peer) => peer.connection ?? []);
-    for (const connection of this.#watch.check(connections)) connection.destroy();
+    for (const connection of this.#watch.check(connections)) connection.destroy('stalled');
   }
 }
