@@ -16,6 +16,9 @@ export const PEERS = {
   nbdsh: ['python3-libnbd'],
   fio: ['fio'],
   strace: ['strace'],
+  curl: ['curl'],
+  'systemd-socket-activate': ['systemd'],
+  'systemd-analyze': ['systemd'],
   'mkfs.ext4': ['e2fsprogs'],
   gcc: ['gcc', 'libc6-dev'],
 };

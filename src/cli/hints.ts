@@ -5,11 +5,16 @@ import type { ServeOptions } from './serve-command.ts';
 import type { Terminal } from './terminal.ts';
 
 /** Said of a disk that loses what it was told to keep. */
-export const UNSAFE =
+const UNSAFE =
   'cache=unsafe: flushes do nothing; a power cut or a crash of this host loses data ' +
   'and may destroy the file systems on the disk';
 
-/** The URI, a warning where one is due, and on a terminal what to type next. */
+/** Warns of a disk that loses what it was told to keep. */
+export function warnUnsafe(terminal: Terminal, disk: Disk): void {
+  if (disk.cacheMode === 'unsafe' && !disk.readOnly) terminal.warn(UNSAFE);
+}
+
+/** The URI, and on a terminal what to type next. */
 export function showHints(
   terminal: Terminal,
   disk: Disk,
@@ -17,7 +22,6 @@ export function showHints(
   options: ServeOptions,
 ): void {
   terminal.line(uri);
-  if (disk.cacheMode === 'unsafe' && !disk.readOnly) terminal.warn(UNSAFE);
   const access = disk.readOnly ? 'read-only' : 'read-write';
   const end =
     options.persistent === true ? 'Ctrl-C ends it' : 'ends with its last client (-t: stays)';

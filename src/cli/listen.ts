@@ -11,6 +11,9 @@ export async function listen(disk: Disk, options: ServeOptions): Promise<NbdServ
   try {
     return await serveNbd(disk, { ...exportOptions(options), ...addressOptions(options) });
   } catch (cause) {
+    if (options.fd !== undefined) {
+      throw new Refusal(`listen on ${placeOf(options)}`, cause, 'it must listen: Accept=no');
+    }
     throw await listenRefusal(cause, placeOf(options), options.socket, '-p or -k');
   }
 }
@@ -75,7 +78,8 @@ function isNoSocket(path: string): Promise<boolean> {
   );
 }
 
-function placeOf({ socket, port, bind }: ServeOptions): string {
+function placeOf({ socket, port, bind, fd }: ServeOptions): string {
+  if (fd !== undefined) return `the socket that was passed as descriptor ${fd}`;
   return socket === undefined ? `${bind} port ${port}` : JSON.stringify(socket);
 }
 
@@ -89,7 +93,8 @@ function exportOptions(options: ServeOptions): NbdServerOptions {
   };
 }
 
-function addressOptions({ socket, port, bind }: ServeOptions): NbdServerOptions {
+function addressOptions({ socket, port, bind, fd }: ServeOptions): NbdServerOptions {
+  if (fd !== undefined) return { fd };
   return socket === undefined ? { port, host: bind } : { socket: socketPath(socket) };
 }
 

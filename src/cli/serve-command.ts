@@ -2,6 +2,7 @@
 import { type Command, Option } from 'commander';
 
 import { forkServer, isForked } from './fork.ts';
+import { takePassedSocket } from './socket-activation.ts';
 import type { ServedImageOptions } from './served-image.ts';
 import {
   CACHE_NOTES,
@@ -20,16 +21,24 @@ const DEFAULT_CLIENTS = 100;
 const NOTES = `${CACHE_NOTES}
 
 When clients can connect, the first line on stderr is the URI, alone. Without -t
-sluice ends when its last client has gone. SIGINT and SIGTERM finish what is in
-flight, flush and close; a second one gives up. Exit codes: 0 done; 1 refused or
-failed, with the reason on stderr; 130 gave up.
+sluice ends when its last client has gone. SIGINT, SIGTERM and SIGHUP finish
+what is in flight, flush and close; a second SIGINT or SIGTERM gives up. With
+--fork SIGHUP does nothing. SIGUSR2 prints statistics. A socket that systemd or
+libnbd passes (LISTEN_FDS) is used instead of -k, -p and -b, and no URI is
+printed.
+Exit codes: 0 done; 1 refused or failed, with the reason on stderr; 130 gave up;
+with --run the command's, or 128 and the signal that ended it.
 
 Examples:
   sluice serve -t disk.img
   sluice serve -t --cache none -k disk.sock disk.img
+  sluice serve -r --run 'nbdinfo "$uri"' disk.img
+  nbdinfo -- [ sluice serve -r disk.img ]
   nbdinfo 'nbd+unix:///?socket=disk.sock'
   nbdcopy 'nbd+unix:///?socket=disk.sock' copy.img`;
 
+/** The options that say where to listen. */
+const PLACES = ['socket', 'port', 'bind'];
 /** Longer than a client on the same machine takes from a reply to its next request. */
 const DEFAULT_BUSY_POLL_MICROS = 50;
 
@@ -47,6 +56,13 @@ export interface ServeOptions extends ServedImageOptions {
   readonly persistent?: true;
   readonly fork?: true;
   readonly pidFile?: string;
+  readonly control?: string;
+  readonly run?: string;
+  readonly verbose?: true;
+  /** It was said where to listen. */
+  readonly addressed: boolean;
+  /** A socket that was passed to us, by its descriptor. */
+  readonly fd?: number | undefined;
 }
 
 /** Adds the command to the program. */
@@ -66,10 +82,15 @@ export function addServe(program: Command, terminal: Terminal): void {
       if (second !== undefined) {
         command.error(`too many arguments: one image is served, and '${second}' is another`);
       }
+      const fd = passedSocket(command);
       if (options.fork === true && !isForked()) return forkServer(terminal);
       // Other commands start without it.
       const { serve } = await import('./serve.ts');
-      await serve(image, options, terminal);
+      await serve(
+        image,
+        { ...options, fd, addressed: given(command, PLACES).length > 0 },
+        terminal,
+      );
     });
   const groups = [
     servedImageOptions(),
@@ -77,6 +98,23 @@ export function addServe(program: Command, terminal: Terminal): void {
     networkOptions(),
   ];
   for (const option of groups.flat()) command.addOption(option);
+}
+
+/** Which of these options the command line has. */
+function given(command: Command, names: readonly string[]): string[] {
+  return names.filter((name) => command.getOptionValueSource(name) === 'cli');
+}
+
+/** The socket that a service manager or a client has passed; it excludes other places. */
+function passedSocket(command: Command): number | undefined {
+  const passed = takePassedSocket(process.env, process.pid);
+  if (passed === undefined) return undefined;
+  if ('refusal' in passed) command.error(`cannot use the socket of LISTEN_FDS: ${passed.refusal}`);
+  const others = given(command, [...PLACES, 'run', 'fork']);
+  if (others.length === 0) return passed.fd;
+  return command.error(
+    `--${others[0]} cannot be used with socket activation: LISTEN_FDS says a socket was passed`,
+  );
 }
 
 function networkOptions(): Option[] {
@@ -97,9 +135,21 @@ function networkOptions(): Option[] {
       .argParser((text) => wholeNumber(text, 1000))
       .default(DEFAULT_BUSY_POLL_MICROS),
     new Option('-t, --persistent', 'go on when the last client has gone'),
-    new Option('--fork', 'return when clients can connect, and serve in the background'),
+    new Option('--fork', 'return when clients can connect, and serve in the background').conflicts([
+      'run',
+      'verbose',
+    ]),
     new Option('--pid-file <path>', 'write the process id to a file when ready').argParser(
       notEmpty,
     ),
+    new Option(
+      '--run <command>',
+      'serve while a shell command runs, which has $uri, $unixsocket, $port and $nbd; without an ' +
+        'address on a private socket',
+    ).argParser(notEmpty),
+    new Option('--control <path>', 'unix socket for sluice stats and Prometheus').argParser(
+      notEmpty,
+    ),
+    new Option('-v, --verbose', 'say who connects, what fails, and why connections end'),
   ];
 }

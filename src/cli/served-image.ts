@@ -39,7 +39,7 @@ export async function toTheEnd(terminal: Terminal, serve: () => Promise<string>)
   } finally {
     await terminal.clear();
   }
-  if (terminal.interactive) terminal.line(summary);
+  if (terminal.interactive && summary !== '') terminal.line(summary);
 }
 
 /** Opens what is served. */

@@ -7,20 +7,23 @@ export const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 const EXIT_INTERRUPTED = 130;
 
 /**
- * Resolves at the first signal. From the call on, a second SIGINT or SIGTERM ends the process at
- * once, after `giveUp`. A second SIGHUP does not: shell and kernel may each send one.
+ * Resolves with the first signal. From the call on, a second SIGINT or SIGTERM ends the process at
+ * once, after `giveUp`. A second SIGHUP does not: shell and kernel may each send one. A daemon has
+ * no terminal that could hang up: by custom SIGHUP tells it to read its files anew, and there are
+ * none.
  */
-export function stopRequested(giveUp: () => void): Promise<void> {
+export function stopRequested(giveUp: () => void, daemon = false): Promise<NodeJS.Signals> {
   return new Promise((resolve) => {
     let stopping = false;
     for (const signal of SIGNALS) {
       process.on(signal, () => {
+        if (signal === 'SIGHUP' && daemon) return;
         if (stopping && signal !== 'SIGHUP') {
           giveUp();
           exitAtOnce(EXIT_INTERRUPTED, 'SIGINT');
         }
         stopping = true;
-        resolve();
+        resolve(signal);
       });
     }
   });

@@ -1,8 +1,8 @@
 /** `sluice vhost-user`: opens the image, then listens, then waits for a signal. */
 import { type Disk, serveVhostUser, type VhostUserServer } from '../node.ts';
 import { summaryText } from './activity.ts';
-import { releaseCommand } from './fork.ts';
-import { UNSAFE } from './hints.ts';
+import { isForked, releaseCommand } from './fork.ts';
+import { warnUnsafe } from './hints.ts';
 import { listenRefusal, socketPath } from './listen.ts';
 import { PidFile } from './pid-file.ts';
 import { drawStatus, openImage, sampleOf, toTheEnd, watchHealth } from './served-image.ts';
@@ -39,9 +39,12 @@ async function serveImage(
   const warn = sparingly((text) => terminal.warn(text));
   server.on('fault', (error) => warn(error.message));
   await pidFile.write();
-  const stop = stopRequested(() => terminal.error('gave up: the last flush was not finished'));
+  const stop = stopRequested(
+    () => terminal.error('gave up: the last flush was not finished'),
+    isForked(),
+  );
   terminal.line(`vhost-user-blk at ${socketPath(options.socket)}`);
-  if (disk.cacheMode === 'unsafe' && !disk.readOnly) terminal.warn(UNSAFE);
+  warnUnsafe(terminal, disk);
   for (const notice of notices) terminal.warn(notice);
   releaseCommand();
   const start = sampleOf(disk);

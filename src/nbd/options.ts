@@ -9,6 +9,11 @@ import { DEFAULT_PORT, MAX_STRING_BYTES } from './protocol.ts';
 export interface NbdServerOptions {
   /** Path of a unix socket to create; excludes `host` and `port`. */
   readonly socket?: string | undefined;
+  /**
+   * A socket that listens already, by its descriptor, as a service manager passes one (systemd: 3).
+   * It is closed with the server. Excludes `socket`, `host` and `port`.
+   */
+  readonly fd?: number | undefined;
   /** TCP port; 0 picks a free one. Default 10809. */
   readonly port?: number | undefined;
   /** TCP address; default 127.0.0.1. NBD has no authentication: think before opening it. */
@@ -37,6 +42,7 @@ export interface NbdServerOptions {
 /** Where a server listens. */
 export type ServerAddress =
   | { readonly path: string }
+  | { readonly fd: number }
   | { readonly host: string; readonly port: number };
 
 /** Options with nothing left open. */
@@ -58,6 +64,7 @@ const MAX_BUSY_POLL_MICROS = 1000;
 
 const SERVER_OPTIONS: Checks<NbdServerOptions> = {
   socket: isText,
+  fd: isWhole(0, 2 ** 31 - 1),
   port: isWhole(0, 65_535),
   host: isText,
   name: isText,
@@ -84,7 +91,11 @@ export function settingsOf(options: NbdServerOptions): ServerSettings {
 }
 
 function addressOf(options: NbdServerOptions): ServerAddress {
-  const { socket, host, port } = options;
+  const { socket, host, port, fd } = options;
+  if (fd !== undefined) {
+    if (socket === undefined && host === undefined && port === undefined) return { fd };
+    throw invalid('fd excludes socket, host and port');
+  }
   if (socket === undefined) {
     return { host: host ?? '127.0.0.1', port: port ?? DEFAULT_PORT };
   }
