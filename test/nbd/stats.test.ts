@@ -15,7 +15,9 @@ import {
 import { serveNbd } from '../../src/node.ts';
 import { BurstClock } from '../../src/nbd/stats/clock.ts';
 import { Counts, LATENCY_BOUNDS_SECONDS } from '../../src/nbd/stats/counts.ts';
+import { Turn } from '../../src/nbd/turn.ts';
 import { contextData, hex, infoData, option, request, TestClient } from './client.ts';
+import { FakeDevice } from './fake-device.ts';
 import { serveFake, settle, until } from './serving.ts';
 import { CACHE, DISC, FLUSH, pattern, READ, TRIM, WRITE, WRITE_ZEROES } from './wire.ts';
 
@@ -161,6 +163,35 @@ describe('buckets of latencies', () => {
     expect(clock.read()).toBe(first);
     clock.expire();
     expect(clock.read()).toBeGreaterThan(first + 3);
+  });
+});
+
+describe('the clock of turns', () => {
+  it('goes on before the device runs, and after every turn', () => {
+    const pause = (): void => {
+      const endMs = performance.now() + 3;
+      while (performance.now() < endMs);
+    };
+    const times: number[] = [];
+    const look = (): void => {
+      times.push(turn.clock.read());
+      pause();
+    };
+    const device = new FakeDevice();
+    device.kick = look;
+    const turn = new Turn(device);
+    const submits = [true, false];
+    const attend = (): boolean => {
+      look();
+      return submits.shift() === true;
+    };
+    turn.run({ woken: false, attend });
+    turn.run({ woken: false, attend });
+    look();
+    expect(times).toHaveLength(4);
+    for (const [index, time] of times.entries()) {
+      expect(time).toBeGreaterThanOrEqual((times[index - 1] ?? 0) + 2);
+    }
   });
 });
 
