@@ -17,6 +17,9 @@ export const PEERS = {
   openssl: ['openssl'],
   fio: ['fio'],
   strace: ['strace'],
+  curl: ['curl'],
+  'systemd-socket-activate': ['systemd'],
+  'systemd-analyze': ['systemd'],
   'mkfs.ext4': ['e2fsprogs'],
   gcc: ['gcc', 'libc6-dev'],
 };

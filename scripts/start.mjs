@@ -53,6 +53,8 @@ const VALUED = {
   'flush-interval': text,
   trace: text,
   'pid-file': text,
+  run: text,
+  control: text,
 };
 
 // npm runs scripts in the root of the package; paths are meant where the user stands.

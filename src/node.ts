@@ -13,10 +13,21 @@ import {
 } from './nbd/server.ts';
 
 export * from './index.ts';
+export type { DiskSyncEvent } from './backend/sync-channel.ts';
 export type { BackingFormat, NamedFilePolicy } from './image/chain.ts';
 export type { ImageFormat, ReadOnlyFormat, SourceFormat } from './image/format.ts';
 export type { EncryptionOptions } from './image/qcow2/encryption.ts';
-export type { NbdExportOptions, NbdServer, NbdServerOptions, NbdTlsOptions } from './nbd/server.ts';
+export type {
+  NbdExportOptions,
+  NbdServer,
+  NbdServerEvents,
+  NbdServerOptions,
+  NbdTlsOptions,
+} from './nbd/server.ts';
+export type { NbdDisconnectEvent, NbdRequestEvent } from './nbd/stats/channels.ts';
+export type { NbdCommand, NbdErrorName } from './nbd/stats/counts.ts';
+export { toPrometheus } from './nbd/stats/prometheus.ts';
+export type * from './nbd/stats/types.ts';
 export { readPskFile } from './nbd/psk-file.ts';
 export { openDisk, type OpenOptions } from './open-disk.ts';
 export { FileTrace } from './trace/file-trace.ts';

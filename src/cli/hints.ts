@@ -2,34 +2,38 @@
 import type { Disk } from '../node.ts';
 import { formatBytes } from './format.ts';
 import type { ServeOptions } from './serve-command.ts';
-import { uriForClients } from './serve-tls.ts';
 import type { Terminal } from './terminal.ts';
 
 /** Said of a disk that loses what it was told to keep. */
-export const UNSAFE =
+const UNSAFE =
   'cache=unsafe: flushes do nothing; a power cut or a crash of this host loses data ' +
   'and may destroy the file systems on the disk';
 
-/** The URIs, a warning where one is due, and on a terminal what to type next. */
+/** Warns of disks that lose what they were told to keep; the mode is one for all. */
+export function warnUnsafe(terminal: Terminal, [disk]: readonly Disk[]): void {
+  if (disk?.cacheMode === 'unsafe' && !disk.readOnly) terminal.warn(UNSAFE);
+}
+
+/**
+ * The URIs, and on a terminal what to type next.
+ * @param uri of the first image, with what clients on this machine need besides
+ */
 export function showHints(
   terminal: Terminal,
   disks: readonly Disk[],
-  uris: readonly string[],
+  { uris, uri }: { readonly uris: readonly string[]; readonly uri: string },
   options: ServeOptions,
 ): void {
   // Together: who waits for the first line has them all.
   terminal.line(uris.join('\n'));
-  // The mode is one for all.
   const [disk] = disks;
   if (disk === undefined) return;
-  if (disk.cacheMode === 'unsafe' && !disk.readOnly) terminal.warn(UNSAFE);
   const access = disk.readOnly ? 'read-only' : 'read-write';
   const end =
     options.persistent === true ? 'Ctrl-C ends it' : 'ends with its last client (-t: stays)';
   const sizes = disks.map(({ size }) => formatBytes(size)).join(' + ');
   terminal.hint(`${sizes}, cache=${disk.cacheMode}, ${access}; ${end}. Try:`);
-  for (const command of commandsFor(uriForClients(uris[0] ?? '', options)))
-    terminal.hint(`  ${command}`);
+  for (const command of commandsFor(uri)) terminal.hint(`  ${command}`);
 }
 
 function commandsFor(uri: string): string[] {

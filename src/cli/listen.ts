@@ -1,11 +1,17 @@
 /** Listening where the command line says, and what is said when that does not work. */
 import { lstat, stat } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
+import { SluiceError } from '../errors.ts';
 import { MAX_SOCKET_PATH_BYTES } from '../nbd/listen.ts';
-import { type Disk, type NbdServer, type NbdServerOptions, serveNbd } from '../node.ts';
+import {
+  type Disk,
+  type NbdServer,
+  type NbdServerOptions,
+  type NbdTlsOptions,
+  serveNbd,
+} from '../node.ts';
 import { Refusal } from './refusal.ts';
 import type { ServeOptions } from './serve-command.ts';
-import { readTls } from './serve-tls.ts';
 import type { ServedExport } from './served-exports.ts';
 
 /** Starts the server. Clients can connect when this resolves. */
@@ -13,6 +19,7 @@ export async function listen(
   disks: readonly Disk[],
   exports: readonly ServedExport[],
   options: ServeOptions,
+  tls: NbdTlsOptions | undefined,
 ): Promise<NbdServer> {
   const offered = disks.map((disk, index) => {
     const { name, description } = exports[index] ?? {};
@@ -22,9 +29,13 @@ export async function listen(
     return await serveNbd(offered, {
       ...limitsOf(options),
       ...addressOptions(options),
-      tls: await readTls(options),
+      tls,
     });
   } catch (cause) {
+    if (cause instanceof SluiceError) throw cause;
+    if (options.fd !== undefined) {
+      throw new Refusal(`listen on ${placeOf(options)}`, cause, 'it must listen: Accept=no');
+    }
     throw await listenRefusal(cause, placeOf(options), options.socket, '-p or -k');
   }
 }
@@ -89,7 +100,8 @@ function isNoSocket(path: string): Promise<boolean> {
   );
 }
 
-function placeOf({ socket, port, bind }: ServeOptions): string {
+function placeOf({ socket, port, bind, fd }: ServeOptions): string {
+  if (fd !== undefined) return `the socket that was passed as descriptor ${fd}`;
   return socket === undefined ? `${bind} port ${port}` : JSON.stringify(socket);
 }
 
@@ -105,7 +117,8 @@ function limitsOf(options: ServeOptions): NbdServerOptions {
   };
 }
 
-function addressOptions({ socket, port, bind }: ServeOptions): NbdServerOptions {
+function addressOptions({ socket, port, bind, fd }: ServeOptions): NbdServerOptions {
+  if (fd !== undefined) return { fd };
   return socket === undefined ? { port, host: bind } : { socket: socketPath(socket) };
 }
 

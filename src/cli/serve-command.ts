@@ -4,6 +4,7 @@ import { type Command, Option } from 'commander';
 import { forkServer, isForked } from './fork.ts';
 import { type EachOptions, exportsOf } from './served-exports.ts';
 import { checkTls, type TlsOptions, tlsOptions } from './serve-tls.ts';
+import { takePassedSocket } from './socket-activation.ts';
 import type { ServedImageOptions } from './served-image.ts';
 import {
   CACHE_NOTES,
@@ -28,14 +29,20 @@ the other options hold for all. A client that asks for no name gets the first.
 
 When clients can connect, the first line on stderr is the URI, alone; of several
 images there is one such line for each. Without -t sluice ends when its last
-client has gone. SIGINT and SIGTERM finish what is in flight, flush and close; a
-second one gives up. Exit codes: 0 done; 1 refused or failed, with the reason on
-stderr; 130 gave up.
+client has gone. SIGINT, SIGTERM and SIGHUP finish what is in flight, flush and
+close; a second SIGINT or SIGTERM gives up. SIGUSR2 prints statistics. A socket
+that systemd or libnbd passes (LISTEN_FDS) is used instead of -k, -p and -b, and
+no URI is printed. With it, or with --fork, SIGHUP only reads the files of TLS
+anew, for clients that come later.
+Exit codes: 0 done; 1 refused or failed, with the reason on stderr; 130 gave up;
+with --run the command's, or 128 and the signal that ended it.
 
 Examples:
   sluice serve -t disk.img
   sluice serve -t --cache none -k disk.sock disk.img
   sluice serve -t -x root -f qcow2 -x data -f raw root.qcow2 data.img
+  sluice serve -r --run 'nbdinfo "$uri"' disk.img
+  nbdinfo -- [ sluice serve -r disk.img ]
   nbdinfo 'nbd+unix:///?socket=disk.sock'
   nbdcopy 'nbd+unix:///?socket=disk.sock' copy.img
   sluice serve -t --tls-psk keys.psk -b :: disk.img
@@ -45,6 +52,8 @@ const DEFAULT_HANDSHAKE_S = 10;
 /** Of a timer. */
 const LONGEST_LIMIT_S = 2_147_483;
 
+/** The options that say where to listen. */
+const PLACES = ['socket', 'port', 'bind'];
 /** Longer than a client on the same machine takes from a reply to its next request. */
 const DEFAULT_BUSY_POLL_MICROS = 50;
 
@@ -55,7 +64,7 @@ export interface ServeOptions
   readonly port: number;
   readonly bind: string;
   readonly allocationDepth?: true;
-  readonly bitmap: readonly string[];
+  readonly bitmap?: readonly string[];
   /** 0: no limit. */
   readonly shared: number;
   /** Seconds; 0: no limit. */
@@ -67,6 +76,13 @@ export interface ServeOptions
   readonly persistent?: true;
   readonly fork?: true;
   readonly pidFile?: string;
+  readonly control?: string;
+  readonly run?: string;
+  readonly verbose?: true;
+  /** It was said where to listen. */
+  readonly addressed: boolean;
+  /** A socket that was passed to us, by its descriptor. */
+  readonly fd?: number | undefined;
 }
 
 /** Adds the command to the program. */
@@ -86,10 +102,12 @@ export function addServe(program: Command, terminal: Terminal): void {
       if (options.trace !== undefined && images.length > 1) {
         command.error(`--trace records one image, and ${images.length} are served`);
       }
+      const fd = passedSocket(command);
       if (options.fork === true && !isForked()) return forkServer(terminal);
       // Other commands start without it.
       const { serve } = await import('./serve.ts');
-      await serve(exports, options, terminal);
+      const addressed = given(command, PLACES).length > 0;
+      await serve(exports, { ...options, fd, addressed }, terminal);
     });
   const groups = [
     servedImageOptions().map((option) => (PER_IMAGE.has(option.long) ? collected(option) : option)),
@@ -103,6 +121,23 @@ export function addServe(program: Command, terminal: Terminal): void {
 
 /** Of the image's options, those that may differ from image to image. */
 const PER_IMAGE: ReadonlySet<string | undefined> = new Set(['--format', '--key-file']);
+
+/** Which of these options the command line has. */
+function given(command: Command, names: readonly string[]): string[] {
+  return names.filter((name) => command.getOptionValueSource(name) === 'cli');
+}
+
+/** The socket that a service manager or a client has passed; it excludes other places. */
+function passedSocket(command: Command): number | undefined {
+  const passed = takePassedSocket(process.env, process.pid);
+  if (passed === undefined) return undefined;
+  if ('refusal' in passed) command.error(`cannot use the socket of LISTEN_FDS: ${passed.refusal}`);
+  const others = given(command, [...PLACES, 'run', 'fork']);
+  if (others.length === 0) return passed.fd;
+  return command.error(
+    `--${others[0]} cannot be used with socket activation: LISTEN_FDS says a socket was passed`,
+  );
+}
 
 function networkOptions(): Option[] {
   return [
@@ -143,9 +178,21 @@ function networkOptions(): Option[] {
 function processOptions(): Option[] {
   return [
     new Option('-t, --persistent', 'go on when the last client has gone'),
-    new Option('--fork', 'return when clients can connect, and serve in the background'),
+    new Option('--fork', 'return when clients can connect, and serve in the background').conflicts([
+      'run',
+      'verbose',
+    ]),
     new Option('--pid-file <path>', 'write the process id to a file when ready').argParser(
       notEmpty,
     ),
+    new Option(
+      '--run <command>',
+      'serve while a shell command runs, which has $uri, $uris, $unixsocket, $port and $nbd; ' +
+        'without an address on a private socket',
+    ).argParser(notEmpty),
+    new Option('--control <path>', 'unix socket for sluice stats and Prometheus').argParser(
+      notEmpty,
+    ),
+    new Option('-v, --verbose', 'say who connects, what fails, and why connections end'),
   ];
 }

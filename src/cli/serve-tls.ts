@@ -2,6 +2,7 @@
 import { type Command, Option } from 'commander';
 import { type NbdServer, type NbdTlsOptions, readPskFile } from '../node.ts';
 import { readPem } from '../nbd/pem.ts';
+import { reportLines } from './report.ts';
 import { notEmpty } from './served-image-options.ts';
 import type { Terminal } from './terminal.ts';
 
@@ -67,12 +68,46 @@ export async function readTls(options: TlsOptions): Promise<NbdTlsOptions | unde
   return { mode, cert, key, ca: await readPem(folder, 'ca-cert.pem') };
 }
 
-/** The URI with what clients on this machine need besides, as libnbd takes it. */
-export function uriForClients(uri: string, { tlsCertificates, tlsPsk }: TlsOptions): string {
+/**
+ * What SIGHUP does: reads the files anew, for clients that come from then on. Of files that cannot
+ * be used it is told, and the old ones stay in use.
+ */
+export function renewalOfTls(
+  server: NbdServer,
+  options: TlsOptions,
+  terminal: Terminal,
+): () => void {
+  const renew = async (): Promise<void> => {
+    try {
+      const tls = await readTls(options);
+      if (tls !== undefined) server.renewTls(tls);
+    } catch (error) {
+      const [reason] = reportLines(error);
+      terminal.warn(`TLS goes on with the files that were read before: ${reason}`);
+    }
+  };
+  // One after the other, or the older files might win.
+  let renewed = Promise.resolve();
+  return () => {
+    renewed = renewed.then(renew);
+  };
+}
+
+/**
+ * The URI with what clients on this machine need besides, as libnbd takes it; of several users the
+ * first.
+ */
+export function uriForClients(
+  uri: string,
+  { tlsCertificates, tlsPsk }: TlsOptions,
+  tls: NbdTlsOptions | undefined,
+): string {
   if (!uri.startsWith('nbds')) return uri;
+  const [user] = tls?.psk?.keys() ?? [];
+  const place = user === undefined ? uri : uri.replace('://', `://${encodeURIComponent(user)}@`);
   const [key, value] =
     tlsPsk === undefined ? ['tls-certificates', tlsCertificates] : ['tls-psk-file', tlsPsk];
-  return `${uri}${uri.includes('?') ? '&' : '?'}${key}=${encodeURIComponent(value ?? '')}`;
+  return `${place}${uri.includes('?') ? '&' : '?'}${key}=${encodeURIComponent(value ?? '')}`;
 }
 
 /** Says which clients have no TLS, but not each of many. */

@@ -40,7 +40,7 @@ export async function toTheEnd(terminal: Terminal, serve: () => Promise<string>)
   } finally {
     await terminal.clear();
   }
-  if (terminal.interactive) terminal.line(summary);
+  if (terminal.interactive && summary !== '') terminal.line(summary);
 }
 
 /** Opens what is served. */
@@ -120,18 +120,28 @@ export function drawStatus(
   }, REDRAW_MS);
 }
 
-/** Says once what no request succeeds for any more: clients may keep it to themselves. */
-export function watchHealth(disk: Disk, terminal: Terminal, which = 'the image'): NodeJS.Timeout {
-  let latched = false;
-  let corrupt = false;
+/** A disk, and what it is called. */
+export interface NamedDisk {
+  readonly disk: Disk;
+  readonly name: string;
+}
+
+/** Why flushes or writes do not succeed any more: nothing, or up to two sentences. */
+export function ailments({ disk, name }: NamedDisk): string[] {
+  const { latched, corruption } = disk;
+  return [
+    latched ? `a sync of ${name} failed: every flush fails until it is opened anew` : [],
+    corruption === undefined ? [] : corruptionText(corruption, name),
+  ].flat();
+}
+
+/** Says each ailment once: clients may keep it to themselves. */
+export function watchHealth(disk: NamedDisk, terminal: Terminal): NodeJS.Timeout {
+  let known: readonly string[] = [];
   return setInterval(() => {
-    const { corruption } = disk;
-    if (disk.latched && !latched) {
-      terminal.warn(`a sync of ${which} failed: every flush fails until it is opened anew`);
-    }
-    if (corruption !== undefined && !corrupt) terminal.warn(corruptionText(corruption));
-    latched = disk.latched;
-    corrupt = corruption !== undefined;
+    const found = ailments(disk);
+    for (const ailment of found) if (!known.includes(ailment)) terminal.warn(ailment);
+    known = found;
   }, REDRAW_MS);
 }
 

@@ -13,12 +13,14 @@ import { RequestTable, type Session } from './requests.ts';
 import { Sender } from './sender.ts';
 import type { ByteSocket } from './socket.ts';
 import { failureText, replyError } from './status.ts';
+import type { Tally } from './stats/tally.ts';
 
 export class Answers {
   readonly table = new RequestTable();
   readonly sender: Sender;
   readonly #device: Device;
   readonly #session: Session;
+  readonly #tally: Tally;
   #open = 0;
   #burst = 0;
   #heldSmallBytes = 0;
@@ -27,9 +29,16 @@ export class Answers {
   /**
    * @param writable called when a full socket takes replies again
    */
-  constructor(device: Device, socket: ByteSocket, session: Session, writable: () => void) {
+  constructor(
+    device: Device,
+    socket: ByteSocket,
+    session: Session,
+    tally: Tally,
+    writable: () => void,
+  ) {
     this.#device = device;
     this.#session = session;
+    this.#tally = tally;
     this.sender = new Sender(socket, { settled: this.#settled, writable }, device, session);
   }
 
@@ -62,6 +71,7 @@ export class Answers {
   begin(): number {
     const slot = this.table.take();
     this.table.address[slot] = 0;
+    this.#tally.started(slot);
     this.#burst = this.#open === 0 ? 1 : this.#burst + 1;
     this.#open++;
     return slot;
@@ -91,7 +101,7 @@ export class Answers {
     const { table } = this;
     if (extended || (structured && table.type[slot] === CMD_READ)) replies.none(table, slot);
     else replies.simple(table, slot, 0);
-    this.#end(slot);
+    this.#end(slot, 0);
   }
 
   /** Answers a request that never reaches the device. */
@@ -106,7 +116,7 @@ export class Answers {
     const isWithin =
       isPastEnd(reason) && length > 0 && (table.offset[slot] ?? 0) <= session.sizeBytes;
     this.sender.replies.error(table, slot, error, text, isWithin ? session.sizeBytes : -1);
-    this.#end(slot);
+    this.#end(slot, error);
   }
 
   /** Answers a request that the device could not do. */
@@ -118,7 +128,7 @@ export class Answers {
     if (!this.#session.structured) return this.#simpleError(slot, error);
     const text = failureText(COMMANDS[type] ?? '', status, errno);
     this.sender.replies.error(table, slot, error, text);
-    this.#end(slot);
+    this.#end(slot, error);
   }
 
   /** Answers a READ with what its buffer holds. One chunk, so DF asks for nothing more. */
@@ -159,18 +169,18 @@ export class Answers {
       describe(contexts[place] as MetaContext, view, address, entries, offset, writer);
       replies.status(table, slot, contextId(place), left === 0);
     }
-    this.#end(slot);
+    this.#end(slot, 0);
   }
 
   #simpleError(slot: number, error: number): void {
     this.sender.replies.simple(this.table, slot, error);
-    this.#end(slot);
+    this.#end(slot, error);
   }
 
   /** Everything is said. */
-  #end(slot: number): void {
+  #end(slot: number, error: number): void {
     this.release(slot);
-    this.table.give(slot);
+    this.#answered(slot, error);
   }
 
   /** Puts data behind the header that was just written, and frees the slot. */
@@ -179,6 +189,11 @@ export class Answers {
     const address = this.table.address[slot] ?? 0;
     const copied = this.sender.replies.data(address, lengthBytes, bufferBytes);
     if (copied) this.#holds(bufferBytes, -1);
+    this.#answered(slot, 0);
+  }
+
+  #answered(slot: number, error: number): void {
+    this.#tally.answered(this.table, slot, error);
     this.table.give(slot);
   }
 

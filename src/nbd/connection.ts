@@ -28,14 +28,18 @@ import { Answers } from './answers.ts';
 import { ArenaShare } from './arena-share.ts';
 import { MAX_POLLED_BURST } from './busy-poll.ts';
 import { Dispatch } from './dispatch.ts';
+import { Incoming } from './incoming.ts';
 import { GATHER_BYTES, MAX_REQUESTS } from './limits.ts';
 import { bufferBytesOf } from './operations.ts';
 import { CMD_BLOCK_STATUS, CMD_CACHE, CMD_DISC, CMD_FLUSH, CMD_WRITE } from './protocol.ts';
 import { ALLOWED } from './refusals.ts';
 import { headerOf, isAbsurd, NO_SLOT, payloadBytes, refusal, type Session } from './requests.ts';
 import type { ByteSocket, SocketOwner } from './socket.ts';
-import { Staging } from './staging.ts';
+import type { Staging } from './staging.ts';
 import { StatusPayload } from './status-payload.ts';
+import type { CountedClient } from './stats/server-tally.ts';
+import type { Tally } from './stats/tally.ts';
+import type { NbdEndReason } from './stats/types.ts';
 import type { Attended, Turn } from './turn.ts';
 
 const STATE_HEADER = 0;
@@ -52,14 +56,19 @@ export interface ConnectionParts {
   readonly turn: Turn;
   readonly socket: ByteSocket;
   readonly session: Session;
+  readonly tally: Tally;
   /** Bytes that came behind the negotiation. */
   readonly early: Uint8Array;
   /** Called once, when every request is executed and nothing of the device is held any more. */
   readonly finished: () => void;
 }
 
-export class Connection implements SocketOwner, Attended {
+export class Connection implements SocketOwner, Attended, CountedClient {
   woken = false;
+  readonly tally: Tally;
+  /** Why it ends, when that is known. */
+  ending: NbdEndReason | undefined;
+  receivedBytes = 0;
   readonly #device: Device;
   readonly #turn: Turn;
   readonly #socket: ByteSocket;
@@ -69,21 +78,14 @@ export class Connection implements SocketOwner, Attended {
   readonly #dispatch: Dispatch;
   readonly #headerBytes: number;
   readonly #magic: number;
+  readonly #incoming: Incoming;
   readonly #staging: Staging;
   readonly #statusPayload = new StatusPayload();
   readonly #share: ArenaShare;
   #state = STATE_HEADER;
   /** The request between its header and its submission. */
   #slot = NO_SLOT;
-  /** The part of a payload that has not come yet: where it goes, or how much goes by. */
-  #payloadAt = 0;
-  #payloadLeft = 0;
   #drainReason = ALLOWED;
-  /** The last target was the arena itself. */
-  #direct = false;
-  /** Large WRITEs are coming: a small window leaves their data to the arena. */
-  #narrow = false;
-  #receivedBytes = 0;
   #reading = true;
   /** No more bytes will come. */
   #ended = false;
@@ -100,9 +102,11 @@ export class Connection implements SocketOwner, Attended {
     const { magic, bytes } = headerOf(session);
     this.#headerBytes = bytes;
     this.#magic = magic;
-    this.#staging = new Staging(this.#headerBytes);
+    this.#incoming = new Incoming(device, bytes);
+    this.#staging = this.#incoming.staging;
     this.#finished = parts.finished;
-    this.#answers = new Answers(device, parts.socket, session, this.#wake);
+    this.tally = parts.tally;
+    this.#answers = new Answers(device, parts.socket, session, parts.tally, this.#wake);
     this.#dispatch = new Dispatch(device, this.#answers, this.#wake);
     this.#share = new ArenaShare(device.arena, this.#wake);
     this.#staging.preset(parts.early);
@@ -138,7 +142,15 @@ export class Connection implements SocketOwner, Attended {
 
   /** Bytes that moved in either direction so far. */
   get movedBytes(): number {
-    return this.#receivedBytes + this.#answers.sender.sentBytes;
+    return this.receivedBytes + this.sentBytes;
+  }
+
+  get sentBytes(): number {
+    return this.#answers.sender.sentBytes;
+  }
+
+  get inFlight(): number {
+    return this.#answers.open;
   }
 
   /** Begins with the bytes that came early; false: do not read yet. */
@@ -148,32 +160,30 @@ export class Connection implements SocketOwner, Attended {
   }
 
   /** Closes at once; what was received completely is executed. */
-  destroy(): void {
+  destroy(reason: NbdEndReason): void {
+    this.ending ??= reason;
     this.#socket.destroy();
   }
 
   /** Reads nothing more, finishes what was received and closes. */
   shutdown(): void {
+    this.ending ??= 'shutdown';
     this.#socket.pause();
     this.ended();
   }
 
   target(): Uint8Array {
-    this.#direct = this.#state === STATE_PAYLOAD && this.#staging.length === 0;
-    if (!this.#direct) return this.#staging.window(this.#narrow);
-    return this.#device.bytes.subarray(this.#payloadAt, this.#payloadAt + this.#payloadLeft);
+    return this.#incoming.target(this.#state === STATE_PAYLOAD);
   }
 
   received(lengthBytes: number): boolean {
-    if (this.#direct) this.#payloadAdvance(lengthBytes);
-    else this.#staging.added(lengthBytes);
+    this.#incoming.received(lengthBytes);
     return this.#took(lengthBytes);
   }
 
   /** `received` for bytes that came into somebody else's target. */
   copied(bytes: Uint8Array): boolean {
-    this.#direct = false;
-    this.#staging.preset(bytes);
+    this.#incoming.copied(bytes);
     return this.#took(bytes.length);
   }
 
@@ -205,7 +215,7 @@ export class Connection implements SocketOwner, Attended {
   }
 
   #took(lengthBytes: number): boolean {
-    this.#receivedBytes += lengthBytes;
+    this.receivedBytes += lengthBytes;
     this.#turn.run(this);
     return this.#readOn();
   }
@@ -251,7 +261,7 @@ export class Connection implements SocketOwner, Attended {
     const { at, length: staged, view } = this.#staging;
     if (staged < this.#headerBytes || this.#answers.open >= MAX_REQUESTS) return false;
     if (view.getUint32(at) !== this.#magic) return this.#drop();
-    if (view.getUint16(at + 6) === CMD_DISC) return this.#over();
+    if (view.getUint16(at + 6) === CMD_DISC) return this.#over('disconnect');
     const slot = this.#answers.begin();
     this.#answers.table.fill(slot, view, at, this.#session);
     this.#staging.consume(this.#headerBytes);
@@ -267,7 +277,7 @@ export class Connection implements SocketOwner, Attended {
     const length = table.length[slot] ?? 0;
     const payload = payloadBytes(session, type, flags, length);
     const reason = refusal(session, type, flags, table.offset[slot] ?? 0, length);
-    this.#narrow = reason === ALLOWED && type === CMD_WRITE && length >= GATHER_BYTES;
+    this.#incoming.narrow = reason === ALLOWED && type === CMD_WRITE && length >= GATHER_BYTES;
     if (reason !== ALLOWED) return this.#refuse(slot, payload, reason);
     if (type !== CMD_BLOCK_STATUS) return this.#accept(slot, type, length);
     if (payload === 0) return this.#acceptStatus(slot);
@@ -300,7 +310,7 @@ export class Connection implements SocketOwner, Attended {
   #refuse(slot: number, payload: number, reason: number): boolean {
     if (isAbsurd(this.#session, payload)) return this.#drop();
     this.#slot = slot;
-    this.#payloadLeft = payload;
+    this.#incoming.expect(0, payload);
     this.#drainReason = reason;
     this.#state = STATE_DRAIN;
     return true;
@@ -322,37 +332,20 @@ export class Connection implements SocketOwner, Attended {
     const address = this.#share.take(bytes, heldSmallBytes, heldLargeBytes);
     if (address === 0) return false;
     this.#answers.hold(slot, address, bytes);
-    this.#payloadAt = address;
     const isWrite = table.type[slot] === CMD_WRITE;
-    this.#payloadLeft = isWrite ? bytes : 0;
+    this.#incoming.expect(address, isWrite ? bytes : 0);
     this.#state = isWrite ? STATE_PAYLOAD : STATE_SUBMIT;
     return true;
   }
 
-  /** Takes what is staged of a payload; the rest goes straight into the arena. */
   #receive(): boolean {
-    const { at, bytes } = this.#staging;
-    const length = Math.min(this.#payloadLeft, this.#staging.length);
-    if (length > 0) {
-      this.#device.bytes.set(bytes.subarray(at, at + length), this.#payloadAt);
-      this.#staging.consume(length);
-      this.#payloadAdvance(length);
-    }
-    if (this.#payloadLeft > 0) return false;
+    if (!this.#incoming.receive()) return false;
     this.#state = STATE_SUBMIT;
     return true;
   }
 
-  #payloadAdvance(lengthBytes: number): void {
-    this.#payloadAt += lengthBytes;
-    this.#payloadLeft -= lengthBytes;
-  }
-
   #drain(): boolean {
-    const length = Math.min(this.#payloadLeft, this.#staging.length);
-    this.#staging.consume(length);
-    this.#payloadLeft -= length;
-    if (this.#payloadLeft > 0) return false;
+    if (!this.#incoming.drain()) return false;
     this.#state = STATE_HEADER;
     this.#answers.refuse(this.#slot, this.#drainReason);
     return true;
@@ -366,7 +359,8 @@ export class Connection implements SocketOwner, Attended {
   }
 
   /** DISC, or the end of it: what follows is not looked at. */
-  #over(): boolean {
+  #over(reason: NbdEndReason): boolean {
+    this.ending ??= reason;
     this.#staging.clear();
     this.#state = STATE_OVER;
     return false;
@@ -375,7 +369,7 @@ export class Connection implements SocketOwner, Attended {
   /** What came is not NBD, or absurd: there is no way to find the next request. */
   #drop(): boolean {
     this.#socket.destroy();
-    return this.#over();
+    return this.#over('protocol');
   }
 
   /** Nothing is left to parse, execute or send. */

@@ -74,6 +74,7 @@ export class ExportOptions<E extends ExportInfo> {
   /** The export whose contexts were selected. */
   #contextsOf: E | undefined;
   #chosen: E | undefined;
+  #complaint = '';
 
   /**
    * @param exports what there is; may change
@@ -100,6 +101,11 @@ export class ExportOptions<E extends ExportInfo> {
     return this.#selection;
   }
 
+  /** What was last found wrong with what the client sent, in words. */
+  get complaint(): string {
+    return this.#complaint;
+  }
+
   /**
    * What follows from option and length alone.
    * @returns VERDICT_CLOSE, VERDICT_COLLECT, or the reply to give when the data has gone by
@@ -107,12 +113,14 @@ export class ExportOptions<E extends ExportInfo> {
   judge(option: number, lengthBytes: number): number {
     if (this.#tls === 'required' && option !== OPT_STARTTLS && option !== OPT_ABORT) {
       // It has no error reply.
-      return option === OPT_EXPORT_NAME ? VERDICT_CLOSE : REP_ERR_TLS_REQD;
+      return option === OPT_EXPORT_NAME ? this.#close(NEEDS_TLS) : REP_ERR_TLS_REQD;
     }
     switch (option) {
       case OPT_EXPORT_NAME:
-        return lengthBytes > MAX_STRING_BYTES || this.#headers === HEADERS_EXTENDED
-          ? VERDICT_CLOSE
+        if (lengthBytes > MAX_STRING_BYTES)
+          return this.#close('the name of the export is too long');
+        return this.#headers === HEADERS_EXTENDED
+          ? this.#close('it sent EXPORT_NAME after extended headers')
           : VERDICT_COLLECT;
       case OPT_ABORT:
         return REP_ACK;
@@ -142,7 +150,7 @@ export class ExportOptions<E extends ExportInfo> {
     // A selection that could not be read replaces the earlier one all the same.
     if (option === OPT_SET_META_CONTEXT) this.#selection = NO_CONTEXTS;
     if (verdict === REP_ACK) this.#replies.ack(option);
-    else this.#replies.error(option, verdict, SKIPPED_MESSAGES.get(verdict) ?? '');
+    else this.#error(option, verdict, SKIPPED_MESSAGES.get(verdict) ?? '');
     return option === OPT_ABORT ? HANDSHAKE_CLOSE : HANDSHAKE_MORE;
   }
 
@@ -175,7 +183,10 @@ export class ExportOptions<E extends ExportInfo> {
   #exportName(data: Uint8Array, zeroes: boolean): number {
     const name = decodeString(data);
     const found = name === undefined ? undefined : this.#find(name);
-    if (found === undefined) return HANDSHAKE_CLOSE;
+    if (found === undefined) {
+      this.#complaint = 'no such export';
+      return HANDSHAKE_CLOSE;
+    }
     const flags = transmissionFlags(found, this.#headers, false);
     this.#replies.exportName(found.sizeBytes, flags, zeroes);
     return this.#enter(found);
@@ -286,16 +297,25 @@ export class ExportOptions<E extends ExportInfo> {
     return HANDSHAKE_MORE;
   }
 
+  #close(complaint: string): number {
+    this.#complaint = complaint;
+    return VERDICT_CLOSE;
+  }
+
   #error(option: number, type: number, message: string): number {
+    // To ask for what there is not is a part of negotiating.
+    if (type !== REP_ERR_UNSUP) this.#complaint = message;
     this.#replies.error(option, type, message);
     return HANDSHAKE_MORE;
   }
 }
 
+const NEEDS_TLS = 'this server needs TLS: begin with STARTTLS';
+
 const SKIPPED_MESSAGES: ReadonlyMap<number, string> = new Map([
   [REP_ERR_INVALID, 'this option takes no data'],
   [REP_ERR_POLICY, 'TLS is not configured'],
-  [REP_ERR_TLS_REQD, 'this server needs TLS: begin with STARTTLS'],
+  [REP_ERR_TLS_REQD, NEEDS_TLS],
   [REP_ERR_TOO_BIG, 'option is too large'],
   [REP_ERR_UNSUP, 'unsupported option'],
 ]);

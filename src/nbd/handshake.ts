@@ -74,6 +74,8 @@ export class Handshake<E extends ExportInfo = ExportInfo> {
   #fixed = false;
   #noZeroes = false;
   #outcome = HANDSHAKE_MORE;
+  /** Why the client was not heard to the end, in words. */
+  #fault = '';
 
   /** @param exports what is offered; may change */
   constructor(exports: readonly E[], tls: TlsState = 'none') {
@@ -85,6 +87,16 @@ export class Handshake<E extends ExportInfo = ExportInfo> {
   /** HANDSHAKE_MORE until the negotiation is over. */
   get outcome(): number {
     return this.#outcome;
+  }
+
+  /** The machine closed because of what the client sent, other than ABORT. */
+  get broken(): boolean {
+    return this.#fault !== '';
+  }
+
+  /** What was last found wrong with what the client sent, in words. */
+  get complaint(): string {
+    return this.#fault || this.#meaning.complaint;
   }
 
   /** The export that transmission is about. */
@@ -155,7 +167,9 @@ export class Handshake<E extends ExportInfo = ExportInfo> {
   /** NBD proto, "Client flags": unknown ones MUST end the connection. */
   #clientFlags(): void {
     const flags = word(this.#held, 0);
-    if ((flags & ~(FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES)) !== 0) return this.#close();
+    if ((flags & ~(FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES)) !== 0) {
+      return this.#break('it has flags that NBD does not have');
+    }
     this.#fixed = (flags & FLAG_FIXED_NEWSTYLE) !== 0;
     this.#noZeroes = (flags & FLAG_NO_ZEROES) !== 0;
     this.#expect(STATE_HEADER, OPTION_SIZE);
@@ -167,11 +181,15 @@ export class Handshake<E extends ExportInfo = ExportInfo> {
     const length = word(this.#held, 12);
     this.#option = word(this.#held, 8);
     this.#options++;
-    if (!magicOk || this.#options > MAX_OPTIONS || length > MAX_SKIPPED_BYTES) return this.#close();
+    if (!magicOk) return this.#break('it does not speak NBD');
+    if (this.#options > MAX_OPTIONS) return this.#break('it sent too many options');
+    if (length > MAX_SKIPPED_BYTES) return this.#break('it sent an absurd length');
     // Without fixed newstyle the client cannot read option replies.
-    if (!this.#fixed && this.#option !== OPT_EXPORT_NAME) return this.#close();
+    if (!this.#fixed && this.#option !== OPT_EXPORT_NAME) {
+      return this.#break('it sent options without fixed newstyle');
+    }
     const verdict = this.#meaning.judge(this.#option, length);
-    if (verdict === VERDICT_CLOSE) return this.#close();
+    if (verdict === VERDICT_CLOSE) return this.#break(this.#meaning.complaint);
     this.#verdict = verdict;
     if (verdict !== VERDICT_COLLECT) return this.#expect(STATE_SKIP, length);
     if (length > this.#held.length) this.#held = new Uint8Array(length);
@@ -184,7 +202,9 @@ export class Handshake<E extends ExportInfo = ExportInfo> {
 
   #collected(): void {
     const data = this.#held.subarray(0, this.#have);
-    this.#answered(this.#meaning.answer(this.#option, data, !this.#noZeroes));
+    const outcome = this.#meaning.answer(this.#option, data, !this.#noZeroes);
+    if (outcome === HANDSHAKE_CLOSE) return this.#break(this.#meaning.complaint);
+    this.#answered(outcome);
   }
 
   #answered(outcome: number): void {
@@ -192,7 +212,8 @@ export class Handshake<E extends ExportInfo = ExportInfo> {
     if (outcome === HANDSHAKE_MORE) this.#expect(STATE_HEADER, OPTION_SIZE);
   }
 
-  #close(): void {
+  #break(complaint: string): void {
+    this.#fault = complaint;
     this.#outcome = HANDSHAKE_CLOSE;
   }
 }

@@ -43,6 +43,11 @@ export interface NbdExportOptions {
 export interface NbdServerOptions extends NbdExportOptions {
   /** Path of a unix socket to create; excludes `host` and `port`. */
   readonly socket?: string | undefined;
+  /**
+   * A socket that listens already, by its descriptor, as a service manager passes one (systemd: 3).
+   * It is closed with the server. Excludes `socket`, `host` and `port`.
+   */
+  readonly fd?: number | undefined;
   /** TCP port; 0 picks a free one. Default 10809. */
   readonly port?: number | undefined;
   /** TCP address; default 127.0.0.1. NBD has no authentication: think before opening it. */
@@ -76,6 +81,7 @@ export interface DeviceExport extends NbdExportOptions {
 /** Where a server listens. */
 export type ServerAddress =
   | { readonly path: string }
+  | { readonly fd: number }
   | { readonly host: string; readonly port: number };
 
 /** Of one export, with nothing left open. */
@@ -123,6 +129,7 @@ const EXPORT_OPTIONS: Checks<NbdExportOptions> = {
 const SERVER_OPTIONS: Checks<NbdServerOptions> = {
   ...EXPORT_OPTIONS,
   socket: isText,
+  fd: isWhole(0, 2 ** 31 - 1),
   port: isWhole(0, 65_535),
   host: isText,
   handshakeTimeoutMs: isWhole(0, MAX_TIMEOUT_MS),
@@ -191,7 +198,11 @@ function exportOf(own: DeviceExport, server: NbdServerOptions): ExportSettings {
 }
 
 function addressOf(options: NbdServerOptions): ServerAddress {
-  const { socket, host, port } = options;
+  const { socket, host, port, fd } = options;
+  if (fd !== undefined) {
+    if (socket === undefined && host === undefined && port === undefined) return { fd };
+    throw invalid('fd excludes socket, host and port');
+  }
   if (socket === undefined) {
     return { host: host ?? '127.0.0.1', port: port ?? DEFAULT_PORT };
   }

@@ -12,9 +12,11 @@
  * negotiating -> serving    #serve
  */
 import type { Socket } from 'node:net';
+import type { SluiceError } from '../errors.ts';
 import { busyPoll } from './busy-poll.ts';
 import { HEADERS_EXTENDED, HEADERS_SIMPLE } from './export-info.ts';
 import { Connection } from './connection.ts';
+import { isSelected } from './contexts.ts';
 import type { Export } from './export.ts';
 import {
   Handshake,
@@ -25,10 +27,14 @@ import {
 } from './handshake.ts';
 import { HANDSHAKE_WINDOW_BYTES } from './limits.ts';
 import { ByteSocket, type SocketOwner } from './socket.ts';
-import type { TlsSettings } from './tls.ts';
+import type { CountedClient } from './stats/server-tally.ts';
+import { Tally } from './stats/tally.ts';
+import type { NbdClientInfo, NbdEndReason } from './stats/types.ts';
+import { tlsFault, type TlsSettings } from './tls.ts';
 
 /** The server as its connections see it. */
 export interface PeerHost {
+  readonly uri: string;
   /** What is offered now. */
   readonly exports: readonly Export[];
   readonly handshakeTimeoutMs: number;
@@ -39,11 +45,11 @@ export interface PeerHost {
   /** Takes a client slot; false: `admitted` will be called when one is free. */
   admit(peer: Peer): boolean;
   /** Transmission begins. */
-  serving(peer: Peer): void;
+  serving(peer: Peer, client: CountedClient): void;
   /** Everything that this client asked for is executed. */
-  finished(peer: Peer): void;
+  finished(peer: Peer, client: CountedClient): void;
   /** TLS did not begin as it should; the connection ends. */
-  faulty(error: Error): void;
+  faulty(error: SluiceError): void;
   /** The socket is gone. */
   gone(peer: Peer): void;
 }
@@ -51,6 +57,10 @@ export interface PeerHost {
 export class Peer implements SocketOwner {
   /** As performance.now() counts. */
   readonly acceptedAtMs = performance.now();
+  /** Of the connection, among those of the server. */
+  readonly id: number;
+  /** `host:port`; empty on a unix socket. */
+  readonly address: string;
   readonly #host: PeerHost;
   readonly #socket: ByteSocket;
   readonly #handshake: Handshake<Export>;
@@ -61,16 +71,22 @@ export class Peer implements SocketOwner {
   #intoWindow = true;
   #admitted = false;
   #connection: Connection | undefined;
+  #reason: NbdEndReason | undefined;
+  #secured = false;
+  /** TLS did not begin, and why. */
+  #insecurity: SluiceError | undefined;
   readonly #timer: NodeJS.Timeout | undefined;
   readonly #goOn = (): void => {
     if (this.#negotiate()) this.#socket.resume();
   };
 
-  constructor(host: PeerHost, accepted: Socket) {
+  constructor(host: PeerHost, accepted: Socket, id: number) {
+    this.id = id;
+    this.address = addressOf(accepted);
     this.#host = host;
     this.#handshake = new Handshake(host.exports, tlsStateOf(host.tls));
     const limitMs = host.handshakeTimeoutMs;
-    this.#timer = limitMs === 0 ? undefined : setTimeout(() => this.destroy(), limitMs);
+    this.#timer = limitMs === 0 ? undefined : setTimeout(() => this.destroy('timeout'), limitMs);
     this.#socket = new ByteSocket(accepted, this, busyPoll(host.busyPollMicros));
     this.#send(this.#handshake.takeReplies());
   }
@@ -96,8 +112,19 @@ export class Peer implements SocketOwner {
     this.#goOn();
   }
 
+  /** Why it has ended, or will. */
+  get reason(): NbdEndReason {
+    return this.#connection?.ending ?? this.#reason ?? 'gone';
+  }
+
+  /** What was found wrong with its negotiation, in words; empty: nothing. */
+  get complaint(): string {
+    return this.#insecurity?.message ?? this.#handshake.complaint;
+  }
+
   /** Closes without ceremony. */
-  destroy(): void {
+  destroy(reason: NbdEndReason): void {
+    this.#reason ??= reason;
     this.#socket.destroy();
   }
 
@@ -121,7 +148,7 @@ export class Peer implements SocketOwner {
   ended(): void {
     if (this.#connection !== undefined) this.#connection.ended();
     // After a CLOSE the socket ends by itself, when the last reply is out.
-    else if (this.#handshake.outcome !== HANDSHAKE_CLOSE) this.destroy();
+    else if (this.#handshake.outcome !== HANDSHAKE_CLOSE) this.destroy('gone');
   }
 
   closed(): void {
@@ -140,7 +167,10 @@ export class Peer implements SocketOwner {
     } while (handshake.outcome === HANDSHAKE_MORE && this.#at < this.#end);
     if (handshake.outcome === HANDSHAKE_ENTER) return this.#serve();
     if (handshake.outcome === HANDSHAKE_SECURE) this.#secure();
-    if (handshake.outcome === HANDSHAKE_CLOSE) this.#socket.end();
+    if (handshake.outcome === HANDSHAKE_CLOSE) {
+      this.#reason ??= handshake.broken ? 'protocol' : 'abort';
+      this.#socket.end();
+    }
     return handshake.outcome === HANDSHAKE_MORE;
   }
 
@@ -153,14 +183,16 @@ export class Peer implements SocketOwner {
     }
     this.#socket.secure(tls, (error) => {
       if (error !== undefined) return this.#insecure(error);
+      this.#secured = true;
       this.#handshake.secured();
       this.#socket.resume();
     });
   }
 
   #insecure(error: Error): void {
-    this.#host.faulty(error);
-    this.destroy();
+    this.#insecurity = tlsFault(error);
+    this.#host.faulty(this.#insecurity);
+    this.destroy('tls');
   }
 
   #admit(): boolean {
@@ -171,7 +203,7 @@ export class Peer implements SocketOwner {
   /** Sends; false when it takes longer, and `#goOn` comes after it. */
   #send(bytes: Uint8Array): boolean {
     const sent = this.#socket.writeNow(bytes, bytes.length);
-    if (sent < 0) this.destroy();
+    if (sent < 0) this.destroy('gone');
     else if (sent < bytes.length) this.#socket.writeLater([bytes.subarray(sent)], this.#goOn);
     return sent === bytes.length;
   }
@@ -180,9 +212,10 @@ export class Peer implements SocketOwner {
     const { chosen } = this.#handshake;
     if (chosen === undefined) throw new Error('transmission is about an export');
     clearTimeout(this.#timer);
-    this.#connection = new Connection({
+    const connection = new Connection({
       device: chosen.device,
       turn: chosen.turn,
+      tally: new Tally(this.#client(chosen), chosen.turn.clock),
       socket: this.#socket,
       session: {
         sizeBytes: chosen.sizeBytes,
@@ -194,14 +227,37 @@ export class Peer implements SocketOwner {
         selection: this.#handshake.selection,
       },
       early: this.#window.subarray(this.#at, this.#end),
-      finished: () => this.#host.finished(this),
+      finished: () => this.#host.finished(this, connection),
     });
-    this.#host.serving(this);
-    return this.#connection.start();
+    this.#connection = connection;
+    this.#host.serving(this, connection);
+    return connection.start();
+  }
+
+  /** What statistics say of it. */
+  #client({ name, readOnly, contexts }: Export): NbdClientInfo {
+    const { headers, selection } = this.#handshake;
+    return {
+      server: this.#host.uri,
+      id: this.id,
+      address: this.address,
+      tls: this.#secured,
+      export: name,
+      readOnly,
+      structuredReplies: headers !== HEADERS_SIMPLE,
+      extendedHeaders: headers === HEADERS_EXTENDED,
+      contexts: contexts.filter((_, place) => isSelected(selection, place)).map((one) => one.name),
+    };
   }
 }
 
 function tlsStateOf(tls: TlsSettings | undefined): 'none' | 'allowed' | 'required' {
   if (tls === undefined) return 'none';
   return tls.required ? 'required' : 'allowed';
+}
+
+function addressOf({ remoteAddress, remotePort }: Socket): string {
+  if (remoteAddress === undefined) return '';
+  const host = remoteAddress.includes(':') ? `[${remoteAddress}]` : remoteAddress;
+  return `${host}:${remotePort}`;
 }

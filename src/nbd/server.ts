@@ -32,63 +32,17 @@ import {
   settingsOf,
 } from './options.ts';
 import { Peer, type PeerHost } from './peer.ts';
+import type { DeviceServer, NbdServerEvents } from './server-types.ts';
 import { Slots } from './slots.ts';
 import { StallWatch } from './stall-watch.ts';
-import { tlsFault, type TlsSettings } from './tls.ts';
+import { type CountedClient, ServerTally } from './stats/server-tally.ts';
+import type { NbdServerStats } from './stats/types.ts';
+import { type NbdTlsOptions, renewedTls, type TlsSettings } from './tls.ts';
 import { Turn } from './turn.ts';
 
 export type { NbdExportOptions, NbdServerOptions } from './options.ts';
+export type { DeviceServer, NbdServer, NbdServerEvents } from './server-types.ts';
 export type { NbdTlsOptions } from './tls.ts';
-
-/** What a server tells its owner. */
-export interface NbdServerEvents {
-  /** A client entered transmission; `clients` counts it. */
-  connect: [];
-  /** A client has left, and everything it asked for is executed; `clients` counts it no more. */
-  disconnect: [];
-  /** A connection could not be accepted, for want of descriptors say. The server goes on. */
-  refused: [error: Error];
-  /** TLS with a client did not begin, say for want of a key; the client is gone. */
-  fault: [error: SluiceError];
-}
-
-/** A running server. NBD proto, "Introduction". */
-export interface NbdServer extends AsyncDisposable {
-  /** Where clients find the first export. NBD, doc/uri.md. */
-  readonly uri: string;
-  /** Where clients find each export, in the order in which they were given. */
-  readonly uris: readonly string[];
-  /** Clients in transmission now. */
-  readonly clients: number;
-  /** Resolves when the server is closed, whoever closed it. */
-  readonly closed: Promise<void>;
-  on<E extends keyof NbdServerEvents>(
-    event: E,
-    listener: (...args: NbdServerEvents[E]) => void,
-  ): this;
-  once<E extends keyof NbdServerEvents>(
-    event: E,
-    listener: (...args: NbdServerEvents[E]) => void,
-  ): this;
-  off<E extends keyof NbdServerEvents>(
-    event: E,
-    listener: (...args: NbdServerEvents[E]) => void,
-  ): this;
-  /**
-   * Accepts nobody any more, finishes what was received, and closes. The devices stay open, and
-   * are not flushed.
-   */
-  close(): Promise<void>;
-}
-
-/** A server that can end the exports of one device. */
-export interface DeviceServer extends NbdServer {
-  /**
-   * Offers a device no more: finishes what its clients have sent, and lets them go. Nothing of the
-   * device is used afterwards. Without any export left the server closes.
-   */
-  withdraw(device: Device): Promise<void>;
-}
 
 /** TCP: a peer that is gone is noticed. */
 const KEEP_ALIVE_DELAY_MS = 60_000;
@@ -132,7 +86,6 @@ function checkArena({ arena }: Device): void {
 class ExportServer extends EventEmitter<NbdServerEvents> implements DeviceServer, PeerHost {
   readonly handshakeTimeoutMs: number;
   readonly busyPollMicros: number;
-  readonly tls: TlsSettings | undefined;
   readonly closed: Promise<void>;
   readonly #settings: ServerSettings;
   readonly #listener: Server;
@@ -148,8 +101,10 @@ class ExportServer extends EventEmitter<NbdServerEvents> implements DeviceServer
   /** Peers whose sockets are open. */
   readonly #sockets = new Set<Peer>();
   readonly #withdrawals = new Set<{ readonly of: readonly Export[]; readonly done: () => void }>();
+  readonly #tally = new ServerTally();
   #timer: NodeJS.Timeout | undefined;
   #uris: readonly string[] = [];
+  #tls: TlsSettings | undefined;
   #closing = false;
   #listening = false;
   #resolveClosed: () => void = () => undefined;
@@ -162,7 +117,7 @@ class ExportServer extends EventEmitter<NbdServerEvents> implements DeviceServer
     }
     this.handshakeTimeoutMs = settings.handshakeTimeoutMs;
     this.busyPollMicros = settings.busyPollMicros;
-    this.tls = settings.tls;
+    this.#tls = settings.tls;
     this.closed = new Promise((resolve) => (this.#resolveClosed = resolve));
     this.#settings = settings;
     this.#slots = new Slots(settings.maxClients);
@@ -193,16 +148,37 @@ class ExportServer extends EventEmitter<NbdServerEvents> implements DeviceServer
     return this.#serving.size;
   }
 
+  get tls(): TlsSettings | undefined {
+    return this.#tls;
+  }
+
+  renewTls(tls: NbdTlsOptions): void {
+    this.#tls = renewedTls(this.#tls, tls);
+  }
+
+  stats(): NbdServerStats {
+    return this.#tally.stats({
+      uri: this.uri,
+      negotiating: this.#negotiating.size,
+      waiting: this.#slots.parked.size,
+      limit: this.#settings.maxClients,
+      exports: this.#exports,
+    });
+  }
+
   /** Starts to listen. */
   async open(): Promise<void> {
     await listen(this.#listener, this.#settings.address);
     this.#listening = true;
     const { address } = this.#settings;
     this.#uris = this.#exports.map(({ name }) =>
-      uriOf(this.#listener, address, name, this.tls?.required),
+      uriOf(this.#listener, address, name, this.#tls?.required),
     );
     this.#listener.on('connection', (socket) => this.#accept(socket));
-    this.#listener.on('error', (error) => this.emit('refused', error));
+    this.#listener.on('error', (error) => {
+      this.#tally.refused();
+      this.emit('refused', error);
+    });
     const check = (): void => {
       this.#dropStalled();
       this.#dropIdle();
@@ -243,33 +219,41 @@ class ExportServer extends EventEmitter<NbdServerEvents> implements DeviceServer
   admit(peer: Peer): boolean {
     if (this.#slots.take(peer)) return true;
     this.#negotiating.delete(peer);
-    if (!this.#slots.parked.has(peer)) peer.destroy();
+    if (!this.#slots.parked.has(peer)) peer.destroy('crowded');
     return false;
   }
 
-  serving(peer: Peer): void {
+  serving(peer: Peer, client: CountedClient): void {
     this.#negotiating.delete(peer);
     this.#serving.add(peer);
-    this.emit('connect');
+    this.#tally.began(client);
+    this.emit('connect', client.tally.client);
   }
 
-  finished(peer: Peer): void {
+  finished(peer: Peer, client: CountedClient): void {
     this.#serving.delete(peer);
-    this.emit('disconnect');
+    this.emit('disconnect', client.tally.client, this.#tally.ended(client, peer.reason));
     this.#slots.give(peer);
     this.#settle();
   }
 
-  faulty(error: Error): void {
-    this.emit('fault', tlsFault(error));
+  faulty(error: SluiceError): void {
+    this.emit('fault', error);
   }
 
   gone(peer: Peer): void {
     this.#sockets.delete(peer);
     this.#negotiating.delete(peer);
+    if (peer.connection === undefined) this.#unserved(peer);
     // What the client asked for may still be under way, and keeps the slot.
     if (!this.#serving.has(peer)) this.#slots.give(peer);
     this.#settle();
+  }
+
+  #unserved({ id, address, reason, complaint: detail }: Peer): void {
+    const unserved = { server: this.uri, id, address, reason, detail };
+    this.#tally.unserved(unserved);
+    this.emit('unserved', unserved);
   }
 
   #accept(socket: Socket): void {
@@ -278,7 +262,7 @@ class ExportServer extends EventEmitter<NbdServerEvents> implements DeviceServer
       return;
     }
     this.#evict();
-    const peer = new Peer(this, socket);
+    const peer = new Peer(this, socket, this.#tally.accepted());
     this.#sockets.add(peer);
     this.#negotiating.add(peer);
   }
@@ -290,16 +274,16 @@ class ExportServer extends EventEmitter<NbdServerEvents> implements DeviceServer
     const old = performance.now() - oldest.acceptedAtMs >= HANDSHAKE_GRACE_MS;
     if (!old && this.#negotiating.size < MAX_HANDSHAKES_IN_A_BURST) return;
     this.#negotiating.delete(oldest);
-    oldest.destroy();
+    oldest.destroy('evicted');
   }
 
   /** Ends connections, those in transmission when they have their replies (V3). */
   async #end(peers: readonly Peer[], ended: Promise<void>): Promise<void> {
     // First, or they would get the slots of the others.
-    for (const peer of peers) if (peer.connection === undefined) peer.destroy();
+    for (const peer of peers) if (peer.connection === undefined) peer.destroy('shutdown');
     for (const peer of peers) peer.connection?.shutdown();
     const timer = setTimeout(() => {
-      for (const peer of peers) peer.destroy();
+      for (const peer of peers) peer.destroy('shutdown');
     }, CLOSE_TIMEOUT_MS);
     await ended;
     clearTimeout(timer);
@@ -326,14 +310,14 @@ class ExportServer extends EventEmitter<NbdServerEvents> implements DeviceServer
       const idle = this.#idlers.longest(rivals, nowMs);
       if (idle === undefined) continue;
       all.delete(idle);
-      idle.destroy();
+      idle.destroy('idle');
     }
   }
 
   #dropStalled(): void {
     for (const [device, watch] of this.#watches) {
       const peers = [...this.#serving].filter(({ chosen }) => chosen?.device === device);
-      for (const connection of watch.check(connectionsOf(peers))) connection.destroy();
+      for (const connection of watch.check(connectionsOf(peers))) connection.destroy('stalled');
     }
   }
 }

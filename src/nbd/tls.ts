@@ -94,6 +94,15 @@ export function tlsSettingsOf(tls: NbdTlsOptions): TlsSettings {
   return { required: mode !== 'allow', options };
 }
 
+/** Settings in the place of others. @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT */
+export function renewedTls(old: TlsSettings | undefined, tls: NbdTlsOptions): TlsSettings {
+  isTls(tls, 'tls');
+  if (old === undefined) throw invalid('a server without tls cannot renew it');
+  const settings = tlsSettingsOf(tls);
+  if (settings.required === old.required) return settings;
+  throw invalid(`tls.mode must stay '${old.required ? 'require' : 'allow'}'`);
+}
+
 /**
  * Begins TLS on a socket that has sent and received nothing but what was consumed.
  * @param done called once: with a socket that is encrypted, or with the reason why there is none.

@@ -85,6 +85,9 @@ describe('help', () => {
       ['-t', '--persistent'],
       [undefined, '--fork'],
       [undefined, '--pid-file'],
+      [undefined, '--run'],
+      [undefined, '--control'],
+      ['-v', '--verbose'],
       ['-h', '--help'],
     ]);
     for (const mode of Object.keys(CACHE_MODES)) expect(stdout).toContain(`\n  ${mode} `);
@@ -129,6 +132,11 @@ describe('a usage error', () => {
     [['serve', '--tls-psk', 'k', '--tls-certificates', 'f', 'a'], 'cannot be', 'sluice serve'],
     [['serve', '--handshake-limit', '-1', 'a'], 'a whole number from 0 to', 'sluice serve'],
     [['serve', 'a', '-k'], 'argument missing', 'sluice serve'],
+    [['serve', '--run', 'true', '--fork', 'a'], 'cannot be used with', 'sluice serve'],
+    [['serve', '-v', '--fork', 'a'], 'cannot be used with', 'sluice serve'],
+    [['serve', '--run', '', 'a'], 'must not be empty', 'sluice serve'],
+    [['stats'], "missing required argument 'socket'", 'sluice stats'],
+    [['stats', '--watch', '0', 'a'], 'a whole number from 1 to 86400', 'sluice stats'],
     [['vhost-user', '-k', 's', 'a', 'b'], 'Expected 1 argument but got 2', 'sluice vhost-user'],
     [[...QUEUES, '0', 'a'], 'a whole number from 1 to 63', 'sluice vhost-user'],
     [[...QUEUES, '64', 'a'], 'a whole number from 1 to 63', 'sluice vhost-user'],

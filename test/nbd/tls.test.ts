@@ -410,3 +410,90 @@ describe('a file of keys', () => {
     });
   });
 });
+
+describe('what the server tells of TLS', () => {
+  /** The connections that end before transmission, as they are told. */
+  function endsOf({ server }: Serving): { readonly reason: string; readonly detail: string }[] {
+    const ends: { readonly reason: string; readonly detail: string }[] = [];
+    server.on('unserved', ({ reason, detail }) => ends.push({ reason, detail }));
+    return ends;
+  }
+
+  it('a client says whether it has it', async () => {
+    await using serving = await serve({}, { tls: { psk: PSK, mode: 'allow' } });
+    await using _secure = await go(serving);
+    await using _clear = await serving.go();
+    expect(serving.server.stats().clients.map(({ tls }) => tls)).toEqual([true, false]);
+  });
+
+  it('a client with which it did not begin ended for that, and why', async () => {
+    await using serving = await serve();
+    const ends = endsOf(serving);
+    const faults = faultsOf(serving);
+    const wrong = { pskCallback: () => ({ psk: Buffer.alloc(32, 6), identity: 'alice' }) };
+    await expect(begin(serving, wrong)).rejects.toThrow();
+    await until(() => ends.length > 0);
+    expect(ends).toEqual([{ reason: 'tls', detail: faults[0] }]);
+    expect(ends[0]?.detail).toMatch(/^no TLS with a client: ./);
+    expect(serving.server.stats().connections.unserved).toEqual({ tls: 1 });
+  });
+
+  const NEEDS = 'this server needs TLS: begin with STARTTLS';
+  it.each([
+    ['abort', [option(GO, infoData()), option(2)]],
+    ['protocol', [option(1)]],
+  ])('a client in clear is told of: %s', async (reason, sent) => {
+    await using serving = await serve();
+    const ends = endsOf(serving);
+    await using client = await serving.connect();
+    await client.hello();
+    client.send(...sent);
+    await until(() => ends.length > 0);
+    expect(ends).toEqual([{ reason, detail: NEEDS }]);
+  });
+
+  it('what was wrong in clear is forgotten with the rest of it', async () => {
+    await using serving = await serve();
+    const ends = endsOf(serving);
+    const client = await serving.connect();
+    await client.hello();
+    expect(await client.types(GO, infoData())).toEqual([ERR_TLS_REQD]);
+    expect(await client.types(STARTTLS)).toEqual([ACK]);
+    const over = await secured(client);
+    expect(await over.types(2)).toEqual([ACK]);
+    await until(() => ends.length > 0);
+    expect(ends).toEqual([{ reason: 'abort', detail: '' }]);
+  });
+});
+
+describe('keys that are renewed', () => {
+  const NEW = Buffer.alloc(32, 9);
+  const withNew = { pskCallback: () => ({ psk: NEW, identity: 'alice' }) };
+
+  it('are those of clients that come later; the others go on', async () => {
+    await using serving = await serve();
+    await using before = await go(serving);
+    serving.server.renewTls({ psk: new Map([['alice', NEW]]) });
+    await expect(begin(serving)).rejects.toThrow();
+    await using after = await begin(serving, withNew);
+    expect((await after.types(GO, infoData())).at(-1)).toBe(ACK);
+    for (const client of [before, after]) {
+      expect((await client.ask({ type: READ, length: 512 })).error).toBe(0);
+    }
+  });
+
+  it('that cannot be used leave the old ones', async () => {
+    await using serving = await serve();
+    for (const [tls, message] of [
+      [{ cert: 'noise', key: 'noise' }, 'cannot be used'],
+      [{ psk: PSK, mode: 'allow' }, "tls.mode must stay 'require'"],
+      [{}, 'either cert and key'],
+      [{ psk: 7 }, 'must be a Map'],
+    ] as const) {
+      expect(() => serving.server.renewTls(tls as never)).toThrow(message);
+    }
+    await serves(serving);
+    await using clear = await serveFake();
+    expect(() => clear.server.renewTls({ psk: PSK })).toThrow('cannot renew');
+  });
+});
