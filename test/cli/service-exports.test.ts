@@ -47,7 +47,11 @@ function pass(...args: string[]): Running {
 }
 
 async function until(holds: () => boolean | Promise<boolean>): Promise<void> {
-  while (!(await holds())) await new Promise((resolve) => setTimeout(resolve, 20));
+  const deadline = performance.now() + 10_000;
+  while (!(await holds())) {
+    if (performance.now() > deadline) throw new Error(`never true: ${holds.toString()}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
 }
 
 function exists(path: string): Promise<boolean> {
@@ -118,16 +122,20 @@ describe('several images', () => {
 
   it('that are ill are named by /health', async () => {
     const corruption = { problem: 'a hole', value: 1n, where: 2n };
-    const disks = [
+    const disks: { disk: { latched: boolean; corruption?: typeof corruption }; name: string }[] = [
       { disk: { latched: false }, name: 'a.img' },
       { disk: { latched: true, corruption }, name: 'b.img' },
     ];
     await using _control = await Control.open(control, { disks } as unknown as Controlled);
+    const [, ill] = disks;
+    const failed = 'a sync of b.img failed: every flush fails until it is opened anew';
     expect((await ask('/health')).split('\n')).toEqual([
-      'a sync of b.img failed: every flush fails until it is opened anew',
+      failed,
       expect.stringMatching(/^b.img is corrupt: a hole /),
       '',
     ]);
+    delete ill!.disk.corruption;
+    expect(await ask('/health')).toBe(`${failed}\n`);
   });
 
   it('are at the URIs of $uris under --run', async () => {
