@@ -14,8 +14,12 @@ export const PEERS = {
   nbdfuse: ['libnbd-bin'],
   nbdinfo: ['libnbd-bin'],
   nbdsh: ['python3-libnbd'],
+  openssl: ['openssl'],
   fio: ['fio'],
   strace: ['strace'],
+  curl: ['curl'],
+  'systemd-socket-activate': ['systemd'],
+  'systemd-analyze': ['systemd'],
   'mkfs.ext4': ['e2fsprogs'],
   gcc: ['gcc', 'libc6-dev'],
 };

@@ -36,8 +36,14 @@ const VALUED = {
   bind: { ...text, short: 'b' },
   'export-name': { ...text, short: 'x' },
   description: { ...text, short: 'D' },
+  bitmap: { ...text, short: 'B' },
   shared: { ...text, short: 'e' },
+  'handshake-limit': text,
+  'idle-limit': text,
   'busy-poll': text,
+  tls: text,
+  'tls-certificates': text,
+  'tls-psk': text,
   elevator: text,
   'flush-wait': text,
   allow: text,
@@ -47,6 +53,8 @@ const VALUED = {
   'flush-interval': text,
   trace: text,
   'pid-file': text,
+  run: text,
+  control: text,
 };
 
 // npm runs scripts in the root of the package; paths are meant where the user stands.

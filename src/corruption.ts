@@ -31,7 +31,7 @@ export function corruptionOf(engine: Engine): Corruption | undefined {
 }
 
 /** The same as a sentence. */
-export function corruptionText({ problem, value, where }: Corruption): string {
+export function corruptionText({ problem, value, where }: Corruption, name = 'the image'): string {
   const numbers = `0x${value.toString(16)}, met at 0x${where.toString(16)}`;
-  return `the image is corrupt: ${problem} (${numbers}); it takes no more writes, check it`;
+  return `${name} is corrupt: ${problem} (${numbers}); it takes no more writes, check it`;
 }

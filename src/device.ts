@@ -3,6 +3,7 @@
  * One device has one engine, one memory and one backend; all of it lives on the calling thread.
  */
 import { OP_CLEAR_LATCH, OP_RESET_QUEUE } from './abi/request.ts';
+import type { DirtyMap } from './dirty-map.ts';
 import type { Engine } from './engine.ts';
 import type { Arena } from './arena.ts';
 
@@ -40,6 +41,13 @@ export interface Device {
   readonly engine?: Engine;
   /** Alignment that avoids read-modify-write, in bytes: the smallest preferred I/O size. */
   readonly blockSizeBytes: number;
+  /**
+   * The dirty bits of a persistent bitmap of its image as they are stored, or of the first backing
+   * file that has one of this name; undefined where none has.
+   * @throws SluiceError ERR_SLUICE_UNSUPPORTED for one that records what is written to the disk;
+   *   ERR_SLUICE_CORRUPT for one that is damaged or out of date
+   */
+  readonly readBitmap?: ((name: string) => Promise<DirtyMap | undefined>) | undefined;
   /**
    * Queues one request; nothing runs before `kick`. False when the engine holds as many as it can:
    * nothing was queued, try again from `whenSpace`.

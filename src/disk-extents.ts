@@ -1,5 +1,6 @@
 /** The result table of BLOCK_STATUS as extents of a disk. */
 import {
+  EXTENT_ABSENT,
   EXTENT_COMPRESSED,
   EXTENT_DEPTH,
   EXTENT_FLAGS,
@@ -25,7 +26,8 @@ export function extentsAt(
     const flags = view.getUint32(entry + EXTENT_FLAGS, true);
     const depth = view.getUint32(entry + EXTENT_DEPTH, true);
     const compressed = (flags & EXTENT_COMPRESSED) !== 0;
-    extents.push({ offset: at, length, kind: kindOf(flags), depth, compressed });
+    const present = (flags & EXTENT_ABSENT) === 0;
+    extents.push({ offset: at, length, kind: kindOf(flags), depth, present, compressed });
     at += length;
   }
   return extents;

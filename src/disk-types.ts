@@ -46,6 +46,8 @@ export interface DiskExtent {
   readonly kind: 'data' | 'zero' | 'hole';
   /** 0: this image; 1: its backing file; and so on. */
   readonly depth: number;
+  /** An image of the chain says something of it; else it reads as zeroes for want of any. */
+  readonly present: boolean;
   readonly compressed: boolean;
 }
 

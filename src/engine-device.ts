@@ -41,6 +41,7 @@ export class EngineDevice implements Device {
   readonly blockSizeBytes: number;
   /** Discards, and zeroes that may be unmapped, can give space back. */
   readonly unmaps: boolean;
+  readonly readBitmap: Device['readBitmap'];
 
   /** Is called before each pump: a copied guest's memory is brought up to date there. */
   beforePump: (() => void) | undefined;
@@ -100,6 +101,7 @@ export class EngineDevice implements Device {
     this.readOnly = disk.readOnly;
     this.blockSizeBytes = disk.blockSizeBytes;
     this.unmaps = disk.unmaps;
+    this.readBitmap = mapping?.readBitmap;
     this.#executor = new Executor(backends);
     this.#completion = { tag: 0, status: 0, value: 0, errno: 0 };
     this.#engine = createEngine({

@@ -1,4 +1,5 @@
 /** A mapping between a disk's bytes and its host files, as a device gets it (image/qcow2). */
+import type { DirtyMap } from './dirty-map.ts';
 import type { DiskGeometry } from './disk-geometry.ts';
 import type { Engine } from './engine.ts';
 
@@ -18,6 +19,8 @@ export interface Mapping {
    * rest, before they are closed. It may attach their backends elsewhere.
    */
   finish?(engine: Engine): Promise<void>;
+  /** See `Device.readBitmap`. */
+  readonly readBitmap?: (name: string) => Promise<DirtyMap | undefined>;
   /** How the disk gets another size; absent: it does not. */
   readonly resizing?: MappingResizing | undefined;
 }

@@ -83,7 +83,7 @@ export const SEGMENT_SIZE = 8;
 
 // An entry of a BLOCK_STATUS result table: u64 length, u32 flags, u32 depth. Entries are contiguous
 // from the offset of the request; HOLE and ZERO are those of NBD's base:allocation. Depth 0 is this
-// image, 1 its backing file, and so on.
+// image, 1 its backing file, and so on. ABSENT: no image of the chain says anything of it.
 export const EXTENT_LENGTH = 0;
 export const EXTENT_FLAGS = 8;
 export const EXTENT_DEPTH = 12;
@@ -91,5 +91,6 @@ export const EXTENT_SIZE = 16;
 export const EXTENT_HOLE = 1;
 export const EXTENT_ZERO = 2;
 export const EXTENT_COMPRESSED = 4;
+export const EXTENT_ABSENT = 8;
 /** Entries of a result table. */
 export const EXTENT_TABLE_ENTRIES = 256;

@@ -12,6 +12,7 @@ import { fdatasync, readv, writev } from 'node:fs';
 
 import { ERRNO_EIO } from '../abi/command.ts';
 import { EAGAIN, EINTR, errnoOf } from './errno.ts';
+import { announced } from './sync-channel.ts';
 
 /** Called once: 0 or a positive errno. */
 export type Settle = (errno: number) => void;
@@ -53,10 +54,14 @@ export function writePooled(request: TransferRequest, settle: Settle): void {
  * place where fdatasync is called. EINTR is repeated; any other error is reported and never
  * tried again: the next sync would say OK although the data is gone (durability section 6).
  */
-export function syncData(fd: number, settle: Settle, interruptions = INTERRUPTIONS): void {
+export function syncData(fd: number, path: string, settle: Settle): void {
+  sync(fd, announced(path, settle), INTERRUPTIONS);
+}
+
+function sync(fd: number, settle: Settle, interruptions: number): void {
   fdatasync(fd, (error) => {
     const errno = error === null ? 0 : errnoOf(error);
-    if (errno === EINTR && interruptions > 0) syncData(fd, settle, interruptions - 1);
+    if (errno === EINTR && interruptions > 0) sync(fd, settle, interruptions - 1);
     else settle(errno);
   });
 }

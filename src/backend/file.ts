@@ -228,7 +228,7 @@ export class FileBackend implements Backend {
     if (this.#state.closing !== undefined) return this.#done(id, EBADF, 0);
     if (this.#noFlush || this.readOnly) return this.#done(id, 0, 0);
     this.counters.syncs++;
-    syncData(this.#files.plain, this.#settle(id));
+    syncData(this.#files.plain, this.#image.path, this.#settle(id));
   }
 
   extend(id: number, sizeBytes: number): void {

@@ -2,10 +2,38 @@
 import type { DiskStats } from '../stats.ts';
 import { formatBytes, formatCount } from './format.ts';
 
+/** What is told of the counters of disks. */
+export interface Counts {
+  readonly requests: number;
+  readonly bytesRead: number;
+  readonly bytesWritten: number;
+  readonly merged: number;
+  readonly syncs: number;
+  readonly received: number;
+  readonly elided: number;
+  readonly coalesced: number;
+}
+
 /** The counters at one moment. */
 export interface Sample {
   readonly atMs: number;
-  readonly stats: DiskStats;
+  readonly counts: Counts;
+}
+
+/** Disks counted as one. */
+export function sumOf(disks: readonly DiskStats[]): Counts {
+  const sum = (count: (disk: DiskStats) => number): number =>
+    disks.reduce((total, disk) => total + count(disk), 0);
+  return {
+    requests: sum(requestsOf),
+    bytesRead: sum(({ bytesRead }) => bytesRead),
+    bytesWritten: sum(({ bytesWritten }) => bytesWritten),
+    merged: sum(({ merged }) => merged),
+    syncs: sum(({ syncs }) => syncs),
+    received: sum(({ flushes }) => flushes.received),
+    elided: sum(({ flushes }) => flushes.elided),
+    coalesced: sum(({ flushes }) => flushes.coalesced),
+  };
 }
 
 /** What happened between two samples. */
@@ -21,14 +49,13 @@ export function statusTexts(before: Sample, now: Sample, clients: number): strin
   const { seconds, requests, bytesRead, bytesWritten } = changeOf(before, now);
   const rate = formatCount(requests / seconds);
   const [read, written] = [bytesRead, bytesWritten].map((bytes) => mebibytes(bytes / seconds));
-  const { merged, flushes, syncs } = now.stats;
-  const { received, elided, coalesced } = flushes;
+  const { merged, received, elided, coalesced, syncs } = now.counts;
   const users = counted(clients, 'client');
   const long = [
     `${rate} req/s`,
     `read ${read} MiB/s`,
     `write ${written} MiB/s`,
-    ...savings(now.stats),
+    ...savings(now.counts),
     users,
   ];
   const short = [
@@ -49,21 +76,20 @@ export function summaryText(start: Sample, end: Sample): string {
     `${counted(requests, 'request')} in ${seconds.toFixed(1)} s`,
     `read ${formatBytes(bytesRead)}`,
     `written ${formatBytes(bytesWritten)}`,
-    ...savings(end.stats),
+    ...savings(end.counts),
   ].join(', ');
 }
 
 function changeOf(from: Sample, to: Sample): Change {
   return {
     seconds: Math.max(to.atMs - from.atMs, 1) / 1000,
-    requests: requestsOf(to.stats) - requestsOf(from.stats),
-    bytesRead: to.stats.bytesRead - from.stats.bytesRead,
-    bytesWritten: to.stats.bytesWritten - from.stats.bytesWritten,
+    requests: to.counts.requests - from.counts.requests,
+    bytesRead: to.counts.bytesRead - from.counts.bytesRead,
+    bytesWritten: to.counts.bytesWritten - from.counts.bytesWritten,
   };
 }
 
-function savings({ merged, flushes, syncs }: DiskStats): string[] {
-  const { received, elided, coalesced } = flushes;
+function savings({ merged, received, elided, coalesced, syncs }: Counts): string[] {
   const saved = `${formatCount(elided)} elided, ${formatCount(coalesced)} coalesced`;
   return [
     `${formatCount(merged)} merged`,

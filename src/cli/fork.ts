@@ -35,7 +35,8 @@ export async function forkServer(terminal: Terminal): Promise<void> {
   for (const signal of SIGNALS) {
     process.on(signal, () => {
       asked = signal;
-      server.kill(signal);
+      // A server that is ready does not end by SIGHUP.
+      server.kill(signal === 'SIGHUP' ? 'SIGTERM' : signal);
     });
   }
   let ready = false;

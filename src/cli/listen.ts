@@ -1,16 +1,41 @@
 /** Listening where the command line says, and what is said when that does not work. */
 import { lstat, stat } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
+import { SluiceError } from '../errors.ts';
 import { MAX_SOCKET_PATH_BYTES } from '../nbd/listen.ts';
-import { type Disk, type NbdServer, type NbdServerOptions, serveNbd } from '../node.ts';
+import {
+  type Disk,
+  type NbdServer,
+  type NbdServerOptions,
+  type NbdTlsOptions,
+  serveNbd,
+} from '../node.ts';
 import { Refusal } from './refusal.ts';
 import type { ServeOptions } from './serve-command.ts';
+import type { ServedExport } from './served-exports.ts';
 
 /** Starts the server. Clients can connect when this resolves. */
-export async function listen(disk: Disk, options: ServeOptions): Promise<NbdServer> {
+export async function listen(
+  disks: readonly Disk[],
+  exports: readonly ServedExport[],
+  options: ServeOptions,
+  tls: NbdTlsOptions | undefined,
+): Promise<NbdServer> {
+  const offered = disks.map((disk, index) => {
+    const { name, description } = exports[index] ?? {};
+    return { disk, name, description };
+  });
   try {
-    return await serveNbd(disk, { ...exportOptions(options), ...addressOptions(options) });
+    return await serveNbd(offered, {
+      ...limitsOf(options),
+      ...addressOptions(options),
+      tls,
+    });
   } catch (cause) {
+    if (cause instanceof SluiceError) throw cause;
+    if (options.fd !== undefined) {
+      throw new Refusal(`listen on ${placeOf(options)}`, cause, 'it must listen: Accept=no');
+    }
     throw await listenRefusal(cause, placeOf(options), options.socket, '-p or -k');
   }
 }
@@ -75,21 +100,25 @@ function isNoSocket(path: string): Promise<boolean> {
   );
 }
 
-function placeOf({ socket, port, bind }: ServeOptions): string {
+function placeOf({ socket, port, bind, fd }: ServeOptions): string {
+  if (fd !== undefined) return `the socket that was passed as descriptor ${fd}`;
   return socket === undefined ? `${bind} port ${port}` : JSON.stringify(socket);
 }
 
-function exportOptions(options: ServeOptions): NbdServerOptions {
+function limitsOf(options: ServeOptions): NbdServerOptions {
   return {
-    name: options.exportName,
-    description: options.description,
     readOnly: options.readOnly === true,
+    allocationDepth: options.allocationDepth === true,
+    bitmaps: options.bitmap,
     maxClients: options.shared,
+    handshakeTimeoutMs: options.handshakeLimit * 1000,
+    idleTimeoutMs: options.idleLimit * 1000,
     busyPollMicros: options.busyPoll,
   };
 }
 
-function addressOptions({ socket, port, bind }: ServeOptions): NbdServerOptions {
+function addressOptions({ socket, port, bind, fd }: ServeOptions): NbdServerOptions {
+  if (fd !== undefined) return { fd };
   return socket === undefined ? { port, host: bind } : { socket: socketPath(socket) };
 }
 

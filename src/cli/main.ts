@@ -25,6 +25,7 @@ import { addMap } from './verbs/map.ts';
 import { addRebase } from './verbs/rebase.ts';
 import { addResize } from './verbs/resize.ts';
 import { addSnapshot } from './verbs/snapshot.ts';
+import { addStats } from './verbs/stats.ts';
 import { addMeasure } from './verbs/measure.ts';
 import { versionText } from './version.ts';
 import { addVhostUser } from './vhost-user-command.ts';
@@ -83,6 +84,7 @@ function makeProgram(terminal: Terminal): Command {
     .allowExcessArguments()
     .addHelpText('after', EXAMPLES);
   addServe(program, terminal);
+  addStats(program);
   addVhostUser(program, terminal);
   addCrash(program, terminal);
   addCreate(program, terminal);

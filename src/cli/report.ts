@@ -23,6 +23,7 @@ const WORDS: readonly (readonly [library: string, commandLine: string])[] = [
   ['pass extendedL2 with it', 'pass -o extended_l2=on with it'],
   ['use version 3, or preallocation full', 'use compat=1.1, or preallocation=full'],
   ['larger clusters (clusterBits)', 'larger clusters (cluster_size)'],
+  ['tls has a certificate', 'the folder of --tls-certificates has a certificate'],
   ['open it read-only', 'open it read-only (-r)'],
   ['use a page-cache mode (writeback, writethrough)', 'pass --cache writeback'],
 ];

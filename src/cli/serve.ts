@@ -1,60 +1,150 @@
 /**
- * `sluice serve`: opens the image, then listens, then waits for the end.
+ * `sluice serve`: opens the images, then listens, then waits for the end.
  *
  *   open ──▶ listen ──▶ ready ──signal, or last client gone──▶ drain, flush, close ──▶ done
  *     └─────────┴── refused: what was opened is closed again
  *
- * V1 Clients are greeted only once the image is open.
- * V2 The first line on stderr is the URI, alone; it comes when clients can connect and the pid
- *    file is there.
+ * V1 Clients are greeted only once every image is open.
+ * V2 The first line on stderr is the URI, alone, and of several images there is one for each; they
+ *    come when clients can connect and the pid file is there.
  * V3 The exit code is 0 only if the last flush and all closes were good.
- * V4 The pid file goes last: when it is gone, the image is free.
+ * V4 The pid file goes last: when it is gone, the images are free.
+ * V5 With --run the server ends with the command, and has no words for a terminal: it is the
+ *    command's. With a socket that was passed nobody waits for the URI.
  */
-import type { NbdServer } from '../node.ts';
+import type { Disk, NbdServer } from '../node.ts';
 import { summaryText } from './activity.ts';
-import { releaseCommand } from './fork.ts';
-import { showHints } from './hints.ts';
+import { Control, type Controlled, controlStats } from './control.ts';
+import { isForked, releaseCommand } from './fork.ts';
+import { showHints, warnUnsafe } from './hints.ts';
 import { listen } from './listen.ts';
 import { PidFile } from './pid-file.ts';
-import { drawStatus, openImage, sampleOf, toTheEnd, watchHealth } from './served-image.ts';
+import { PrivateFolder, runCommand } from './run-command.ts';
 import type { ServeOptions } from './serve-command.ts';
+import { readTls, renewalOfTls, uriForClients, warnOfFaults } from './serve-tls.ts';
+import type { ServedExport } from './served-exports.ts';
+import { drawStatus, sampleOf, toTheEnd, watchHealth, withImages } from './served-image.ts';
+import { ServerLog } from './server-log.ts';
+import { statsText } from './stats-text.ts';
 import { stopRequested } from './stop.ts';
 import type { Terminal } from './terminal.ts';
 
 /** Serves until told to stop; rejects when that cannot begin, or does not end well. */
 export async function serve(
-  image: string,
+  exports: readonly ServedExport[],
   options: ServeOptions,
   terminal: Terminal,
 ): Promise<void> {
-  await toTheEnd(terminal, () => serveImage(image, options, terminal));
+  let code = 0;
+  await toTheEnd(terminal, async () => {
+    await using pidFile = new PidFile(options.pidFile);
+    const isPrivate = options.run !== undefined && !options.addressed;
+    await using folder = isPrivate ? await PrivateFolder.make() : undefined;
+    const notices: string[] = [];
+    const placed = { ...options, ...folder?.place };
+    const served = { exports, options: placed, terminal, pidFile, notices };
+    const notice = (text: string): void => void notices.push(text);
+    const outcome = await withImages(exports, options, notice, (disks) =>
+      serveDisks(disks, served),
+    );
+    code = outcome.code;
+    return outcome.summary;
+  });
+  // After the last close only: until then a failure has the last word (V3).
+  if (code !== 0) process.exitCode = code;
 }
 
-/** Answers with what was done. On the way out the disk is flushed and closed. */
-async function serveImage(
-  image: string,
-  options: ServeOptions,
-  terminal: Terminal,
-): Promise<string> {
-  await using pidFile = new PidFile(options.pidFile);
-  const notices: string[] = [];
-  await using disk = await openImage(image, options, (text) => notices.push(text));
-  await using server = await listen(disk, options);
-  await pidFile.write();
-  const stop = stopRequested(() => terminal.error('gave up: the last flush was not finished'));
-  server.once('refused', (error) => terminal.warn(`a connection was refused: ${error.message}`));
-  showHints(terminal, disk, server.uri, options);
-  for (const notice of notices) terminal.warn(notice);
+/** What goes with the disks. */
+interface Served {
+  readonly exports: readonly ServedExport[];
+  readonly options: ServeOptions;
+  readonly terminal: Terminal;
+  readonly pidFile: PidFile;
+  /** Said of the images while they were opened. */
+  readonly notices: readonly string[];
+}
+
+/** On the way out the disks are flushed and closed. */
+async function serveDisks(
+  disks: readonly Disk[],
+  served: Served,
+): Promise<{ readonly code: number; readonly summary: string }> {
+  const { exports, options, terminal } = served;
+  const tls = await readTls(options);
+  await using server = await listen(disks, exports, options, tls);
+  const controlled = { server, disks: namedDisks(disks, exports) };
+  await using _control = await Control.open(options.control, controlled);
+  await served.pidFile.write();
+  const stop = listenToSignals(controlled, served);
+  const uris = server.uris.map((uri) => uriForClients(uri, options, tls));
+  using _log = tell(disks, server, { ...served, uris });
   releaseCommand();
-  const start = sampleOf(disk);
-  const drawing = drawStatus(disk, () => server.clients, terminal);
-  const watching = watchHealth(disk, terminal);
+  const start = sampleOf(disks);
+  const watching = controlled.disks.map((disk) => watchHealth(disk, terminal));
+  const code =
+    options.run === undefined
+      ? await serveClients(disks, server, { stop, terminal, options })
+      : await runCommand(options.run, uris, stop);
+  for (const timer of watching) clearInterval(timer);
+  await server.close();
+  return { code, summary: options.run === undefined ? summaryText(start, sampleOf(disks)) : '' };
+}
+
+/** Of several disks it is said which one is meant. */
+function namedDisks(disks: readonly Disk[], exports: readonly ServedExport[]): Controlled['disks'] {
+  return disks.map((disk, index) => {
+    const image = disks.length > 1 ? exports[index]?.image : undefined;
+    return { disk, name: image ?? 'the image' };
+  });
+}
+
+/** Resolves with the signal that asks the server to stop. */
+function listenToSignals(
+  controlled: Controlled,
+  { options, terminal }: Served,
+): Promise<NodeJS.Signals> {
+  process.on('SIGUSR2', () => terminal.line(statsText(controlStats(controlled)).trimEnd()));
+  // Whoever passes a socket has no terminal that could hang up.
+  const isDaemon = isForked() || options.fd !== undefined;
+  return stopRequested(
+    () => terminal.error('gave up: the last flush was not finished'),
+    isDaemon ? renewalOfTls(controlled.server, options, terminal) : undefined,
+  );
+}
+
+/** Says that clients can connect, and from here on what else there is to say. */
+function tell(
+  disks: readonly Disk[],
+  server: NbdServer,
+  { options, terminal, notices, uris }: Served & { readonly uris: readonly string[] },
+): Disposable | undefined {
+  server.once('refused', (error) => terminal.warn(`a connection was refused: ${error.message}`));
+  const told = options.run === undefined && options.fd === undefined;
+  if (told) showHints(terminal, disks, { uris: server.uris, uri: uris[0] ?? '' }, options);
+  const log = options.verbose === true ? ServerLog.of(server, terminal) : undefined;
+  if (log === undefined) warnOfFaults(server, terminal);
+  if (!told) for (const uri of server.uris) log?.line(`listening: ${uri}`);
+  warnUnsafe(terminal, disks);
+  for (const notice of notices) terminal.warn(notice);
+  return log;
+}
+
+/** Until told to stop, or without -t until the last client has gone. */
+async function serveClients(
+  disks: readonly Disk[],
+  server: NbdServer,
+  until: {
+    readonly stop: Promise<NodeJS.Signals>;
+    readonly terminal: Terminal;
+    readonly options: ServeOptions;
+  },
+): Promise<number> {
+  const { stop, terminal, options } = until;
+  const drawing = drawStatus(disks, () => server.clients, terminal);
   await (options.persistent === true ? stop : Promise.race([stop, lastClientGone(server)]));
   clearInterval(drawing);
-  clearInterval(watching);
   terminal.status(['Stopping: requests are finished, then flushed. Ctrl-C gives up.']);
-  await server.close();
-  return summaryText(start, sampleOf(disk));
+  return 0;
 }
 
 function lastClientGone(server: NbdServer): Promise<void> {

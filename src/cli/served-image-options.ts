@@ -99,6 +99,14 @@ function qcow2Options(): Option[] {
   ];
 }
 
+/** May be given several times; the values come in a list. */
+export function collected(option: Option): Option {
+  return option.argParser((text: string, texts: readonly string[] | undefined) => [
+    ...(texts ?? []),
+    text,
+  ]);
+}
+
 /** A text that says something. */
 export function notEmpty(text: string): string {
   if (text === '') throw new InvalidArgumentError('It must not be empty.');

@@ -4,14 +4,15 @@ import { dirname } from 'node:path';
 import type { CacheModeName } from '../cache-mode.ts';
 import { corruptionText } from '../corruption.ts';
 import { type Disk, FileTrace, type ImageFormat, type NamedFilePolicy, openDisk } from '../node.ts';
-import { type Sample, statusTexts } from './activity.ts';
+import { type Sample, statusTexts, sumOf } from './activity.ts';
 import { followCommand } from './fork.ts';
+import type { ServedExport } from './served-exports.ts';
 import type { Terminal } from './terminal.ts';
 import { readKey } from './verbs/key.ts';
 
 /** What the command line says of it, parsed. */
 export interface ServedImageOptions {
-  readonly format?: string;
+  readonly format?: string | undefined;
   readonly cache: CacheModeName;
   readonly discard: 'unmap' | 'ignore';
   readonly aio: 'auto' | 'io_uring' | 'threads';
@@ -22,7 +23,7 @@ export interface ServedImageOptions {
   readonly lock: boolean;
   readonly allow: readonly string[];
   readonly backingFormat?: 'raw' | 'qcow2';
-  readonly keyFile?: string;
+  readonly keyFile?: string | undefined;
   readonly metadataCache?: number;
   readonly flushInterval?: number;
   readonly trace?: string;
@@ -39,7 +40,7 @@ export async function toTheEnd(terminal: Terminal, serve: () => Promise<string>)
   } finally {
     await terminal.clear();
   }
-  if (terminal.interactive) terminal.line(summary);
+  if (terminal.interactive && summary !== '') terminal.line(summary);
 }
 
 /** Opens what is served. */
@@ -74,6 +75,27 @@ export async function openImage(
   }
 }
 
+/**
+ * Opens images in turn, and closes them when `work` has ended, however it does.
+ * @param opened those that are open already
+ */
+export async function withImages<Result>(
+  exports: readonly ServedExport[],
+  options: Omit<ServedImageOptions, 'format' | 'keyFile'>,
+  onNotice: (text: string) => void,
+  work: (disks: readonly Disk[]) => Promise<Result>,
+  opened: readonly Disk[] = [],
+): Promise<Result> {
+  const next = exports[opened.length];
+  if (next === undefined) return await work(opened);
+  const { image, format, keyFile } = next;
+  const prefix = exports.length > 1 ? `${image}: ` : '';
+  await using disk = await openImage(image, { ...options, format, keyFile }, (text) =>
+    onNotice(`${prefix}${text}`),
+  );
+  return await withImages(exports, options, onNotice, work, [...opened, disk]);
+}
+
 /** Raw disks name no files: then it is said that --allow is not for them. */
 function policyOf(
   image: string,
@@ -85,35 +107,45 @@ function policyOf(
 
 /** Redraws the status line twice a second; on a terminal only. */
 export function drawStatus(
-  disk: Disk,
+  disks: readonly Disk[],
   clients: () => number,
   terminal: Terminal,
 ): NodeJS.Timeout | undefined {
   if (!terminal.interactive) return undefined;
-  let last = sampleOf(disk);
+  let last = sampleOf(disks);
   return setInterval(() => {
-    const now = sampleOf(disk);
+    const now = sampleOf(disks);
     terminal.status(statusTexts(last, now, clients()));
     last = now;
   }, REDRAW_MS);
 }
 
-/** Says once what no request succeeds for any more: clients may keep it to themselves. */
-export function watchHealth(disk: Disk, terminal: Terminal): NodeJS.Timeout {
-  let latched = false;
-  let corrupt = false;
+/** A disk, and what it is called. */
+export interface NamedDisk {
+  readonly disk: Disk;
+  readonly name: string;
+}
+
+/** Why flushes or writes do not succeed any more: nothing, or up to two sentences. */
+export function ailments({ disk, name }: NamedDisk): string[] {
+  const { latched, corruption } = disk;
+  return [
+    latched ? `a sync of ${name} failed: every flush fails until it is opened anew` : [],
+    corruption === undefined ? [] : corruptionText(corruption, name),
+  ].flat();
+}
+
+/** Says each ailment once: clients may keep it to themselves. */
+export function watchHealth(disk: NamedDisk, terminal: Terminal): NodeJS.Timeout {
+  let known: readonly string[] = [];
   return setInterval(() => {
-    const { corruption } = disk;
-    if (disk.latched && !latched) {
-      terminal.warn('a sync of the image failed: every flush fails until it is opened anew');
-    }
-    if (corruption !== undefined && !corrupt) terminal.warn(corruptionText(corruption));
-    latched = disk.latched;
-    corrupt = corruption !== undefined;
+    const found = ailments(disk);
+    for (const ailment of found) if (!known.includes(ailment)) terminal.warn(ailment);
+    known = found;
   }, REDRAW_MS);
 }
 
-/** What it has done so far. */
-export function sampleOf(disk: Disk): Sample {
-  return { atMs: performance.now(), stats: disk.stats() };
+/** What disks have done so far, together. */
+export function sampleOf(disks: readonly Disk[]): Sample {
+  return { atMs: performance.now(), counts: sumOf(disks.map((disk) => disk.stats())) };
 }

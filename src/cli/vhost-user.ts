@@ -1,8 +1,8 @@
 /** `sluice vhost-user`: opens the image, then listens, then waits for a signal. */
 import { type Disk, serveVhostUser, type VhostUserServer } from '../node.ts';
 import { summaryText } from './activity.ts';
-import { releaseCommand } from './fork.ts';
-import { UNSAFE } from './hints.ts';
+import { isForked, releaseCommand } from './fork.ts';
+import { warnUnsafe } from './hints.ts';
 import { listenRefusal, socketPath } from './listen.ts';
 import { PidFile } from './pid-file.ts';
 import { drawStatus, openImage, sampleOf, toTheEnd, watchHealth } from './served-image.ts';
@@ -39,20 +39,24 @@ async function serveImage(
   const warn = sparingly((text) => terminal.warn(text));
   server.on('fault', (error) => warn(error.message));
   await pidFile.write();
-  const stop = stopRequested(() => terminal.error('gave up: the last flush was not finished'));
+  const stop = stopRequested(
+    () => terminal.error('gave up: the last flush was not finished'),
+    // There are no files to read anew.
+    isForked() ? () => undefined : undefined,
+  );
   terminal.line(`vhost-user-blk at ${socketPath(options.socket)}`);
-  if (disk.cacheMode === 'unsafe' && !disk.readOnly) terminal.warn(UNSAFE);
+  warnUnsafe(terminal, [disk]);
   for (const notice of notices) terminal.warn(notice);
   releaseCommand();
-  const start = sampleOf(disk);
-  const drawing = drawStatus(disk, () => frontEnds, terminal);
-  const watching = watchHealth(disk, terminal);
+  const start = sampleOf([disk]);
+  const drawing = drawStatus([disk], () => frontEnds, terminal);
+  const watching = watchHealth({ disk, name: 'the image' }, terminal);
   await stop;
   clearInterval(drawing);
   clearInterval(watching);
   terminal.status(['Stopping: requests are finished, then flushed. Ctrl-C gives up.']);
   await server.close();
-  return summaryText(start, sampleOf(disk));
+  return summaryText(start, sampleOf([disk]));
 }
 
 async function listen(disk: Disk, options: VhostUserCommandOptions): Promise<VhostUserServer> {

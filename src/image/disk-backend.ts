@@ -1,6 +1,7 @@
 /** A disk as the backing file of another: reads and block status, by copy. */
 import { ERRNO_ENOTSUP } from '../abi/command.ts';
 import {
+  EXTENT_ABSENT,
   EXTENT_COMPRESSED,
   EXTENT_HOLE,
   EXTENT_TABLE_ENTRIES,
@@ -35,6 +36,11 @@ export class DiskBackend implements Backend {
     return this.#disk.size;
   }
 
+  /** The disk that is read. */
+  get disk(): Disk {
+    return this.#disk;
+  }
+
   attach(memory: WebAssembly.Memory, done: Done): void {
     this.#memory = new EngineMemory(memory);
     this.#done = done;
@@ -58,12 +64,9 @@ export class DiskBackend implements Backend {
     const answer = async (): Promise<number> => {
       const extents: Extent[] = [];
       for await (const extent of this.#disk.blockStatus(offset, length)) {
-        const { length: bytes, kind, depth, compressed } = extent;
-        extents.push({
-          length: bytes,
-          flags: FLAGS[kind] | (compressed ? EXTENT_COMPRESSED : 0),
-          depth,
-        });
+        const { length: bytes, kind, depth, present, compressed } = extent;
+        const flags = (compressed ? EXTENT_COMPRESSED : 0) | (present ? 0 : EXTENT_ABSENT);
+        extents.push({ length: bytes, flags: FLAGS[kind] | flags, depth });
         if (extents.length === EXTENT_TABLE_ENTRIES) break;
       }
       writeExtents(this.#memory.view, data, extents);

@@ -4,30 +4,42 @@
  */
 import { isSmall } from '../arena.ts';
 import type { Device } from '../device.ts';
-import { packExtents, WIRE_EXTENT_SIZE } from './extents.ts';
-import { CMD_FLAG_REQ_ONE, CMD_READ, NBD_EIO } from './protocol.ts';
-import { RequestTable } from './requests.ts';
+import { STATUS_IO_ERROR } from '../abi/request.ts';
+import { asksDevice, contextId, describe, type MetaContext } from './contexts.ts';
+import { MAX_EXTENTS } from './limits.ts';
+import { CMD_FLAG_REQ_ONE, CMD_READ } from './protocol.ts';
+import { COMMANDS, errorOfRefusal, isPastEnd, refusalText } from './refusals.ts';
+import { RequestTable, type Session } from './requests.ts';
 import { Sender } from './sender.ts';
 import type { ByteSocket } from './socket.ts';
+import { failureText, replyError } from './status.ts';
+import type { Tally } from './stats/tally.ts';
 
 export class Answers {
   readonly table = new RequestTable();
   readonly sender: Sender;
   readonly #device: Device;
-  readonly #structured: boolean;
+  readonly #session: Session;
+  readonly #tally: Tally;
   #open = 0;
   #burst = 0;
   #heldSmallBytes = 0;
   #heldLargeBytes = 0;
 
   /**
-   * @param structured structured replies were negotiated
    * @param writable called when a full socket takes replies again
    */
-  constructor(device: Device, socket: ByteSocket, structured: boolean, writable: () => void) {
+  constructor(
+    device: Device,
+    socket: ByteSocket,
+    session: Session,
+    tally: Tally,
+    writable: () => void,
+  ) {
     this.#device = device;
-    this.#structured = structured;
-    this.sender = new Sender(socket, { settled: this.#settled, writable }, device);
+    this.#session = session;
+    this.#tally = tally;
+    this.sender = new Sender(socket, { settled: this.#settled, writable }, device, session);
   }
 
   /** Requests without a sent reply. */
@@ -59,6 +71,7 @@ export class Answers {
   begin(): number {
     const slot = this.table.take();
     this.table.address[slot] = 0;
+    this.#tally.started(slot);
     this.#burst = this.#open === 0 ? 1 : this.#burst + 1;
     this.#open++;
     return slot;
@@ -81,48 +94,93 @@ export class Answers {
     this.#device.arena.release(address, bufferBytes);
   }
 
-  /** Answers without content. With structured replies a READ has no simple reply, an error none. */
-  plain(slot: number, error: number): void {
+  /** Success without content. With structured replies a READ has no simple reply. */
+  done(slot: number): void {
+    const { structured, extended } = this.#session;
     const { replies } = this.sender;
     const { table } = this;
-    const cookieHigh = table.cookieHigh[slot] ?? 0;
-    const cookieLow = table.cookieLow[slot] ?? 0;
-    if (this.#structured && error !== 0) replies.error(cookieHigh, cookieLow, error);
-    else if (this.#structured && table.type[slot] === CMD_READ) replies.none(cookieHigh, cookieLow);
-    else replies.simple(cookieHigh, cookieLow, error);
-    this.release(slot);
-    table.give(slot);
+    if (extended || (structured && table.type[slot] === CMD_READ)) replies.none(table, slot);
+    else replies.simple(table, slot, 0);
+    this.#end(slot, 0);
+  }
+
+  /** Answers a request that never reaches the device. */
+  refuse(slot: number, reason: number): void {
+    const { table } = this;
+    const session = this.#session;
+    const error = errorOfRefusal(reason);
+    if (!session.structured) return this.#simpleError(slot, error);
+    const text = refusalText(reason, session, table, slot);
+    const length = table.length[slot] ?? 0;
+    // Where the first byte is past the end already, the request says it.
+    const isWithin =
+      isPastEnd(reason) && length > 0 && (table.offset[slot] ?? 0) <= session.sizeBytes;
+    this.sender.replies.error(table, slot, error, text, isWithin ? session.sizeBytes : -1);
+    this.#end(slot, error);
+  }
+
+  /** Answers a request that the device could not do. */
+  fail(slot: number, status: number, errno: number): void {
+    const { table } = this;
+    const type = table.type[slot] ?? 0;
+    const error = replyError(type, status);
+    if (error === 0) return this.done(slot);
+    if (!this.#session.structured) return this.#simpleError(slot, error);
+    const text = failureText(COMMANDS[type] ?? '', status, errno);
+    this.sender.replies.error(table, slot, error, text);
+    this.#end(slot, error);
   }
 
   /** Answers a READ with what its buffer holds. One chunk, so DF asks for nothing more. */
   data(slot: number): void {
     const { replies } = this.sender;
     const { table } = this;
-    const cookieHigh = table.cookieHigh[slot] ?? 0;
-    const cookieLow = table.cookieLow[slot] ?? 0;
     const length = table.length[slot] ?? 0;
-    if (this.#structured) {
-      replies.offsetData(cookieHigh, cookieLow, table.offset[slot] ?? 0, length);
-    } else {
-      replies.simple(cookieHigh, cookieLow, 0);
-    }
+    if (this.#session.structured) replies.offsetData(table, slot, length);
+    else replies.simple(table, slot, 0);
     this.#content(slot, length);
   }
 
-  /** Answers a BLOCK_STATUS with the table that its buffer holds. */
-  extents(slot: number, extents: number): void {
+  /** The device is to be asked for an answer to this BLOCK_STATUS. */
+  asksDevice(slot: number): boolean {
+    return asksDevice(this.#session.contexts, this.table.selection[slot] ?? 0);
+  }
+
+  /**
+   * Answers a BLOCK_STATUS, one chunk for each context.
+   * @param entries of the table that its buffer holds, if the device was asked
+   */
+  extents(slot: number, entries: number): void {
     const { table } = this;
-    const one = ((table.flags[slot] ?? 0) & CMD_FLAG_REQ_ONE) !== 0;
-    const address = table.address[slot] ?? 0;
+    // A device that describes nothing leaves nothing that could be said.
+    if (entries === 0 && this.asksDevice(slot)) return this.fail(slot, STATUS_IO_ERROR, 0);
+    const { replies } = this.sender;
+    const { contexts } = this.#session;
+    const most = ((table.flags[slot] ?? 0) & CMD_FLAG_REQ_ONE) === 0 ? MAX_EXTENTS : 1;
     const { bytes } = this.#device;
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    const packed = packExtents(view, address, extents, table.length[slot] ?? 0, one);
-    // A device that describes nothing leaves nothing that could be said.
-    if (packed === 0) return this.plain(slot, NBD_EIO);
-    const length = packed * WIRE_EXTENT_SIZE;
-    const { replies } = this.sender;
-    replies.blockStatus(table.cookieHigh[slot] ?? 0, table.cookieLow[slot] ?? 0, length);
-    this.#content(slot, length);
+    const address = table.address[slot] ?? 0;
+    const offset = table.offset[slot] ?? 0;
+    for (let left = table.selection[slot] ?? 0; left !== 0;) {
+      const place = 31 - Math.clz32(left & -left);
+      const chunks = ones(left);
+      left = (left & (left - 1)) >>> 0;
+      const writer = replies.beginStatus(table.length[slot] ?? 0, chunks, most);
+      describe(contexts[place] as MetaContext, view, address, entries, offset, writer);
+      replies.status(table, slot, contextId(place), left === 0);
+    }
+    this.#end(slot, 0);
+  }
+
+  #simpleError(slot: number, error: number): void {
+    this.sender.replies.simple(this.table, slot, error);
+    this.#end(slot, error);
+  }
+
+  /** Everything is said. */
+  #end(slot: number, error: number): void {
+    this.release(slot);
+    this.#answered(slot, error);
   }
 
   /** Puts data behind the header that was just written, and frees the slot. */
@@ -131,6 +189,11 @@ export class Answers {
     const address = this.table.address[slot] ?? 0;
     const copied = this.sender.replies.data(address, lengthBytes, bufferBytes);
     if (copied) this.#holds(bufferBytes, -1);
+    this.#answered(slot, 0);
+  }
+
+  #answered(slot: number, error: number): void {
+    this.#tally.answered(this.table, slot, error);
     this.table.give(slot);
   }
 
@@ -144,4 +207,11 @@ export class Answers {
     this.#heldSmallBytes -= smallBytes;
     this.#heldLargeBytes -= largeBytes;
   };
+}
+
+/** Bits that are set. */
+function ones(word: number): number {
+  let count = 0;
+  for (let left = word; left !== 0; left &= left - 1) count++;
+  return count;
 }

@@ -4,7 +4,8 @@
  *
  *     ┌──────────────────────────────────────────────────────┐
  *   header ──▶ buffer ──▶ payload ──▶ submit ─────────────────┤
- *     │ │ └──────┴───────────────────▶  │                    │
+ *     │ │ │     └───────────────────▶  │                    │
+ *     │ │ └──▶ ids ──▶ buffer, submit or header ─────────────┤
  *     │ └────▶ drain ─────────────────────────────────────────┘
  *     └──────▶ over
  *
@@ -12,7 +13,8 @@
  * buffer    #claim: waits for its share of the arena
  * payload   #receive: the data of a WRITE comes in
  * submit    #submit: waits until the device takes it
- * drain     #drain: the data of a refused WRITE goes by
+ * ids       #ids: the payload of a BLOCK_STATUS comes in
+ * drain     #drain: the payload of what was refused goes by
  * over      DISC came, or something that is not NBD: nothing is parsed any more
  *
  * C1  A request is submitted when all its bytes are here, or never: no partial WRITE.
@@ -26,19 +28,18 @@ import { Answers } from './answers.ts';
 import { ArenaShare } from './arena-share.ts';
 import { MAX_POLLED_BURST } from './busy-poll.ts';
 import { Dispatch } from './dispatch.ts';
-import { GATHER_BYTES, MAX_DRAINED_BYTES, MAX_REQUESTS } from './limits.ts';
+import { Incoming } from './incoming.ts';
+import { GATHER_BYTES, MAX_REQUESTS } from './limits.ts';
 import { bufferBytesOf } from './operations.ts';
-import {
-  CMD_CACHE,
-  CMD_DISC,
-  CMD_FLUSH,
-  CMD_WRITE,
-  REQUEST_HEADER_SIZE,
-  REQUEST_MAGIC,
-} from './protocol.ts';
-import { NO_SLOT, refusal, type Session } from './requests.ts';
+import { CMD_BLOCK_STATUS, CMD_CACHE, CMD_DISC, CMD_FLUSH, CMD_WRITE } from './protocol.ts';
+import { ALLOWED } from './refusals.ts';
+import { headerOf, isAbsurd, NO_SLOT, payloadBytes, refusal, type Session } from './requests.ts';
 import type { ByteSocket, SocketOwner } from './socket.ts';
-import { Staging } from './staging.ts';
+import type { Staging } from './staging.ts';
+import { StatusPayload } from './status-payload.ts';
+import type { CountedClient } from './stats/server-tally.ts';
+import type { Tally } from './stats/tally.ts';
+import type { NbdEndReason } from './stats/types.ts';
 import type { Attended, Turn } from './turn.ts';
 
 const STATE_HEADER = 0;
@@ -46,9 +47,8 @@ const STATE_BUFFER = 1;
 const STATE_PAYLOAD = 2;
 const STATE_SUBMIT = 3;
 const STATE_DRAIN = 4;
-const STATE_OVER = 5;
-
-const WORD = 2 ** 32;
+const STATE_IDS = 5;
+const STATE_OVER = 6;
 
 /** What a connection is made of. */
 export interface ConnectionParts {
@@ -56,14 +56,19 @@ export interface ConnectionParts {
   readonly turn: Turn;
   readonly socket: ByteSocket;
   readonly session: Session;
+  readonly tally: Tally;
   /** Bytes that came behind the negotiation. */
   readonly early: Uint8Array;
   /** Called once, when every request is executed and nothing of the device is held any more. */
   readonly finished: () => void;
 }
 
-export class Connection implements SocketOwner, Attended {
+export class Connection implements SocketOwner, Attended, CountedClient {
   woken = false;
+  readonly tally: Tally;
+  /** Why it ends, when that is known. */
+  ending: NbdEndReason | undefined;
+  receivedBytes = 0;
   readonly #device: Device;
   readonly #turn: Turn;
   readonly #socket: ByteSocket;
@@ -71,20 +76,16 @@ export class Connection implements SocketOwner, Attended {
   readonly #finished: () => void;
   readonly #answers: Answers;
   readonly #dispatch: Dispatch;
-  readonly #staging = new Staging();
+  readonly #headerBytes: number;
+  readonly #magic: number;
+  readonly #incoming: Incoming;
+  readonly #staging: Staging;
+  readonly #statusPayload = new StatusPayload();
   readonly #share: ArenaShare;
   #state = STATE_HEADER;
   /** The request between its header and its submission. */
   #slot = NO_SLOT;
-  /** The part of a payload that has not come yet: where it goes, or how much goes by. */
-  #payloadAt = 0;
-  #payloadLeft = 0;
-  #drainError = 0;
-  /** The last target was the arena itself. */
-  #direct = false;
-  /** Large WRITEs are coming: a small window leaves their data to the arena. */
-  #narrow = false;
-  #receivedBytes = 0;
+  #drainReason = ALLOWED;
   #reading = true;
   /** No more bytes will come. */
   #ended = false;
@@ -93,13 +94,19 @@ export class Connection implements SocketOwner, Attended {
   readonly #wake = (): void => this.#turn.wake(this);
 
   constructor(parts: ConnectionParts) {
-    const { device } = parts;
+    const { device, session } = parts;
     this.#device = device;
     this.#turn = parts.turn;
     this.#socket = parts.socket;
-    this.#session = parts.session;
+    this.#session = session;
+    const { magic, bytes } = headerOf(session);
+    this.#headerBytes = bytes;
+    this.#magic = magic;
+    this.#incoming = new Incoming(device, bytes);
+    this.#staging = this.#incoming.staging;
     this.#finished = parts.finished;
-    this.#answers = new Answers(device, parts.socket, parts.session.structured, this.#wake);
+    this.tally = parts.tally;
+    this.#answers = new Answers(device, parts.socket, session, parts.tally, this.#wake);
     this.#dispatch = new Dispatch(device, this.#answers, this.#wake);
     this.#share = new ArenaShare(device.arena, this.#wake);
     this.#staging.preset(parts.early);
@@ -123,6 +130,11 @@ export class Connection implements SocketOwner, Attended {
     return this.#state === STATE_PAYLOAD || (sender.blocked && heldBytes > 0);
   }
 
+  /** Nothing is at the device or waits for it: the next move is the client's. */
+  get awaitsClient(): boolean {
+    return this.#dispatch.idle && this.#state !== STATE_SUBMIT && !this.#share.waiting;
+  }
+
   /** Bytes of the arena that it holds. */
   get heldBytes(): number {
     return this.#answers.heldBytes;
@@ -130,7 +142,15 @@ export class Connection implements SocketOwner, Attended {
 
   /** Bytes that moved in either direction so far. */
   get movedBytes(): number {
-    return this.#receivedBytes + this.#answers.sender.sentBytes;
+    return this.receivedBytes + this.sentBytes;
+  }
+
+  get sentBytes(): number {
+    return this.#answers.sender.sentBytes;
+  }
+
+  get inFlight(): number {
+    return this.#answers.open;
   }
 
   /** Begins with the bytes that came early; false: do not read yet. */
@@ -140,37 +160,36 @@ export class Connection implements SocketOwner, Attended {
   }
 
   /** Closes at once; what was received completely is executed. */
-  destroy(): void {
+  destroy(reason: NbdEndReason): void {
+    this.ending ??= reason;
     this.#socket.destroy();
   }
 
   /** Reads nothing more, finishes what was received and closes. */
   shutdown(): void {
+    this.ending ??= 'shutdown';
     this.#socket.pause();
     this.ended();
   }
 
   target(): Uint8Array {
-    this.#direct = this.#state === STATE_PAYLOAD && this.#staging.length === 0;
-    if (!this.#direct) return this.#staging.window(this.#narrow);
-    return this.#device.bytes.subarray(this.#payloadAt, this.#payloadAt + this.#payloadLeft);
+    return this.#incoming.target(this.#state === STATE_PAYLOAD);
   }
 
   received(lengthBytes: number): boolean {
-    if (this.#direct) this.#payloadAdvance(lengthBytes);
-    else this.#staging.added(lengthBytes);
+    this.#incoming.received(lengthBytes);
     return this.#took(lengthBytes);
   }
 
   /** `received` for bytes that came into somebody else's target. */
   copied(bytes: Uint8Array): boolean {
-    this.#direct = false;
-    this.#staging.preset(bytes);
+    this.#incoming.copied(bytes);
     return this.#took(bytes.length);
   }
 
   ended(): void {
     this.#ended = true;
+    this.#dispatch.endHints();
     this.#turn.run(this);
   }
 
@@ -196,7 +215,7 @@ export class Connection implements SocketOwner, Attended {
   }
 
   #took(lengthBytes: number): boolean {
-    this.#receivedBytes += lengthBytes;
+    this.receivedBytes += lengthBytes;
     this.#turn.run(this);
     return this.#readOn();
   }
@@ -208,9 +227,7 @@ export class Connection implements SocketOwner, Attended {
 
   /** Everything that came is consumed, and more is welcome (C4). */
   #wantsBytes(): boolean {
-    if (this.#ended || this.#done) return false;
-    if (this.#state === STATE_HEADER) return this.#staging.length < REQUEST_HEADER_SIZE;
-    return this.#state === STATE_PAYLOAD || this.#state === STATE_DRAIN;
+    return !this.#ended && !this.#done && this.#starved();
   }
 
   /** Parses and submits until bytes, memory or room are missing. */
@@ -230,6 +247,8 @@ export class Connection implements SocketOwner, Attended {
         return this.#receive();
       case STATE_SUBMIT:
         return this.#submit();
+      case STATE_IDS:
+        return this.#ids();
       case STATE_DRAIN:
         return this.#drain();
       default:
@@ -240,32 +259,39 @@ export class Connection implements SocketOwner, Attended {
   /** NBD proto, "Request message". */
   #header(): boolean {
     const { at, length: staged, view } = this.#staging;
-    if (staged < REQUEST_HEADER_SIZE || this.#answers.open >= MAX_REQUESTS) return false;
-    if (view.getUint32(at) !== REQUEST_MAGIC) return this.#drop();
-    const flags = view.getUint16(at + 4);
-    const type = view.getUint16(at + 6);
-    if (type === CMD_DISC) return this.#over();
-    const offset = view.getUint32(at + 16) * WORD + view.getUint32(at + 20);
-    const length = view.getUint32(at + 24);
-    const table = this.#answers.table;
+    if (staged < this.#headerBytes || this.#answers.open >= MAX_REQUESTS) return false;
+    if (view.getUint32(at) !== this.#magic) return this.#drop();
+    if (view.getUint16(at + 6) === CMD_DISC) return this.#over('disconnect');
     const slot = this.#answers.begin();
-    table.type[slot] = type;
-    table.flags[slot] = flags;
-    table.cookieHigh[slot] = view.getUint32(at + 8);
-    table.cookieLow[slot] = view.getUint32(at + 12);
-    table.offset[slot] = offset;
-    table.length[slot] = length;
-    this.#staging.consume(REQUEST_HEADER_SIZE);
-    return this.#route(slot, type, length, refusal(this.#session, type, flags, offset, length));
+    this.#answers.table.fill(slot, view, at, this.#session);
+    this.#staging.consume(this.#headerBytes);
+    return this.#route(slot);
   }
 
   /** Where a request goes from its header. */
-  #route(slot: number, type: number, length: number, error: number): boolean {
-    this.#narrow = error === 0 && type === CMD_WRITE && length >= GATHER_BYTES;
-    if (error !== 0 && type === CMD_WRITE) return this.#refuseWrite(slot, length, error);
-    const nothingToDo = type !== CMD_FLUSH && (length === 0 || this.#needsNoCache(type));
-    if (error !== 0 || nothingToDo) {
-      this.#answers.plain(slot, error);
+  #route(slot: number): boolean {
+    const { table } = this.#answers;
+    const session = this.#session;
+    const type = table.type[slot] ?? 0;
+    const flags = table.flags[slot] ?? 0;
+    const length = table.length[slot] ?? 0;
+    const payload = payloadBytes(session, type, flags, length);
+    const reason = refusal(session, type, flags, table.offset[slot] ?? 0, length);
+    this.#incoming.narrow = reason === ALLOWED && type === CMD_WRITE && length >= GATHER_BYTES;
+    if (reason !== ALLOWED) return this.#refuse(slot, payload, reason);
+    if (type !== CMD_BLOCK_STATUS) return this.#accept(slot, type, length);
+    if (payload === 0) return this.#acceptStatus(slot);
+    this.#slot = slot;
+    this.#statusPayload.begin(payload);
+    this.#state = STATE_IDS;
+    return true;
+  }
+
+  #accept(slot: number, type: number, length: number): boolean {
+    // With O_DIRECT there is no page cache that a CACHE could fill.
+    const isUncached = type === CMD_CACHE && this.#device.blockSizeBytes > 1;
+    if (type !== CMD_FLUSH && (length === 0 || isUncached)) {
+      this.#answers.done(slot);
       return true;
     }
     this.#slot = slot;
@@ -273,19 +299,29 @@ export class Connection implements SocketOwner, Attended {
     return true;
   }
 
-  /** With O_DIRECT there is no page cache that a CACHE could fill. */
-  #needsNoCache(type: number): boolean {
-    return type === CMD_CACHE && this.#device.blockSizeBytes > 1;
+  /** What bitmaps say is known here. */
+  #acceptStatus(slot: number): boolean {
+    if (this.#answers.asksDevice(slot)) return this.#accept(slot, CMD_BLOCK_STATUS, 1);
+    this.#answers.extents(slot, 0);
+    return true;
   }
 
-  /** The payload follows all the same; an absurd one is not waited for. */
-  #refuseWrite(slot: number, length: number, error: number): boolean {
-    if (length > MAX_DRAINED_BYTES) return this.#drop();
+  /** A payload follows all the same; an absurd one is not waited for. */
+  #refuse(slot: number, payload: number, reason: number): boolean {
+    if (isAbsurd(this.#session, payload)) return this.#drop();
     this.#slot = slot;
-    this.#payloadLeft = length;
-    this.#drainError = error;
+    this.#incoming.expect(0, payload);
+    this.#drainReason = reason;
     this.#state = STATE_DRAIN;
     return true;
+  }
+
+  #ids(): boolean {
+    if (!this.#statusPayload.take(this.#staging)) return false;
+    const slot = this.#slot;
+    this.#state = STATE_HEADER;
+    const reason = this.#statusPayload.judge(this.#session, this.#answers.table, slot);
+    return reason === ALLOWED ? this.#acceptStatus(slot) : this.#refuse(slot, 0, reason);
   }
 
   #claim(): boolean {
@@ -296,39 +332,22 @@ export class Connection implements SocketOwner, Attended {
     const address = this.#share.take(bytes, heldSmallBytes, heldLargeBytes);
     if (address === 0) return false;
     this.#answers.hold(slot, address, bytes);
-    this.#payloadAt = address;
     const isWrite = table.type[slot] === CMD_WRITE;
-    this.#payloadLeft = isWrite ? bytes : 0;
+    this.#incoming.expect(address, isWrite ? bytes : 0);
     this.#state = isWrite ? STATE_PAYLOAD : STATE_SUBMIT;
     return true;
   }
 
-  /** Takes what is staged of a payload; the rest goes straight into the arena. */
   #receive(): boolean {
-    const { at, bytes } = this.#staging;
-    const length = Math.min(this.#payloadLeft, this.#staging.length);
-    if (length > 0) {
-      this.#device.bytes.set(bytes.subarray(at, at + length), this.#payloadAt);
-      this.#staging.consume(length);
-      this.#payloadAdvance(length);
-    }
-    if (this.#payloadLeft > 0) return false;
+    if (!this.#incoming.receive()) return false;
     this.#state = STATE_SUBMIT;
     return true;
   }
 
-  #payloadAdvance(lengthBytes: number): void {
-    this.#payloadAt += lengthBytes;
-    this.#payloadLeft -= lengthBytes;
-  }
-
   #drain(): boolean {
-    const length = Math.min(this.#payloadLeft, this.#staging.length);
-    this.#staging.consume(length);
-    this.#payloadLeft -= length;
-    if (this.#payloadLeft > 0) return false;
+    if (!this.#incoming.drain()) return false;
     this.#state = STATE_HEADER;
-    this.#answers.plain(this.#slot, this.#drainError);
+    this.#answers.refuse(this.#slot, this.#drainReason);
     return true;
   }
 
@@ -340,7 +359,8 @@ export class Connection implements SocketOwner, Attended {
   }
 
   /** DISC, or the end of it: what follows is not looked at. */
-  #over(): boolean {
+  #over(reason: NbdEndReason): boolean {
+    this.ending ??= reason;
     this.#staging.clear();
     this.#state = STATE_OVER;
     return false;
@@ -349,7 +369,7 @@ export class Connection implements SocketOwner, Attended {
   /** What came is not NBD, or absurd: there is no way to find the next request. */
   #drop(): boolean {
     this.#socket.destroy();
-    return this.#over();
+    return this.#over('protocol');
   }
 
   /** Nothing is left to parse, execute or send. */
@@ -361,8 +381,9 @@ export class Connection implements SocketOwner, Attended {
 
   /** What is staged cannot become a request without more bytes. */
   #starved(): boolean {
-    if (this.#state === STATE_HEADER) return this.#staging.length < REQUEST_HEADER_SIZE;
-    return this.#state === STATE_PAYLOAD || this.#state === STATE_DRAIN;
+    const state = this.#state;
+    if (state === STATE_HEADER) return this.#staging.length < this.#headerBytes;
+    return state === STATE_PAYLOAD || state === STATE_IDS || state === STATE_DRAIN;
   }
 
   #finish(): void {

@@ -2,13 +2,15 @@
  * The requests of one connection that the device has: submitted by slot, answered on completion.
  *
  * D1  Nothing is submitted from inside a completion; what is left of a CACHE waits for `proceed`.
+ * D2  A CACHE is a hint: no more of it is read than is worth it, and nothing for a client that has
+ *     gone.
  */
 import { STATUS_OK } from '../abi/request.ts';
 import type { CompletionTarget, Device } from '../device.ts';
 import type { Answers } from './answers.ts';
+import { MAX_CACHED_BYTES } from './limits.ts';
 import { deviceFlags, deviceOperation, transferBytes } from './operations.ts';
 import { CMD_BLOCK_STATUS, CMD_CACHE, CMD_READ } from './protocol.ts';
-import { replyError } from './status.ts';
 
 export class Dispatch implements CompletionTarget {
   readonly #device: Device;
@@ -19,6 +21,7 @@ export class Dispatch implements CompletionTarget {
   readonly #partial: number[] = [];
   #submitted = false;
   #spaceAwaited = false;
+  #hasGone = false;
 
   /** @param wake called when a reply is ready, or the device takes requests again */
   constructor(device: Device, answers: Answers, wake: () => void) {
@@ -32,15 +35,21 @@ export class Dispatch implements CompletionTarget {
     return this.#inFlight === 0 && this.#partial.length === 0;
   }
 
+  /** The client sends nothing more: what it only hinted at is ended where it is (D2). */
+  endHints(): void {
+    this.#hasGone = true;
+  }
+
   /** Gives a request to the device; false: not now, try again when woken. */
   submit(slot: number): boolean {
     const { table } = this.#answers;
     const type = table.type[slot] ?? 0;
+    const done = table.done[slot] ?? 0;
     const taken = this.#device.submit(
       deviceOperation(type),
       deviceFlags(type, table.flags[slot] ?? 0),
-      table.offset[slot] ?? 0,
-      transferBytes(type, table.length[slot] ?? 0),
+      (table.offset[slot] ?? 0) + done,
+      transferBytes(type, (table.length[slot] ?? 0) - done),
       1,
       table.address[slot] ?? 0,
       this,
@@ -57,7 +66,9 @@ export class Dispatch implements CompletionTarget {
   proceed(): void {
     for (;;) {
       const slot = this.#partial.at(-1);
-      if (slot === undefined || !this.submit(slot)) return;
+      if (slot === undefined) return;
+      if (this.#hasGone) this.#answers.done(slot);
+      else if (!this.submit(slot)) return;
       this.#partial.pop();
     }
   }
@@ -69,15 +80,15 @@ export class Dispatch implements CompletionTarget {
     return submitted;
   }
 
-  completed(token: number, status: number, value: number, _errno: number): void {
+  completed(token: number, status: number, value: number, errno: number): void {
     const answers = this.#answers;
     const type = answers.table.type[token] ?? 0;
     this.#inFlight--;
-    if (status !== STATUS_OK) answers.plain(token, replyError(type, status));
+    if (status !== STATUS_OK) answers.fail(token, status, errno);
     else if (type === CMD_READ) answers.data(token);
     else if (type === CMD_BLOCK_STATUS) answers.extents(token, value);
     else if (type === CMD_CACHE && this.#moreToRead(token)) this.#partial.push(token);
-    else answers.plain(token, 0);
+    else answers.done(token);
     this.#wake();
   }
 
@@ -93,10 +104,10 @@ export class Dispatch implements CompletionTarget {
   /** Moves a CACHE past the piece that was read; false when it was the last. */
   #moreToRead(slot: number): boolean {
     const { table } = this.#answers;
-    const length = table.length[slot] ?? 0;
-    const read = transferBytes(CMD_CACHE, length);
-    table.offset[slot] = (table.offset[slot] ?? 0) + read;
-    table.length[slot] = length - read;
-    return length > read;
+    const wanted = Math.min(table.length[slot] ?? 0, MAX_CACHED_BYTES);
+    const before = table.done[slot] ?? 0;
+    const done = before + transferBytes(CMD_CACHE, (table.length[slot] ?? 0) - before);
+    table.done[slot] = done;
+    return done < wanted;
   }
 }

@@ -1,60 +1,79 @@
 /**
- * A table of extents of the device, turned into NBD's.
+ * Extents of a BLOCK_STATUS, written where their chunk goes.
  *
- *   device   u64 length, u32 flags, u32 depth    little-endian, abi/request.ts
- *   NBD      u32 length, u32 flags           big-endian, "NBD_REPLY_TYPE_BLOCK_STATUS"
+ *   compact    u32 length, u32 flags    big-endian, "NBD_REPLY_TYPE_BLOCK_STATUS"
+ *   extended   u64 length, u64 flags    big-endian, "NBD_REPLY_TYPE_BLOCK_STATUS_EXT"
  *
- * EXTENT_HOLE and EXTENT_ZERO are those of base:allocation; other flags stay here.
+ * X1  Neighbours with equal flags are one, and what lies past the request is cut off: so a compact
+ *     length fits its u32.
  */
-import {
-  EXTENT_FLAGS,
-  EXTENT_HOLE,
-  EXTENT_LENGTH,
-  EXTENT_SIZE,
-  EXTENT_ZERO,
-} from '../abi/request.ts';
-
-/** Bytes of an extent on the wire. */
-export const WIRE_EXTENT_SIZE = 8;
+import { EXTENT_SIZE_32, EXTENT_SIZE_64 } from './protocol.ts';
 
 const WORD = 2 ** 32;
+const NO_VIEW: DataView = new DataView(new ArrayBuffer(0));
 
-/**
- * Rewrites the table in place: neighbours with equal flags are joined, and what lies past the
- * request is cut off, so that every length fits its u32.
- * @param extents entries of the table
- * @param requestBytes the length of the request
- * @param one keep the first only (NBD_CMD_FLAG_REQ_ONE)
- * @returns entries that are left; 0 when the table describes nothing
- */
-export function packExtents(
-  view: DataView,
-  address: number,
-  extents: number,
-  requestBytes: number,
-  one: boolean,
-): number {
-  let packed = 0;
-  let length = 0;
-  let flags = -1;
-  let left = requestBytes;
-  for (let index = 0; index < extents && left > 0; index++) {
-    const from = address + index * EXTENT_SIZE;
-    const high = view.getUint32(from + EXTENT_LENGTH + 4, true);
-    const whole = high * WORD + view.getUint32(from + EXTENT_LENGTH, true);
-    const next = Math.min(whole, left);
-    if (next === 0) continue;
-    const nextFlags = view.getUint32(from + EXTENT_FLAGS, true) & (EXTENT_HOLE | EXTENT_ZERO);
-    const joined = nextFlags === flags;
-    if (!joined && one && packed === 1) break;
-    if (!joined) packed++;
-    length = joined ? length + next : next;
-    flags = nextFlags;
-    left -= next;
-    // An entry on the wire is half as long, so nothing is overwritten before it was read.
-    const to = address + (packed - 1) * WIRE_EXTENT_SIZE;
-    view.setUint32(to, length);
-    view.setUint32(to + 4, flags);
+/** One list of extents after the other. */
+export class ExtentWriter {
+  /** Extents written. */
+  count = 0;
+  #view: DataView = NO_VIEW;
+  #start = 0;
+  #isWide = false;
+  #limit = 0;
+  #left = 0;
+  #length = 0;
+  #flags = -1;
+
+  /**
+   * @param start where the first extent goes; there is room for `limit`
+   * @param isWide 64 bits each
+   * @param requestBytes what the extents describe, at most
+   */
+  begin(view: DataView, start: number, isWide: boolean, limit: number, requestBytes: number): void {
+    this.#view = view;
+    this.#start = start;
+    this.#isWide = isWide;
+    this.#limit = limit;
+    this.#left = requestBytes;
+    this.#length = 0;
+    this.#flags = -1;
+    this.count = 0;
   }
-  return packed;
+
+  /** Bytes of the request that are not described yet. */
+  get left(): number {
+    return this.#left;
+  }
+
+  /** Adds what comes next; false: nothing more fits, or is needed. */
+  add(lengthBytes: number, flags: number): boolean {
+    const length = Math.min(lengthBytes, this.#left);
+    if (length === 0) return this.#left > 0;
+    const isNew = flags !== this.#flags;
+    if (isNew && this.count === this.#limit) return false;
+    if (isNew) {
+      this.count++;
+      this.#length = 0;
+      this.#flags = flags;
+    }
+    this.#length += length;
+    this.#left -= length;
+    this.#put();
+    return this.#left > 0;
+  }
+
+  #put(): void {
+    const view = this.#view;
+    if (!this.#isWide) {
+      const at = this.#start + (this.count - 1) * EXTENT_SIZE_32;
+      view.setUint32(at, this.#length);
+      view.setUint32(at + 4, this.#flags);
+      return;
+    }
+    const at = this.#start + (this.count - 1) * EXTENT_SIZE_64;
+    view.setUint32(at, Math.floor(this.#length / WORD));
+    view.setUint32(at + 4, this.#length % WORD);
+    view.setUint32(at + 8, 0);
+    view.setUint32(at + 12, this.#flags);
+  }
 }

@@ -32,6 +32,10 @@ export const LARGE_SHARE = 4;
 export const SMALL_SHARE = 100;
 /** CACHE reads in pieces of this size. */
 export const CACHE_PIECE_BYTES = 262_144;
+/** CACHE reads the first so many bytes: what is prefetched beyond drives other pages out. */
+export const MAX_CACHED_BYTES = 1_073_741_824;
+/** Extents in one reply for one context: more are asked for again (proto: at most 2^20). */
+export const MAX_EXTENTS = 4096;
 
 /** Bytes taken from a socket at once while negotiating. */
 export const HANDSHAKE_WINDOW_BYTES = 4096;

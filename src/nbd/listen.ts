@@ -1,4 +1,5 @@
 /** Binding the server's socket. */
+import { readFileSync, readlinkSync } from 'node:fs';
 import { lstat, unlink } from 'node:fs/promises';
 import { connect, type Server } from 'node:net';
 import { invalid } from '../arguments.ts';
@@ -23,33 +24,62 @@ export function toSocketPath(socket: unknown): string {
 /**
  * Listens at an address. The file of a unix socket that nobody listens at any more is replaced.
  * Rejects with the system's error.
+ * @param umask for the file of a unix socket, instead of the process's
  */
-export async function listen(server: Server, address: ServerAddress): Promise<void> {
+export async function listen(
+  server: Server,
+  address: ServerAddress,
+  umask?: number,
+): Promise<void> {
   try {
-    await tryListen(server, address);
+    await tryListen(server, address, umask);
   } catch (error) {
     if (!('path' in address) || !(await isStale(error, address.path))) throw error;
     await unlink(address.path);
-    await tryListen(server, address);
+    await tryListen(server, address, umask);
   }
 }
 
-/** Where clients find the export of a server that listens. NBD, doc/uri.md. */
-export function uriOf(server: Server, address: ServerAddress, name: string): string {
-  if ('path' in address) return unixUri(name, address.path);
+/**
+ * Where clients find the export of a server that listens; empty where the system does not tell, or
+ * no URI could. NBD, doc/uri.md.
+ */
+export function uriOf(
+  server: Server,
+  address: ServerAddress,
+  name: string,
+  secure = false,
+): string {
+  if ('path' in address) return unixUri(name, address.path, secure);
   const bound = server.address();
-  const port = bound !== null && typeof bound === 'object' ? bound.port : address.port;
-  return tcpUri(name, address.host, port);
+  if (bound !== null && typeof bound === 'object') {
+    return tcpUri(name, 'host' in address ? address.host : bound.address, bound.port, secure);
+  }
+  const path = 'fd' in address ? socketPathOf(address.fd) : undefined;
+  return path === undefined ? '' : unixUri(name, path, secure);
 }
 
-function tryListen(server: Server, address: ServerAddress): Promise<void> {
+function tryListen(server: Server, address: ServerAddress, umask?: number): Promise<void> {
   return new Promise((resolve, reject) => {
     server.once('error', reject);
+    // The file is made inside `listen`; nothing else of this process is made meanwhile.
+    const usual = umask === undefined ? undefined : process.umask(umask);
     server.listen({ ...address }, () => {
       server.off('error', reject);
       resolve();
     });
+    if (usual !== undefined) process.umask(usual);
   });
+}
+
+/** The path of a unix socket that we were given. proc(5), /proc/net/unix. */
+function socketPathOf(fd: number): string | undefined {
+  if (process.platform !== 'linux') return undefined;
+  const [, inode] = /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/self/fd/${fd}`)) ?? [];
+  // Num: RefCount Protocol Flags Type St Inode Path
+  const line = new RegExp(`^(?:\\S+ +){6}${inode} (.*)$`, 'm');
+  const [, path] = line.exec(readFileSync('/proc/net/unix', 'utf8')) ?? [];
+  return path === undefined || path.startsWith('@') ? undefined : path;
 }
 
 /** True when the address is in use by a socket file that its server left behind. */

@@ -3,8 +3,6 @@
  * socket takes them. NBD proto, "Fixed newstyle negotiation".
  */
 import {
-  CONTEXT_BASE_ALLOCATION,
-  CONTEXT_ID,
   EXPORT_NAME_ZEROES,
   FLAG_FIXED_NEWSTYLE,
   FLAG_NO_ZEROES,
@@ -101,11 +99,11 @@ export class OptionReplies {
     this.#view.setUint32(at + 10, maxPayload);
   }
 
-  /** NBD_REP_META_CONTEXT of base:allocation; a list has no ids. */
-  context(option: number, selected: boolean): void {
-    const text = UTF8.encode(CONTEXT_BASE_ALLOCATION);
+  /** NBD_REP_META_CONTEXT: one context of a list or a selection. */
+  context(option: number, id: number, name: string): void {
+    const text = UTF8.encode(name);
     const at = this.#header(option, REP_META_CONTEXT, 4 + text.length);
-    this.#view.setUint32(at, selected ? CONTEXT_ID : 0);
+    this.#view.setUint32(at, id);
     this.#text(at + 4, text);
   }
 

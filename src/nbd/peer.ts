@@ -4,42 +4,52 @@
  *   negotiating ──▶ parked ──▶ serving ──▶ gone
  *        │  GO, and  │  a client slot is free
  *        │  all client slots are taken
- *        └──▶ gone
+ *        ├──▶ gone
+ *        └──▶ STARTTLS: the handshake of TLS, and negotiating again
  *
  * negotiating -> parked     #negotiate, when the host does not admit
  * parked -> serving         admitted
  * negotiating -> serving    #serve
  */
 import type { Socket } from 'node:net';
-import type { Device } from '../device.ts';
+import type { SluiceError } from '../errors.ts';
 import { busyPoll } from './busy-poll.ts';
+import { HEADERS_EXTENDED, HEADERS_SIMPLE } from './export-info.ts';
 import { Connection } from './connection.ts';
+import { isSelected } from './contexts.ts';
+import type { Export } from './export.ts';
 import {
-  type ExportInfo,
   Handshake,
   HANDSHAKE_CLOSE,
   HANDSHAKE_ENTER,
   HANDSHAKE_MORE,
+  HANDSHAKE_SECURE,
 } from './handshake.ts';
 import { HANDSHAKE_WINDOW_BYTES } from './limits.ts';
 import { ByteSocket, type SocketOwner } from './socket.ts';
-import type { Turn } from './turn.ts';
+import type { CountedClient } from './stats/server-tally.ts';
+import { Tally } from './stats/tally.ts';
+import type { NbdClientInfo, NbdEndReason } from './stats/types.ts';
+import { tlsFault, type TlsSettings } from './tls.ts';
 
 /** The server as its connections see it. */
 export interface PeerHost {
-  readonly device: Device;
-  readonly turn: Turn;
-  readonly info: ExportInfo;
+  readonly uri: string;
+  /** What is offered now. */
+  readonly exports: readonly Export[];
   readonly handshakeTimeoutMs: number;
   readonly busyPollMicros: number;
+  readonly tls: TlsSettings | undefined;
   /** Clients in transmission. */
   readonly clients: number;
   /** Takes a client slot; false: `admitted` will be called when one is free. */
   admit(peer: Peer): boolean;
   /** Transmission begins. */
-  serving(peer: Peer): void;
+  serving(peer: Peer, client: CountedClient): void;
   /** Everything that this client asked for is executed. */
-  finished(peer: Peer): void;
+  finished(peer: Peer, client: CountedClient): void;
+  /** TLS did not begin as it should; the connection ends. */
+  faulty(error: SluiceError): void;
   /** The socket is gone. */
   gone(peer: Peer): void;
 }
@@ -47,9 +57,13 @@ export interface PeerHost {
 export class Peer implements SocketOwner {
   /** As performance.now() counts. */
   readonly acceptedAtMs = performance.now();
+  /** Of the connection, among those of the server. */
+  readonly id: number;
+  /** `host:port`; empty on a unix socket. */
+  readonly address: string;
   readonly #host: PeerHost;
   readonly #socket: ByteSocket;
-  readonly #handshake: Handshake;
+  readonly #handshake: Handshake<Export>;
   readonly #window = new Uint8Array(HANDSHAKE_WINDOW_BYTES);
   #at = 0;
   #end = 0;
@@ -57,17 +71,29 @@ export class Peer implements SocketOwner {
   #intoWindow = true;
   #admitted = false;
   #connection: Connection | undefined;
-  readonly #timer: NodeJS.Timeout;
+  #reason: NbdEndReason | undefined;
+  #secured = false;
+  /** TLS did not begin, and why. */
+  #insecurity: SluiceError | undefined;
+  readonly #timer: NodeJS.Timeout | undefined;
   readonly #goOn = (): void => {
     if (this.#negotiate()) this.#socket.resume();
   };
 
-  constructor(host: PeerHost, accepted: Socket) {
+  constructor(host: PeerHost, accepted: Socket, id: number) {
+    this.id = id;
+    this.address = addressOf(accepted);
     this.#host = host;
-    this.#handshake = new Handshake(host.info);
-    this.#timer = setTimeout(() => this.destroy(), host.handshakeTimeoutMs);
+    this.#handshake = new Handshake(host.exports, tlsStateOf(host.tls));
+    const limitMs = host.handshakeTimeoutMs;
+    this.#timer = limitMs === 0 ? undefined : setTimeout(() => this.destroy('timeout'), limitMs);
     this.#socket = new ByteSocket(accepted, this, busyPoll(host.busyPollMicros));
     this.#send(this.#handshake.takeReplies());
+  }
+
+  /** The export that the client has chosen. */
+  get chosen(): Export | undefined {
+    return this.#handshake.chosen;
   }
 
   /** The connection in transmission. */
@@ -86,8 +112,19 @@ export class Peer implements SocketOwner {
     this.#goOn();
   }
 
+  /** Why it has ended, or will. */
+  get reason(): NbdEndReason {
+    return this.#connection?.ending ?? this.#reason ?? 'gone';
+  }
+
+  /** What was found wrong with its negotiation, in words; empty: nothing. */
+  get complaint(): string {
+    return this.#insecurity?.message ?? this.#handshake.complaint;
+  }
+
   /** Closes without ceremony. */
-  destroy(): void {
+  destroy(reason: NbdEndReason): void {
+    this.#reason ??= reason;
     this.#socket.destroy();
   }
 
@@ -111,7 +148,7 @@ export class Peer implements SocketOwner {
   ended(): void {
     if (this.#connection !== undefined) this.#connection.ended();
     // After a CLOSE the socket ends by itself, when the last reply is out.
-    else if (this.#handshake.outcome !== HANDSHAKE_CLOSE) this.destroy();
+    else if (this.#handshake.outcome !== HANDSHAKE_CLOSE) this.destroy('gone');
   }
 
   closed(): void {
@@ -129,8 +166,33 @@ export class Peer implements SocketOwner {
       if (!this.#send(handshake.takeReplies())) return false;
     } while (handshake.outcome === HANDSHAKE_MORE && this.#at < this.#end);
     if (handshake.outcome === HANDSHAKE_ENTER) return this.#serve();
-    if (handshake.outcome === HANDSHAKE_CLOSE) this.#socket.end();
+    if (handshake.outcome === HANDSHAKE_SECURE) this.#secure();
+    if (handshake.outcome === HANDSHAKE_CLOSE) {
+      this.#reason ??= handshake.broken ? 'protocol' : 'abort';
+      this.#socket.end();
+    }
     return handshake.outcome === HANDSHAKE_MORE;
+  }
+
+  /** What came in clear behind STARTTLS would be taken for what comes over TLS (CVE-2021-3716). */
+  #secure(): void {
+    const { tls } = this.#host;
+    if (tls === undefined) throw new Error('TLS begins where there is none');
+    if (this.#at < this.#end) {
+      return this.#insecure(new Error('it sent bytes in clear behind STARTTLS'));
+    }
+    this.#socket.secure(tls, (error) => {
+      if (error !== undefined) return this.#insecure(error);
+      this.#secured = true;
+      this.#handshake.secured();
+      this.#socket.resume();
+    });
+  }
+
+  #insecure(error: Error): void {
+    this.#insecurity = tlsFault(error);
+    this.#host.faulty(this.#insecurity);
+    this.destroy('tls');
   }
 
   #admit(): boolean {
@@ -141,29 +203,61 @@ export class Peer implements SocketOwner {
   /** Sends; false when it takes longer, and `#goOn` comes after it. */
   #send(bytes: Uint8Array): boolean {
     const sent = this.#socket.writeNow(bytes, bytes.length);
-    if (sent < 0) this.destroy();
+    if (sent < 0) this.destroy('gone');
     else if (sent < bytes.length) this.#socket.writeLater([bytes.subarray(sent)], this.#goOn);
     return sent === bytes.length;
   }
 
   #serve(): boolean {
+    const { chosen } = this.#handshake;
+    if (chosen === undefined) throw new Error('transmission is about an export');
     clearTimeout(this.#timer);
-    const { device, turn, info } = this.#host;
-    this.#connection = new Connection({
-      device,
-      turn,
+    const connection = new Connection({
+      device: chosen.device,
+      turn: chosen.turn,
+      tally: new Tally(this.#client(chosen), chosen.turn.clock),
       socket: this.#socket,
       session: {
-        sizeBytes: info.sizeBytes,
-        readOnly: info.readOnly,
-        maxPayloadBytes: info.maxPayloadBytes,
-        structured: this.#handshake.structured,
-        allocation: this.#handshake.allocation,
+        sizeBytes: chosen.sizeBytes,
+        readOnly: chosen.readOnly,
+        maxPayloadBytes: chosen.maxPayloadBytes,
+        structured: this.#handshake.headers !== HEADERS_SIMPLE,
+        extended: this.#handshake.headers === HEADERS_EXTENDED,
+        contexts: chosen.contexts,
+        selection: this.#handshake.selection,
       },
       early: this.#window.subarray(this.#at, this.#end),
-      finished: () => this.#host.finished(this),
+      finished: () => this.#host.finished(this, connection),
     });
-    this.#host.serving(this);
-    return this.#connection.start();
+    this.#connection = connection;
+    this.#host.serving(this, connection);
+    return connection.start();
   }
+
+  /** What statistics say of it. */
+  #client({ name, readOnly, contexts }: Export): NbdClientInfo {
+    const { headers, selection } = this.#handshake;
+    return {
+      server: this.#host.uri,
+      id: this.id,
+      address: this.address,
+      tls: this.#secured,
+      export: name,
+      readOnly,
+      structuredReplies: headers !== HEADERS_SIMPLE,
+      extendedHeaders: headers === HEADERS_EXTENDED,
+      contexts: contexts.filter((_, place) => isSelected(selection, place)).map((one) => one.name),
+    };
+  }
+}
+
+function tlsStateOf(tls: TlsSettings | undefined): 'none' | 'allowed' | 'required' {
+  if (tls === undefined) return 'none';
+  return tls.required ? 'required' : 'allowed';
+}
+
+function addressOf({ remoteAddress, remotePort }: Socket): string {
+  if (remoteAddress === undefined) return '';
+  const host = remoteAddress.includes(':') ? `[${remoteAddress}]` : remoteAddress;
+  return `${host}:${remotePort}`;
 }

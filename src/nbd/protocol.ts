@@ -27,6 +27,10 @@ export const REQUEST_MAGIC = 0x25609513;
 export const SIMPLE_REPLY_MAGIC = 0x67446698;
 /** Start of a structured reply chunk. NBD proto, "Structured reply chunk message". */
 export const STRUCTURED_REPLY_MAGIC = 0x668e33ef;
+/** Start of an extended request. NBD proto, "Request message". */
+export const EXTENDED_REQUEST_MAGIC = 0x21e41c71;
+/** Start of an extended reply chunk. NBD proto, "Extended reply chunk message". */
+export const EXTENDED_REPLY_MAGIC = 0x6e8a278c;
 
 // Handshake flags (server) and client flags. NBD proto, "Handshake flags", "Client flags".
 
@@ -80,6 +84,8 @@ export const REP_ERR_TLS_REQD = 0x80000005;
 export const REP_ERR_UNKNOWN = 0x80000006;
 /** The option is too large for this server. */
 export const REP_ERR_TOO_BIG = 0x80000009;
+/** Only with extended headers. */
+export const REP_ERR_EXT_HEADER_REQD = 0x8000000a;
 
 // Information types of INFO and GO. NBD proto, "Option reply types", NBD_REP_INFO.
 
@@ -114,6 +120,8 @@ export const TRANSMISSION_CAN_MULTI_CONN = 0x100;
 export const TRANSMISSION_SEND_CACHE = 0x400;
 /** CMD_FLAG_FAST_ZERO is there. */
 export const TRANSMISSION_SEND_FAST_ZERO = 0x800;
+/** BLOCK_STATUS may name contexts (extended headers and selected contexts only). */
+export const TRANSMISSION_BLOCK_STATUS_PAYLOAD = 0x1000;
 
 // Commands. NBD proto, "Request types".
 
@@ -146,6 +154,8 @@ export const CMD_FLAG_DF = 4;
 export const CMD_FLAG_REQ_ONE = 8;
 /** WRITE_ZEROES: fail rather than be as slow as a write. */
 export const CMD_FLAG_FAST_ZERO = 16;
+/** Extended headers: the length is that of a payload, which follows. */
+export const CMD_FLAG_PAYLOAD_LEN = 32;
 
 // Structured reply chunks. NBD proto, "Structured reply flags", "Structured reply types".
 
@@ -159,8 +169,12 @@ export const REPLY_TYPE_OFFSET_DATA = 1;
 export const REPLY_TYPE_OFFSET_HOLE = 2;
 /** u32 context id, then extents. */
 export const REPLY_TYPE_BLOCK_STATUS = 5;
+/** u32 context id, u32 count, then extents of 64 bits; extended headers only. */
+export const REPLY_TYPE_BLOCK_STATUS_EXT = 6;
 /** u32 error, u16 message length, message. */
 export const REPLY_TYPE_ERROR = 0x8001;
+/** The same, then the u64 offset of what went wrong. */
+export const REPLY_TYPE_ERROR_OFFSET = 0x8002;
 /** Every type with this bit begins like REPLY_TYPE_ERROR. */
 export const REPLY_TYPE_ERROR_BIT = 0x8000;
 
@@ -194,16 +208,25 @@ export const OPTION_REPLY_SIZE = 20;
 export const EXPORT_NAME_ZEROES = 124;
 /** The header of a compact request. */
 export const REQUEST_HEADER_SIZE = 28;
+/** The header of an extended request. */
+export const EXTENDED_REQUEST_SIZE = 32;
 /** A simple reply without its data. */
 export const SIMPLE_REPLY_SIZE = 16;
 /** The header of a structured reply chunk. */
 export const CHUNK_SIZE = 20;
+/** The header of an extended reply chunk. */
+export const EXTENDED_CHUNK_SIZE = 32;
+/** An extent of BLOCK_STATUS, and one of BLOCK_STATUS_EXT. */
+export const EXTENT_SIZE_32 = 8;
+export const EXTENT_SIZE_64 = 16;
 
 /** Longest string on the wire, in bytes. NBD proto, "Values". */
 export const MAX_STRING_BYTES = 4096;
 /** The port of the protocol (IANA). */
 export const DEFAULT_PORT = 10809;
-/** The one metadata context. NBD proto, "Metadata contexts". */
+/** What reads as zeroes, and what is allocated. NBD proto, "Metadata contexts". */
 export const CONTEXT_BASE_ALLOCATION = 'base:allocation';
-/** The id under which `base:allocation` is selected; any number would do. */
-export const CONTEXT_ID = 1;
+/** Which image of a chain says it. QEMU, docs/interop/nbd.rst. */
+export const CONTEXT_ALLOCATION_DEPTH = 'qemu:allocation-depth';
+/** Before the name of a dirty bitmap. QEMU, docs/interop/nbd.rst. */
+export const CONTEXT_DIRTY_BITMAP = 'qemu:dirty-bitmap:';

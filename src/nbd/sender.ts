@@ -12,6 +12,7 @@
  */
 import type { Device } from '../device.ts';
 import { Replies } from './replies.ts';
+import type { Session } from './requests.ts';
 import type { ByteSocket } from './socket.ts';
 
 /** Who is told about replies that are done. */
@@ -26,6 +27,7 @@ export class Sender {
   readonly #socket: ByteSocket;
   readonly #owner: ReplyOwner;
   readonly #device: Device;
+  readonly #session: Session;
   #filling: Replies;
   #sending: Replies | undefined;
   #spare: Replies | undefined;
@@ -39,11 +41,12 @@ export class Sender {
     this.#owner.writable();
   };
 
-  constructor(socket: ByteSocket, owner: ReplyOwner, device: Device) {
+  constructor(socket: ByteSocket, owner: ReplyOwner, device: Device, session: Session) {
     this.#socket = socket;
     this.#owner = owner;
     this.#device = device;
-    this.#filling = new Replies(device);
+    this.#session = session;
+    this.#filling = new Replies(device, session);
   }
 
   /** Where the next reply goes. */
@@ -76,7 +79,7 @@ export class Sender {
     if (sent < 0) this.#deaf = true;
     if (sent === length || this.#deaf) return this.#settle(replies);
     this.#sending = replies;
-    this.#filling = this.#spare ?? new Replies(this.#device);
+    this.#filling = this.#spare ?? new Replies(this.#device, this.#session);
     this.#spare = undefined;
     this.#socket.writeLater(replies.pieces(sent), this.#written);
   }

@@ -5,12 +5,19 @@
  *   net.Socket({ handle, onread })   libuv reads into the owner's buffer; no stream machinery
  *   socket._handle, handle.fd        fs.writeSync on the descriptor; no object per write
  *
- * Where one of them is missing the 'data' event and socket.write() take their place.
+ * Where one of them is missing, and over TLS, the 'data' event and socket.write() take their place:
+ *
+ *   clear ──secure──▶ handshake ──▶ TLS
+ *                         └──▶ gone
+ *
+ * W1  Over TLS nothing is written to the descriptor, and no more than SLICE_BYTES are encrypted
+ *     before the kernel has what came before them.
  */
 import { writeSync, writevSync } from 'node:fs';
 import { Socket } from 'node:net';
 import type { SocketConstructorOpts } from 'node:net';
 import { type BusyPoll, MAX_POLL_MS, MAX_POLL_ROUNDS } from './busy-poll.ts';
+import { beginTls, type TlsSettings } from './tls.ts';
 
 /** Who owns a socket. Nothing is called after `closed`. */
 export interface SocketOwner {
@@ -50,18 +57,29 @@ interface HandleOptions extends SocketConstructorOpts {
   };
 }
 
+/** Written at once without a handle: what is encrypted is memory of its own. */
+const SLICE_BYTES = 131_072;
+
 /** Codes of a write that would block. */
 const WOULD_BLOCK = new Set(['EAGAIN', 'EWOULDBLOCK']);
 
 export class ByteSocket {
   readonly #owner: SocketOwner;
-  readonly #socket: Socket;
+  /** What is written to and read from; over TLS another one than before. */
+  #socket: Socket;
   /** The handle whose descriptor is written to; undefined: only socket.write() works. */
-  readonly #handle: StreamHandle | undefined;
+  #handle: StreamHandle | undefined;
   /** undefined: libuv alone reads. */
-  readonly #poll: BusyPoll | undefined;
-  /** Bytes that came while nobody wanted them; the fallback only. */
+  #poll: BusyPoll | undefined;
+  /** Bytes that came while nobody wanted them; without a handle only. */
   #unread: Uint8Array | undefined;
+  /** Bytes of `writeLater` that the socket was not given yet; without a handle only. */
+  #slicedBytes = 0;
+  /** By its owner. */
+  #destroyed = false;
+  readonly #onData = (bytes: Uint8Array): void => this.#deliver(bytes);
+  readonly #onEnd = (): void => this.#owner.ended();
+  readonly #onClose = (): void => this.#owner.closed();
 
   /** Takes over a socket that was accepted with `pauseOnConnect`. */
   constructor(accepted: Socket, owner: SocketOwner, poll?: BusyPoll) {
@@ -71,15 +89,36 @@ export class ByteSocket {
     this.#handle = handle !== undefined && handle.fd >= 0 ? handle : undefined;
     this.#socket = handle === undefined ? accepted : this.#rewrap(accepted, handle);
     if (handle === undefined) this.#listenForData();
-    this.#socket.on('end', () => owner.ended());
-    // 'close' follows and says all there is to say: the peer is gone.
-    this.#socket.on('error', () => this.#socket.destroy());
-    this.#socket.on('close', () => owner.closed());
+    this.#listen();
   }
 
   /** Bytes of `writeLater` that the kernel has not taken yet. */
   get unsentBytes(): number {
-    return this.#handle?.writeQueueSize ?? this.#socket.writableLength;
+    return this.#handle?.writeQueueSize ?? this.#socket.writableLength + this.#slicedBytes;
+  }
+
+  /**
+   * Goes on over TLS, as the server. Nothing may be under way: the owner has stopped reading, and
+   * everything that it wrote is with the kernel. It resumes when it is `done`.
+   * @param done called once, with the reason why there is no TLS; not after `destroy`
+   */
+  secure(tls: TlsSettings, done: (error: Error | undefined) => void): void {
+    if (this.#unread !== undefined || this.#socket.readableLength > 0) {
+      return done(new Error('it sent bytes in clear behind STARTTLS'));
+    }
+    this.#socket.off('data', this.#onData);
+    // Not from inside a callback of the socket, which looks at it afterwards.
+    setImmediate(() => {
+      if (this.#socket.destroyed) return;
+      this.#socket.off('end', this.#onEnd);
+      let ended = false;
+      beginTls(this.#socket, tls, (error, secured) => {
+        if (ended || this.#destroyed) return;
+        ended = true;
+        if (error === undefined) this.#becomeSecure(secured);
+        done(error);
+      });
+    });
   }
 
   /**
@@ -109,15 +148,8 @@ export class ByteSocket {
 
   /** Hands pieces over; they must not change until `written`, which comes unless it closes. */
   writeLater(pieces: readonly Uint8Array[], written: () => void): void {
-    const last = pieces.length - 1;
-    this.#socket.cork();
-    for (let index = 0; index <= last; index++) {
-      const piece = pieces[index];
-      if (piece === undefined) continue;
-      if (index < last) this.#socket.write(piece);
-      else this.#socket.write(piece, (error) => (error ? undefined : written()));
-    }
-    this.#socket.uncork();
+    if (this.#handle === undefined) return this.#writeSlices(pieces, written);
+    this.#writeTogether(pieces, written);
   }
 
   /** Reads nothing more until `resume`: the last target is left alone from here on. */
@@ -139,6 +171,7 @@ export class ByteSocket {
 
   /** Closes at once. */
   destroy(): void {
+    this.#destroyed = true;
     this.#socket.destroy();
   }
 
@@ -178,10 +211,54 @@ export class ByteSocket {
     return wanted;
   }
 
+  #listen(): void {
+    const socket = this.#socket;
+    socket.on('end', this.#onEnd);
+    // 'close' follows and says all there is to say: the peer is gone.
+    socket.on('error', () => socket.destroy());
+    socket.on('close', this.#onClose);
+  }
+
   #listenForData(): void {
     this.#socket.allowHalfOpen = true;
-    this.#socket.on('data', (bytes: Uint8Array) => this.#deliver(bytes));
+    this.#socket.on('data', this.#onData);
     this.#socket.resume();
+  }
+
+  /** The socket below is its business from here on (W1). */
+  #becomeSecure(secured: Socket): void {
+    this.#socket.off('close', this.#onClose);
+    this.#socket = secured;
+    this.#handle = undefined;
+    this.#poll = undefined;
+    this.#listen();
+    secured.on('data', this.#onData);
+    secured.pause();
+  }
+
+  #writeTogether(pieces: readonly Uint8Array[], written: () => void): void {
+    const last = pieces.length - 1;
+    this.#socket.cork();
+    for (let index = 0; index <= last; index++) {
+      const piece = pieces[index];
+      if (piece === undefined) continue;
+      if (index < last) this.#socket.write(piece);
+      else this.#socket.write(piece, (error) => (error ? undefined : written()));
+    }
+    this.#socket.uncork();
+  }
+
+  /** One slice after the other (W1). */
+  #writeSlices(pieces: readonly Uint8Array[], written: () => void): void {
+    const left = slicesOf(pieces);
+    for (const slice of left) this.#slicedBytes += lengthOf(slice);
+    const next = (): void => {
+      const slice = left.shift();
+      if (slice === undefined) return written();
+      this.#slicedBytes -= lengthOf(slice);
+      this.#writeTogether(slice, next);
+    };
+    next();
   }
 
   #deliverUnread(): void {
@@ -204,6 +281,29 @@ export class ByteSocket {
       return;
     }
   }
+}
+
+/** Pieces of up to SLICE_BYTES together. */
+function slicesOf(pieces: readonly Uint8Array[]): Uint8Array[][] {
+  const slices: Uint8Array[][] = [];
+  let room = 0;
+  for (const piece of pieces) {
+    for (let at = 0; at < piece.length;) {
+      if (room === 0) {
+        slices.push([]);
+        room = SLICE_BYTES;
+      }
+      const part = piece.subarray(at, at + room);
+      slices.at(-1)?.push(part);
+      at += part.length;
+      room -= part.length;
+    }
+  }
+  return slices;
+}
+
+function lengthOf(pieces: readonly Uint8Array[]): number {
+  return pieces.reduce((sum, { length }) => sum + length, 0);
 }
 
 /** A full socket takes nothing now; after any other error it never will. */

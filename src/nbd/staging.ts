@@ -9,10 +9,10 @@
  * never moves and needs no new view for each read.
  */
 import { HANDSHAKE_WINDOW_BYTES, WINDOW_BYTES } from './limits.ts';
-import { REQUEST_HEADER_SIZE } from './protocol.ts';
+import { EXTENDED_REQUEST_SIZE } from './protocol.ts';
 
-/** Room for a partial header, rounded up. */
-const WINDOW_START = 32;
+/** Room for a partial header, compact or extended. */
+const WINDOW_START = EXTENDED_REQUEST_SIZE;
 
 export class Staging {
   /** All staged bytes, to be read at `at`. */
@@ -20,8 +20,14 @@ export class Staging {
   readonly view = new DataView(this.bytes.buffer);
   readonly #wide = this.bytes.subarray(WINDOW_START);
   readonly #narrow = this.#wide.subarray(0, HANDSHAKE_WINDOW_BYTES);
+  readonly #headerBytes: number;
   #at = WINDOW_START;
   #end = WINDOW_START;
+
+  /** @param headerBytes of a request */
+  constructor(headerBytes: number) {
+    this.#headerBytes = headerBytes;
+  }
 
   /** Index of the first byte that was not consumed. */
   get at(): number {
@@ -62,7 +68,7 @@ export class Staging {
   /** Moves less than a header in front of the window. */
   tuck(): void {
     const left = this.#end - this.#at;
-    if (left >= REQUEST_HEADER_SIZE) return;
+    if (left >= this.#headerBytes) return;
     if (left > 0) this.bytes.copyWithin(WINDOW_START - left, this.#at, this.#end);
     this.#at = WINDOW_START - left;
     this.#end = WINDOW_START;

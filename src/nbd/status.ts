@@ -53,3 +53,24 @@ function errorOf(status: Status): number {
       return NBD_ENOTSUP;
   }
 }
+
+/** What a status means, for people. */
+export function failureText(command: string, status: number, errno: number): string {
+  const host = errno === 0 ? '' : ` (errno ${errno})`;
+  switch (status as Exclude<Status, typeof STATUS_OK>) {
+    case STATUS_IO_ERROR:
+      return `${command} failed: the storage of the server reported an error${host}`;
+    case STATUS_FLUSH_LATCHED:
+      return `${command} failed: an earlier flush failed, so nothing is known to be stable`;
+    case STATUS_NO_SPACE:
+      return `${command} failed: the storage of the server is full${host}`;
+    case STATUS_READ_ONLY:
+      return `${command} on a read-only disk`;
+    case STATUS_OUT_OF_RANGE:
+      return `${command} past the end of the disk`;
+    case STATUS_INVALID:
+      return `${command} is refused by the disk`;
+    case STATUS_UNSUPPORTED:
+      return `${command} cannot be done fast here`;
+  }
+}

@@ -8,6 +8,7 @@
  * Nothing is submitted from inside a completion: the device is never entered twice.
  */
 import type { Device } from '../device.ts';
+import { BurstClock } from './stats/clock.ts';
 
 /** Somebody who takes part in turns. */
 export interface Attended {
@@ -21,6 +22,8 @@ export interface Attended {
 }
 
 export class Turn {
+  /** Of those who take part. */
+  readonly clock = new BurstClock();
   readonly #device: Device;
   #woken: Attended[] = [];
   #spare: Attended[] = [];
@@ -60,9 +63,13 @@ export class Turn {
     this.#running = true;
     try {
       while (this.#woken.length > 0) {
-        if (this.#round()) this.#device.kick();
+        this.clock.expire();
+        if (!this.#round()) continue;
+        this.clock.expire();
+        this.#device.kick();
       }
     } finally {
+      this.clock.expire();
       this.#running = false;
     }
   }

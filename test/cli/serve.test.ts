@@ -34,6 +34,126 @@ async function exists(path: string): Promise<boolean> {
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
+describe('several images', () => {
+  const lines = (server: Serving, count: number): string[] =>
+    server.stderr.split('\n').slice(0, count);
+
+  it('are exports that are named like their files, with a URI each', async () => {
+    const other = await folder.image('other.img', 2 * MEGABYTE);
+    await using server = await serve(['-t', '-k', socket, image, other]);
+    expect(lines(server, 2)).toEqual([
+      `nbd+unix:///disk.img?socket=${socket}`,
+      `nbd+unix:///other.img?socket=${socket}`,
+    ]);
+    await using first = await NbdClient.connect(server.uri, 'disk.img');
+    await using second = await NbdClient.connect(server.uri, 'other.img');
+    await using unnamed = await NbdClient.connect(server.uri);
+    const sizes = [first, second, unnamed].map(({ sizeBytes }) => sizeBytes);
+    expect(sizes).toEqual([MEGABYTE, 2 * MEGABYTE, MEGABYTE]);
+    await second.request(NBD_CMD_WRITE, 4096, 512, new Uint8Array(512).fill(7));
+    expect((await server.stop()).code).toBe(0);
+    expect((await readFile(other)).subarray(4096, 4608)).toEqual(Buffer.alloc(512, 7));
+    expect((await readFile(image)).every((byte) => byte === 0)).toBe(true);
+  });
+
+  it('have names and formats in their order', async () => {
+    const qcow2 = folder.file('q.qcow2');
+    const made = await sluice(['create', '-f', 'qcow2', qcow2, '4M']);
+    expect(made.code).toBe(0);
+    const each = ['-x', 'a', '-f', 'raw', '-x', 'b', '-f', 'qcow2'];
+    await using server = await serve(['-t', '-k', socket, ...each, image, qcow2]);
+    await using second = await NbdClient.connect(server.uri, 'b');
+    expect(second.sizeBytes).toBe(4 * MEGABYTE);
+    await expect(NbdClient.connect(server.uri, 'disk.img')).rejects.toThrow();
+  });
+
+  it('are closed again when one of them cannot be opened', async () => {
+    const ended = await sluice(['serve', '-t', '-k', socket, image, folder.file('none')]);
+    expect(ended).toMatchObject({ code: 1, stdout: '' });
+    expect(ended.stderr).toContain('none');
+    expect(ended.stderr).not.toContain('nbd+unix');
+    expect(await exists(socket)).toBe(false);
+  });
+});
+
+describe('TLS', () => {
+  const KEYS = 'alice:000102030405060708090a0b0c0d0e0f\n';
+  let keys: string;
+  beforeEach(async () => {
+    keys = folder.file('keys.psk');
+    await writeFile(keys, KEYS);
+  });
+
+  const client = (server: Serving): string =>
+    `${server.uri.replace('nbd+', 'nbds+')}&tls-psk-file=${keys}&tls-username=alice`;
+
+  it('by a key: the URI is nbds, and nothing is served in clear', async () => {
+    await using server = await serve(['-t', '-k', socket, '--tls-psk', keys, image]);
+    expect(server.uri).toBe(`nbds+unix:///?socket=${socket}`);
+    const told = await sluice(['info', '-f', 'raw', client(server)]);
+    expect(told).toMatchObject({ code: 0, stderr: '' });
+    await expect(NbdClient.connect(server.uri)).rejects.toThrow('hung up');
+    expect((await server.stop()).code).toBe(0);
+  });
+
+  it('may be left to clients, or off', async () => {
+    const args = ['-t', '-k', socket, '--tls-psk', keys];
+    for (const [mode, secure] of [
+      ['on', 0],
+      ['off', 1],
+    ] as const) {
+      await using server = await serve([...args, '--tls', mode, image]);
+      expect(server.uri).toBe(`nbd+unix:///?socket=${socket}`);
+      await using clear = await NbdClient.connect(server.uri);
+      expect(clear.sizeBytes).toBe(MEGABYTE);
+      expect((await sluice(['info', '-f', 'raw', client(server)])).code).toBe(secure);
+    }
+  });
+
+  it('tells of clients that have none, and not of each', async () => {
+    await using server = await serve(['-t', '-k', socket, '--tls-psk', keys, image]);
+    const wrong = folder.file('wrong.psk');
+    await writeFile(wrong, KEYS.replace('00', 'ff'));
+    for (let round = 0; round < 3; round++) {
+      const refused = await sluice(['info', '-f', 'raw', client(server).replace('keys', 'wrong')]);
+      expect(refused.code).toBe(1);
+    }
+    const { stderr } = await server.stop();
+    expect(stderr.match(/no TLS with a client: /g)).toHaveLength(1);
+  });
+
+  it('needs files that are there, and that are what they should be', async () => {
+    const none = await sluice(['serve', '--tls-certificates', folder.path, '-k', socket, image]);
+    expect(none.stderr).toMatch(/cannot read ".*server-cert.pem".*\(ERR_SLUICE_OPEN\)/);
+    await writeFile(folder.file('server-cert.pem'), 'noise');
+    await writeFile(folder.file('server-key.pem'), 'noise');
+    const noise = await sluice(['serve', '--tls-certificates', folder.path, '-k', socket, image]);
+    expect(noise.stderr).toContain('the folder of --tls-certificates has a certificate or a key');
+    await writeFile(keys, 'alice');
+    const line = await sluice(['serve', '--tls-psk', keys, '-k', socket, image]);
+    expect(line.stderr).toContain('line 1 is not USER:KEY');
+    expect([none.code, noise.code, line.code]).toEqual([1, 1, 1]);
+    expect(await exists(socket)).toBe(false);
+  });
+});
+
+describe('the limits of time', () => {
+  it('are those of the command line', async () => {
+    const limits = ['--handshake-limit', '1', '--idle-limit', '1', '-e', '1'];
+    await using server = await serve(['-t', '-k', socket, ...limits, image]);
+    const silent = connect(socket);
+    const began = performance.now();
+    await once(silent.resume(), 'close');
+    expect(performance.now() - began).toBeGreaterThan(900);
+    const idle = await NbdClient.connect(server.uri);
+    await idle.request(NBD_CMD_READ, 0, 512);
+    await pause(1500);
+    await using next = await NbdClient.connect(server.uri);
+    expect(next.sizeBytes).toBe(MEGABYTE);
+    await idle.end();
+  });
+});
+
 describe('the URI', () => {
   it('of a unix socket has its absolute path', async () => {
     await using server = await serve(['-t', '-k', 'a.sock', 'disk.img'], { cwd: folder.path });

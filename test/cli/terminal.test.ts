@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it, type TestContext } from 'vitest';
-import { statusTexts, summaryText } from '../../src/cli/activity.ts';
+import { statusTexts, sumOf, summaryText } from '../../src/cli/activity.ts';
 import { formatBytes, formatCount } from '../../src/cli/format.ts';
 import { Refusal } from '../../src/cli/refusal.ts';
 import { reportLines } from '../../src/cli/report.ts';
@@ -253,8 +253,8 @@ describe('the status line', () => {
   };
 
   it('has rates since the last one and counts since the start', () => {
-    const before = { atMs: 1000, stats: NO_STATS };
-    expect(statusTexts(before, { atMs: 1500, stats }, 2)).toEqual([
+    const before = { atMs: 1000, counts: sumOf([NO_STATS]) };
+    expect(statusTexts(before, { atMs: 1500, counts: sumOf([stats]) }, 2)).toEqual([
       '1.0k req/s, read 6.0 MiB/s, write 2.0 MiB/s, 7 merged, ' +
         '9 flushes (4 elided, 3 coalesced), 2 syncs, 2 clients',
       '1.0k/s r6.0 w2.0 MiB/s 7 merged 9/4/3 flush 2 sync 2 clients',
@@ -271,17 +271,26 @@ describe('the status line', () => {
       flushes: { received: 3400, elided: 550, coalesced: 720 },
       syncs: 2130,
     };
-    const before = { atMs: 1000, stats: NO_STATS };
-    const [, short] = statusTexts(before, { atMs: 1500, stats: busy }, 16);
+    const before = { atMs: 1000, counts: sumOf([NO_STATS]) };
+    const [, short] = statusTexts(before, { atMs: 1500, counts: sumOf([busy]) }, 16);
     expect(short).toBe(
       '12.8k/s r960 w24.0 MiB/s 12.3k merged 3.4k/550/720 flush 2.1k sync 16 clients',
     );
     expect(short?.length).toBeLessThan(80);
   });
 
+  it('counts several disks as one', () => {
+    const before = { atMs: 1000, counts: sumOf([NO_STATS, NO_STATS]) };
+    const [long] = statusTexts(before, { atMs: 1500, counts: sumOf([stats, stats]) }, 1);
+    expect(long).toBe(
+      '2.0k req/s, read 12.0 MiB/s, write 4.0 MiB/s, 14 merged, ' +
+        '18 flushes (8 elided, 6 coalesced), 4 syncs, 1 client',
+    );
+  });
+
   it('has a summary', () => {
-    const start = { atMs: 0, stats: NO_STATS };
-    expect(summaryText(start, { atMs: 12_340, stats })).toBe(
+    const start = { atMs: 0, counts: sumOf([NO_STATS]) };
+    expect(summaryText(start, { atMs: 12_340, counts: sumOf([stats]) })).toBe(
       '500 requests in 12.3 s, read 3 MiB, written 1 MiB, 7 merged, ' +
         '9 flushes (4 elided, 3 coalesced), 2 syncs',
     );

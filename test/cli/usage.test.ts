@@ -50,7 +50,7 @@ describe('help', () => {
   it('of serve names every option, every cache mode, and examples', async () => {
     const { code, stdout, stderr } = await sluice(['serve', '--help']);
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
-    expect(stdout).toMatch(/^Usage: sluice serve \[OPTIONS\] IMAGE\n/);
+    expect(stdout).toMatch(/^Usage: sluice serve \[OPTIONS\] IMAGE\.\.\.\n/);
     const options = [...stdout.matchAll(/^ {2}(?:(-\w), )?(?: {4})?(--[\w-]+)/gm)];
     expect(options.map(([, short, long]) => [short, long])).toEqual([
       ['-f', '--format'],
@@ -72,15 +72,26 @@ describe('help', () => {
       ['-b', '--bind'],
       ['-x', '--export-name'],
       ['-D', '--description'],
+      ['-A', '--allocation-depth'],
+      ['-B', '--bitmap'],
       ['-e', '--shared'],
+      [undefined, '--handshake-limit'],
+      [undefined, '--idle-limit'],
       [undefined, '--busy-poll'],
+      [undefined, '--tls'],
+      [undefined, '--tls-certificates'],
+      [undefined, '--tls-psk'],
+      [undefined, '--tls-verify-peer'],
       ['-t', '--persistent'],
       [undefined, '--fork'],
       [undefined, '--pid-file'],
+      [undefined, '--run'],
+      [undefined, '--control'],
+      ['-v', '--verbose'],
       ['-h', '--help'],
     ]);
     for (const mode of Object.keys(CACHE_MODES)) expect(stdout).toContain(`\n  ${mode} `);
-    expect(stdout).toContain('default: 100; qemu-nbd: 1');
+    expect(stdout).toMatch(/default:\s+100; qemu-nbd: 1/);
     expect(stdout).toContain('\nExamples:\n  sluice serve ');
   });
 
@@ -98,9 +109,13 @@ describe('a usage error', () => {
     [['conjure'], "unknown command 'conjure'", 'sluice'],
     [['--conjure'], "unknown option '--conjure'", 'sluice'],
     [['serve'], "missing required argument 'image'", 'sluice serve'],
-    [['serve', 'a', 'b'], "one image is served, and 'b' is another", 'sluice serve'],
+    [['serve', 'a', 'c/a'], "two exports are named 'a'", 'sluice serve'],
+    [['serve', '-x', 'n', 'a', 'b'], 'once for each image', 'sluice serve'],
+    [['serve', '-x', 'n', '-x', 'n', 'a', 'b'], "two exports are named 'n'", 'sluice serve'],
+    [['serve', '-f', 'raw', '-f', 'raw', 'a', 'b', 'c'], '2 times for 3 images', 'sluice serve'],
+    [['serve', '--trace', 't', 'a', 'b'], '--trace records one image', 'sluice serve'],
     [['serve', '--conjure', 'a'], "unknown option '--conjure'", 'sluice serve'],
-    [['serve', '--fork', 'a', 'b'], "one image is served, and 'b' is another", 'sluice serve'],
+    [['serve', '--fork', 'a', 'c/a'], "two exports are named 'a'", 'sluice serve'],
     [['serve', '--cache', 'writearound', 'a'], 'writeback', 'sluice serve'],
     [['serve', '--discard', 'maybe', 'a'], 'unmap, ignore', 'sluice serve'],
     [['serve', '-p', '65536', 'a'], 'a whole number from 0 to 65535', 'sluice serve'],
@@ -111,7 +126,17 @@ describe('a usage error', () => {
     [['serve', '-k', 's', '-p', '1', 'a'], 'cannot be used with', 'sluice serve'],
     [['serve', '-k', 's', '-b', '::', 'a'], 'cannot be used with', 'sluice serve'],
     [['serve', '-k', '', 'a'], 'must not be empty', 'sluice serve'],
+    [['serve', '--tls', 'on', 'a'], 'needs --tls-certificates or --tls-psk', 'sluice serve'],
+    [['serve', '--tls', 'yes', 'a'], 'off, on, require', 'sluice serve'],
+    [['serve', '--tls-psk', 'k', '--tls-verify-peer', 'a'], 'needs --tls-cert', 'sluice serve'],
+    [['serve', '--tls-psk', 'k', '--tls-certificates', 'f', 'a'], 'cannot be', 'sluice serve'],
+    [['serve', '--handshake-limit', '-1', 'a'], 'a whole number from 0 to', 'sluice serve'],
     [['serve', 'a', '-k'], 'argument missing', 'sluice serve'],
+    [['serve', '--run', 'true', '--fork', 'a'], 'cannot be used with', 'sluice serve'],
+    [['serve', '-v', '--fork', 'a'], 'cannot be used with', 'sluice serve'],
+    [['serve', '--run', '', 'a'], 'must not be empty', 'sluice serve'],
+    [['stats'], "missing required argument 'socket'", 'sluice stats'],
+    [['stats', '--watch', '0', 'a'], 'a whole number from 1 to 86400', 'sluice stats'],
     [['vhost-user', '-k', 's', 'a', 'b'], 'Expected 1 argument but got 2', 'sluice vhost-user'],
     [[...QUEUES, '0', 'a'], 'a whole number from 1 to 63', 'sluice vhost-user'],
     [[...QUEUES, '64', 'a'], 'a whole number from 1 to 63', 'sluice vhost-user'],
@@ -126,7 +151,7 @@ describe('a usage error', () => {
   });
 
   it.each([
-    ['serve', 'crash', 'create', 'info', 'check', 'map', 'measure', 'compare', 'bench'],
+    ['crash', 'create', 'info', 'check', 'map', 'measure', 'compare', 'bench'],
     ['snapshot', 'amend', 'commit', 'rebase', 'bitmap', 'resize'],
   ])('is an argument too many of any command: %s, %s, ...', async (...commands) => {
     const extra = Array.from({ length: 4 }, (_, index) => `/none/${index}`);

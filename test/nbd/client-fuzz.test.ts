@@ -16,27 +16,34 @@ const PATIENCE_MS = 100;
 const MIB = 2 ** 20;
 
 /** Answers as a good server does. */
-async function answer(peer: ScriptedPeer): Promise<void> {
-  const { type, cookie, offset, length } = await peer.request();
+async function answer(peer: ScriptedPeer, extended: boolean): Promise<void> {
+  const asked = await peer.request();
+  const { type, cookie, offset, length } = asked;
+  const chunk = (kind: number, payload: Part[], done = true): void => {
+    if (extended) peer.wide(asked, kind, payload, done);
+    else peer.chunk(cookie, kind, payload, done);
+  };
   if (type === wire.READ) {
     const half = length >> 1;
     const data: Part[] = [[8, offset], wire.pattern(half)];
-    if (half > 0) peer.chunk(cookie, 1, data, false);
+    if (half > 0) chunk(1, data, false);
     const hole: Part[] = [
       [8, offset + half],
       [4, length - half],
     ];
-    peer.chunk(cookie, 2, hole);
+    chunk(2, hole);
   } else if (type === wire.BLOCK_STATUS) {
+    const width = extended ? 8 : 4;
     const extents: Part[] = [
-      [4, length >> 1],
-      [4, 3],
-      [4, length - (length >> 1)],
-      [4, 0],
+      [width, length >> 1],
+      [width, 3],
+      [width, length - (length >> 1)],
+      [width, 0],
     ];
-    peer.chunk(cookie, 5, [[4, 5], ...extents]);
+    const count: Part[] = extended ? [[4, 2]] : [];
+    chunk(extended ? 6 : 5, [[4, 5], ...count, ...extents]);
   } else {
-    peer.chunk(cookie, 0, []);
+    chunk(0, []);
   }
 }
 
@@ -56,8 +63,9 @@ function damaging(random: Random): Script {
       write(whole);
     };
     setTimeout(() => peer.socket.end(), PATIENCE_MS);
-    await peer.agree({ blocks: [512, 4096, MIB] });
-    for (;;) await answer(peer);
+    const extended = random.below(2) === 0;
+    await peer.agree({ blocks: [512, 4096, MIB], extended });
+    for (;;) await answer(peer, extended);
   };
 }
 

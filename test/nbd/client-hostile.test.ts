@@ -38,10 +38,17 @@ function atGo(answer: (peer: ScriptedPeer) => void): Script {
   };
 }
 
+/** Up to the option that is asked for next, structured replies. */
+async function withoutExtendedHeaders(peer: ScriptedPeer): Promise<void> {
+  const { code } = await peer.option();
+  peer.reply(code, wire.ERR_UNSUP);
+  await peer.option();
+}
+
 function atFirstOption(answer: (peer: ScriptedPeer) => void): Script {
   return async (peer) => {
     await peer.greet();
-    await peer.option();
+    await withoutExtendedHeaders(peer);
     answer(peer);
   };
 }
@@ -130,7 +137,7 @@ const HANDSHAKES: readonly Row[] = [
     /metadata context without an id/,
     async (peer) => {
       await peer.greet();
-      await peer.option();
+      await withoutExtendedHeaders(peer);
       peer.reply(STRUCTURED_REPLY, wire.ACK);
       await peer.option();
       peer.reply(SET_META_CONTEXT, wire.META_CONTEXT, hex('0000'));
@@ -147,7 +154,11 @@ describe('a negotiation', LIMIT, () => {
 
   it('with a server that asks for TLS is refused', async () => {
     await using server = await serveScript(atGo((peer) => peer.reply(GO, 0x80000005)));
-    await expectRefusal(NbdClient.connect(server.uri), 'ERR_SLUICE_UNSUPPORTED', /asks for TLS/);
+    await expectRefusal(
+      NbdClient.connect(server.uri),
+      'ERR_SLUICE_OPEN',
+      /asks for TLS; write nbds/,
+    );
   });
 
   it('for an export that is not there says so, and what the server says of it', async () => {

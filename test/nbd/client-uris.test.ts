@@ -29,6 +29,18 @@ describe('a URI of an export', () => {
     expect(parseNbdUri(uri)).toEqual({ exportName, place: { path } });
   });
 
+  it.for([
+    ['nbds://host', { verifyPeer: true }],
+    ['nbds://host/?tls-certificates=a%20b', { certificates: 'a b' }],
+    ['nbds://b%40b@host/?tls-psk-file=k', { username: 'b@b', pskFile: 'k' }],
+    ['nbds://host/?tls-psk-file=k&tls-username=alice', { username: 'alice' }],
+    ['nbds://host/?tls-verify-peer=FALSE&tls-hostname=x', { verifyPeer: false, hostname: 'x' }],
+    ['nbds+unix://alice@/?socket=/s', { username: 'alice' }],
+  ] as const)('%s has TLS', ([uri, tls]) => {
+    const place = uri.includes('unix') ? { path: '/s' } : { host: 'host', port: 10_809 };
+    expect(parseNbdUri(uri)).toMatchObject({ exportName: '', place, tls });
+  });
+
   it('is read as it is written', () => {
     const name = 'a/b ü?#%&=+';
     expect(parseNbdUri(unixUri(name, '/tmp/a b+c&d'))).toEqual({
@@ -42,19 +54,25 @@ describe('a URI of an export', () => {
   });
 
   it.for([
-    ['nbds://host/', 'UNSUPPORTED', /TLS is not supported; use nbd:/],
-    ['nbds+unix:///?socket=a', 'UNSUPPORTED', /TLS is not supported; use nbd\+unix/],
     ['nbd+vsock://2/', 'UNSUPPORTED', /vsock is not supported/],
-    ['nbds+vsock://2/', 'UNSUPPORTED', /neither TLS nor vsock/],
-    ['nbd+ssh://host/', 'INVALID_ARGUMENT', /write nbd:\/\/ or nbd\+unix/],
-    ['nbd://host/?tls-certificates=x', 'INVALID_ARGUMENT', /leave out 'tls-certificates'/],
+    ['nbds+vsock://2/', 'UNSUPPORTED', /vsock is not supported/],
+    ['nbd+ssh://host/', 'INVALID_ARGUMENT', /write nbd:\/\/ or nbd\+unix:\/\/, or nbds for TLS/],
+    [
+      'nbd://host/?tls-certificates=x',
+      'INVALID_ARGUMENT',
+      /leave out 'tls-certificates': it is for nbds/,
+    ],
+    ['nbds://host/?tls-priority=x', 'INVALID_ARGUMENT', /leave out 'tls-priority': known: /],
+    ['nbds://host/?tls-verify-peer=maybe', 'INVALID_ARGUMENT', /is true or false/],
+    ['nbds://h/?tls-psk-file=a&tls-certificates=b', 'INVALID_ARGUMENT', /leave one of them out/],
+    ['nbds://a@b@host/', 'INVALID_ARGUMENT', /write nbd:/],
     ['nbd://host/?socket=x', 'INVALID_ARGUMENT', /it has a socket, write nbd\+unix/],
-    ['nbd+unix:///?socket=a&socket=b', 'INVALID_ARGUMENT', /two sockets/],
+    ['nbd+unix:///?socket=a&socket=b', 'INVALID_ARGUMENT', /two values of 'socket'/],
     ['nbd+unix:///', 'INVALID_ARGUMENT', /add \?socket=PATH/],
     ['nbd+unix://host/?socket=a', 'INVALID_ARGUMENT', /has no host, write three slashes/],
     [`nbd+unix:///?socket=${'x'.repeat(108)}`, 'INVALID_ARGUMENT', /at most 107 bytes/],
     ['nbd+unix:///?socket=%00a', 'INVALID_ARGUMENT', /a socket's path/],
-    ['nbd://user@host/', 'INVALID_ARGUMENT', /no user/],
+    ['nbd://user@host/', 'INVALID_ARGUMENT', /a user for nbds:\/\/ alone/],
     ['nbd://host:0/', 'INVALID_ARGUMENT', /a port is a number from 1/],
     ['nbd://host:65536/', 'INVALID_ARGUMENT', /a port is a number from 1/],
     ['nbd://host/a#b', 'INVALID_ARGUMENT', /has a fragment/],

@@ -25,6 +25,13 @@ export function hex(digits: string): Buffer {
   return Buffer.from(digits.replaceAll(/\s/g, ''), 'hex');
 }
 
+/** What an error chunk says: its text, and its offset if it has one. */
+export function said({ type, data }: Reply): { text: string; offset?: bigint } {
+  const end = 6 + data.readUInt16BE(4);
+  const text = data.toString('utf8', 6, end);
+  return type === 0x8002 ? { text, offset: data.readBigUInt64BE(end) } : { text };
+}
+
 /** One option. NBD proto, "Fixed newstyle negotiation". */
 export function option(code: number, data: Uint8Array = hex(''), length = data.length): Buffer {
   return bytes('IHAVEOPT', [4, code], [4, length], data);
@@ -46,8 +53,12 @@ export function contextData(name: string, ...queries: string[]): Buffer {
 export interface RequestParts {
   readonly type: number;
   readonly offset?: number | bigint;
-  readonly length?: number;
+  readonly length?: number | bigint;
   readonly flags?: number;
+  /** An extended header; what has data, and every WRITE, gets PAYLOAD_LEN. */
+  readonly extended?: boolean;
+  /** PAYLOAD_LEN is left to `flags`. */
+  readonly bare?: boolean;
   readonly cookie?: number | bigint;
   readonly magic?: number;
   readonly data?: Uint8Array;
@@ -55,10 +66,19 @@ export interface RequestParts {
 
 /** One request. NBD proto, "Request message". */
 export function request(parts: RequestParts): Buffer {
-  const { type, offset = 0, flags = 0, cookie = 7, magic = 0x25609513, data = hex('') } = parts;
+  const { type, offset = 0, cookie = 7, extended = false, data = hex('') } = parts;
   const length = parts.length ?? data.length;
-  return bytes([4, magic], [2, flags], [2, type], [8, cookie], [8, offset], [4, length], data);
+  const hasPayload = extended && parts.bare !== true && (type === 1 || data.length > 0);
+  const flags = (parts.flags ?? 0) | (hasPayload ? PAYLOAD_LEN : 0);
+  const magic = parts.magic ?? (extended ? 0x21e41c71 : 0x25609513);
+  const place: Part[] = [
+    [8, offset],
+    [extended ? 8 : 4, length],
+  ];
+  return bytes([4, magic], [2, flags], [2, type], [8, cookie], ...place, data);
 }
+
+const PAYLOAD_LEN = 32;
 
 /** An option reply. */
 export interface OptionReply {
@@ -77,6 +97,8 @@ export interface Reply {
   readonly flags: number;
   readonly type: number;
   readonly data: Buffer;
+  /** Of an extended chunk: that of the request. */
+  readonly offset?: bigint;
 }
 
 const WAIT_MS = 10_000;
@@ -180,6 +202,7 @@ export class TestClient implements AsyncDisposable {
       const data = await this.read(error === 0 ? length : 0);
       return { kind: 'simple', cookie: header.readBigUInt64BE(4), error, flags: 0, type: 0, data };
     }
+    if (magic === 0x6e8a278c) return this.#extended();
     if (magic !== 0x668e33ef) throw new Error(`not a reply: ${magic.toString(16)}`);
     const header = await this.read(16);
     const data = await this.read(header.readUInt32BE(12));
@@ -189,10 +212,28 @@ export class TestClient implements AsyncDisposable {
     return { kind: 'chunk', cookie: header.readBigUInt64BE(4), error, flags, type, data };
   }
 
+  async #extended(): Promise<Reply> {
+    const header = await this.read(28);
+    const data = await this.read(Number(header.readBigUInt64BE(20)));
+    const type = header.readUInt16BE(2);
+    const error = type >= 0x8000 ? data.readUInt32BE() : 0;
+    const flags = header.readUInt16BE();
+    const [cookie, offset] = [header.readBigUInt64BE(4), header.readBigUInt64BE(12)];
+    return { kind: 'chunk', cookie, offset, error, flags, type, data };
+  }
+
+  /** The chunks of one reply. */
+  async chunks(): Promise<Reply[]> {
+    const chunks: Reply[] = [];
+    do chunks.push(await this.reply());
+    while (chunks.at(-1)?.kind === 'chunk' && chunks.at(-1)?.flags !== 1);
+    return chunks;
+  }
+
   /** Sends a request and returns its reply. */
   ask(parts: RequestParts): Promise<Reply> {
     this.send(request(parts));
-    return this.reply(parts.type === 0 ? parts.length : 0);
+    return this.reply(parts.type === 0 ? Number(parts.length ?? 0) : 0);
   }
 
   /** Disconnects without a word. */

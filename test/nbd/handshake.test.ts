@@ -9,7 +9,14 @@ import {
 import { MAX_OPTION_BYTES, MAX_OPTIONS, MAX_SKIPPED_BYTES } from '../../src/nbd/limits.ts';
 import { bytes, contextData, hex, infoData, option } from './client.ts';
 import { random } from './sessions.ts';
-import { ERR_INVALID, ERR_POLICY, ERR_TOO_BIG, ERR_UNKNOWN, ERR_UNSUP } from './wire.ts';
+import {
+  ERR_EXT_HEADER_REQD,
+  ERR_INVALID,
+  ERR_POLICY,
+  ERR_TOO_BIG,
+  ERR_UNKNOWN,
+  ERR_UNSUP,
+} from './wire.ts';
 
 const GREETING = hex('4e42444d41474943 49484156454f5054 0003');
 const FLAGS = hex('00000003');
@@ -21,13 +28,14 @@ const INFO: ExportInfo = {
   multiConn: true,
   preferredBlockBytes: 4096,
   maxPayloadBytes: 33_554_432,
+  contexts: [{ name: 'base:allocation', kind: 'allocation' }],
 };
 /** The size above and the flags of everything but DF, read-only and rotational. */
 const SIZE = '0000010000001000';
 
 /** What a negotiation says to `sent`, without the greeting, and how it ended. */
 function talk(sent: Uint8Array, info: ExportInfo = INFO): { out: Buffer; handshake: Handshake } {
-  const handshake = new Handshake(info);
+  const handshake = new Handshake([info]);
   expect(Buffer.from(handshake.takeReplies())).toEqual(GREETING);
   const said: Uint8Array[] = [];
   let at = 0;
@@ -65,7 +73,7 @@ describe('the negotiation', () => {
         0003e889045565a9 00000007 00000001 00000000`).toString('hex'),
     );
     expect(handshake.outcome).toBe(HANDSHAKE_ENTER);
-    expect(handshake.structured).toBe(true);
+    expect(handshake.headers).toBe(1);
   });
 
   it('says the same when every byte comes alone', () => {
@@ -77,7 +85,7 @@ describe('the negotiation', () => {
       option(7, infoData('disk', 3)),
     );
     const whole = talk(sent);
-    const handshake = new Handshake(INFO);
+    const handshake = new Handshake([INFO]);
     handshake.takeReplies();
     const said: Uint8Array[] = [];
     for (let at = 0; at < sent.length; at++) {
@@ -86,12 +94,12 @@ describe('the negotiation', () => {
     }
     expect(Buffer.concat(said)).toEqual(whole.out);
     expect(handshake.outcome).toBe(HANDSHAKE_ENTER);
-    expect(handshake.allocation).toBe(true);
+    expect(handshake.selection).toBe(1);
   });
 
   it('leaves what follows GO to transmission', () => {
     const sent = bytes(FLAGS, option(7, infoData('disk')), 'more');
-    const handshake = new Handshake(INFO);
+    const handshake = new Handshake([INFO]);
     handshake.takeReplies();
     expect(handshake.feed(sent, 0, sent.length)).toBe(sent.length - 4);
   });
@@ -115,7 +123,7 @@ describe('the negotiation', () => {
 
   it('stops when its replies are not taken, and goes on when they are', () => {
     const sent = bytes(FLAGS, ...Array.from({ length: 900 }, () => option(3)));
-    const handshake = new Handshake(INFO);
+    const handshake = new Handshake([INFO]);
     const at = handshake.feed(sent, 0, sent.length);
     expect(at).toBeLessThan(sent.length);
     expect(handshake.takeReplies().length).toBeLessThan(20_000);
@@ -224,7 +232,7 @@ describe('metadata contexts', () => {
         hex('0003e889045565a9 0000000a 00000001 00000000'),
       ),
     );
-    expect(handshake.allocation).toBe(true);
+    expect(handshake.selection).toBe(1);
   });
 
   it('are listed by name, by wildcard and without a query', () => {
@@ -236,7 +244,7 @@ describe('metadata contexts', () => {
 
   it('are selected by full name only, and listing selects nothing', () => {
     for (const asked of [set('base:'), set(), set('other:context'), list('base:allocation')]) {
-      expect(talk(bytes(FLAGS, option(8), asked)).handshake.allocation).toBe(false);
+      expect(talk(bytes(FLAGS, option(8), asked)).handshake.selection).toBe(0);
     }
   });
 
@@ -247,7 +255,7 @@ describe('metadata contexts', () => {
     ['for another export', option(10, contextData('nope', 'base:allocation'))],
   ])('are forgotten by a selection that is %s', (_what, second) => {
     const { handshake } = talk(bytes(FLAGS, option(8), set('base:allocation'), second));
-    expect(handshake.allocation).toBe(false);
+    expect(handshake.selection).toBe(0);
   });
 
   it('need structured replies', () => {
@@ -291,7 +299,14 @@ describe('other options', () => {
 
   it.each([
     ['STARTTLS is ERR_POLICY', option(5), [ERR_POLICY]],
-    ['EXTENDED_HEADERS is ERR_UNSUP', option(11), [ERR_UNSUP]],
+    ['EXTENDED_HEADERS is acknowledged once', bytes(option(11), option(11)), [1, ERR_INVALID]],
+    ['EXTENDED_HEADERS takes no data', option(11, hex('00')), [ERR_INVALID]],
+    ['EXTENDED_HEADERS comes after structured replies', bytes(option(8), option(11)), [1, 1]],
+    [
+      'EXTENDED_HEADERS stays when structured replies are asked for',
+      bytes(option(11), option(8)),
+      [1, ERR_EXT_HEADER_REQD],
+    ],
     ['an unknown option is ERR_UNSUP', option(0x7fffffff), [ERR_UNSUP]],
     ['an option with much data is skipped', option(99, Buffer.alloc(100_000)), [ERR_UNSUP]],
     ['STRUCTURED_REPLY is acknowledged once', bytes(option(8), option(8)), [1, ERR_INVALID]],
@@ -334,7 +349,7 @@ describe('noise', () => {
       });
       const sent = bytes(FLAGS, ...options);
       if (next(4) === 0) sent[next(sent.length)] = next(256);
-      const handshake = new Handshake(INFO);
+      const handshake = new Handshake([INFO]);
       for (let at = 0; at < sent.length && handshake.outcome === HANDSHAKE_MORE;) {
         const end = Math.min(sent.length, at + 1 + next(40));
         const consumed = handshake.feed(sent, at, end);
@@ -343,5 +358,85 @@ describe('noise', () => {
         at = consumed;
       }
     }
+  });
+});
+
+describe('extended headers', () => {
+  const flagsOf = (...options: Uint8Array[]): number => {
+    const { out } = talk(bytes(FLAGS, ...options));
+    const at = out.indexOf(hex('00000003 0000000c 0000'));
+    return out.readUInt16BE(at + 10 + 8);
+  };
+  const select = option(10, contextData('', 'base:allocation'));
+
+  it('forbid EXPORT_NAME', () => {
+    const { out, handshake } = talk(bytes(FLAGS, option(11), option(1, Buffer.from('disk'))));
+    expect(out).toHaveLength(20);
+    expect(handshake.outcome).toBe(HANDSHAKE_CLOSE);
+  });
+
+  it('let contexts be selected, and BLOCK_STATUS name them', () => {
+    expect(types(option(11), select)).toEqual([1, 4, 1]);
+    expect(flagsOf(option(11), select, option(7, infoData()))).toBe(0x1ded);
+  });
+
+  it.each([
+    ['without a context', [option(11)]],
+    ['without extended headers', [option(8), select]],
+    ['after a selection of nothing', [option(11), select, option(10, contextData(''))]],
+  ])('offer no names of contexts %s', (_what, options) => {
+    expect(flagsOf(...options, option(7, infoData())) & 0x1000).toBe(0);
+  });
+
+  it('are told by INFO before anything is selected', () => {
+    expect(flagsOf(option(11), option(6, infoData()))).toBe(0x1ded);
+    expect(flagsOf(option(8), option(6, infoData()))).toBe(0x0ded);
+  });
+});
+
+describe('contexts of an export with bitmaps', () => {
+  const map = { granularityBytes: 65_536, isDirty: () => false, runEnd: () => 0 };
+  const contexts = [
+    { name: 'base:allocation', kind: 'allocation' },
+    { name: 'qemu:allocation-depth', kind: 'depth' },
+    { name: 'qemu:dirty-bitmap:b0', kind: 'bitmap', map },
+    { name: 'qemu:dirty-bitmap:b1', kind: 'bitmap', map },
+  ] as const;
+  /** Ids and names that an option is answered with. */
+  const said = (code: number, ...queries: string[]): [number, string][] => {
+    const asked = bytes(FLAGS, option(8), option(code, contextData('', ...queries)));
+    const { out } = talk(asked, { ...INFO, contexts });
+    const found: [number, string][] = [];
+    for (let at = 20; at < out.length;) {
+      const end = at + 20 + out.readUInt32BE(at + 16);
+      if (out.readUInt32BE(at + 12) === 4) {
+        found.push([out.readUInt32BE(at + 20), out.toString('utf8', at + 24, end)]);
+      }
+      at = end;
+    }
+    return found;
+  };
+  const names = (...places: number[]): [number, string][] =>
+    places.map((place) => [0, contexts[place]?.name ?? '']);
+
+  it('are listed by wildcards', () => {
+    expect(said(9)).toEqual(names(0, 1, 2, 3));
+    expect(said(9, 'base:')).toEqual(names(0));
+    expect(said(9, 'qemu:')).toEqual(names(1, 2, 3));
+    expect(said(9, 'qemu:dirty-bitmap:')).toEqual(names(2, 3));
+    expect(said(9, 'qemu:dirty-bitmap:b1', 'base:')).toEqual(names(0, 3));
+    expect(said(9, 'qemu', 'qemu:dirty-bitmap', 'qemu:dirty-bitmap:b2', 'qemu:x')).toEqual([]);
+  });
+
+  it('are selected by name, each with the same id whatever else is', () => {
+    expect(said(10, 'base:', 'qemu:', 'qemu:dirty-bitmap:')).toEqual([]);
+    expect(said(10, 'qemu:dirty-bitmap:b1')).toEqual([[4, 'qemu:dirty-bitmap:b1']]);
+    const all = contexts.map(({ name }) => name);
+    expect(said(10, ...all, ...all)).toEqual(all.map((name, place) => [place + 1, name]));
+  });
+
+  it('may be asked for a hundred times, and are answered once each', () => {
+    const queries = Array.from({ length: 100 }, (_, index) => `qemu:dirty-bitmap:b${index % 9}`);
+    expect(said(10, ...queries)).toHaveLength(2);
   });
 });

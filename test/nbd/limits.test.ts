@@ -349,6 +349,68 @@ describe('several connections', () => {
     second.destroy();
   });
 
+  it('N26 a full house of clients that ask for nothing lets in those that wait', async () => {
+    await using serving = await serveFake({}, { maxClients: 4, handshakeTimeoutMs: 1500 });
+    await using busy = await serving.go();
+    const work = setInterval(() => busy.send(request({ type: FLUSH })), 200);
+    const idlers = await Promise.all(Array.from({ length: 3 }, () => serving.go()));
+    await settle(1500);
+    // Both come at once, and each gets a place.
+    await using first = await serving.go();
+    await using second = await serving.go();
+    for (const client of [first, second]) expect((await client.ask({ type: FLUSH })).error).toBe(0);
+    clearInterval(work);
+    expect(idlers.filter(({ socket }) => socket.readableEnded)).toHaveLength(2);
+    expect(busy.socket.readableEnded).toBe(false);
+    for (const client of idlers) client.destroy();
+  });
+
+  it('one that has asked for something before stays, unless there is a limit for it', async () => {
+    const limits = { maxClients: 1, handshakeTimeoutMs: 2500 };
+    for (const [idleTimeoutMs, stays] of [
+      [0, true],
+      [600, false],
+    ] as const) {
+      await using serving = await serveFake({}, { ...limits, idleTimeoutMs });
+      await using used = await serving.go();
+      expect((await used.ask({ type: READ, length: 512 })).error).toBe(0);
+      const going = serving.go().then(
+        (client) => client,
+        () => undefined,
+      );
+      await using second = await going;
+      expect(second === undefined).toBe(stays);
+      expect(used.socket.readableEnded).toBe(!stays);
+    }
+  });
+
+  it('half a WRITE holds no place, and what is at the device holds it', async () => {
+    await using serving = await serveFake(
+      { mode: 'held' },
+      { maxClients: 2, idleTimeoutMs: 600, handshakeTimeoutMs: 4000 },
+    );
+    await using working = await serving.go();
+    working.send(request({ type: FLUSH }));
+    await using half = await serving.go();
+    half.send(request({ type: WRITE, data: pattern(4096) }).subarray(0, 1000));
+    await until(() => serving.device.open === 1);
+    await settle(700);
+    await using third = await serving.go();
+    expect(await half.rest()).toHaveLength(0);
+    expect(working.socket.readableEnded).toBe(false);
+    serving.device.release();
+    expect((await working.reply()).error).toBe(0);
+    expect(third.socket.readableEnded).toBe(false);
+  });
+
+  it('0 is no limit for the handshake', async () => {
+    await using serving = await serveFake({}, { handshakeTimeoutMs: 0 });
+    await using client = await serving.connect();
+    await settle(100);
+    await client.hello();
+    expect(await client.types(7, infoData())).toEqual([3, 1]);
+  });
+
   it('that come in a burst all get through their negotiation', async () => {
     await using serving = await serveFake();
     const clients = await Promise.all(

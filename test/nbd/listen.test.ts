@@ -77,7 +77,7 @@ describe('options', () => {
     ['a name that is too long', { name: 'ä'.repeat(2049) }, 'at most 4096 bytes'],
     ['a description with NUL', { description: 'a\0' }, 'without NUL'],
     ['a fraction of clients', { maxClients: 0.5 }, 'maxClients must be a whole number'],
-    ['no time', { handshakeTimeoutMs: 0 }, 'handshakeTimeoutMs must be'],
+    ['negative time', { handshakeTimeoutMs: -1 }, 'handshakeTimeoutMs must be'],
   ])('%s: refused', async (_what, options, message) => {
     const serving = serveNbd(new FakeDevice(), options);
     await expect(serving).rejects.toMatchObject({ code: 'ERR_SLUICE_INVALID_ARGUMENT' });

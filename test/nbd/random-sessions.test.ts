@@ -14,12 +14,13 @@ const CLIENTS = 4;
 
 describe('random sessions', () => {
   const cases = (['inline', 'later', 'held'] as const).flatMap((mode) =>
-    [1, 2, 3, 4].map((seed) => [mode, seed] as const),
+    [1, 2, 3, 4, 5, 6].map((seed) => [mode, seed] as const),
   );
 
   it.each(cases)('are answered by the model (%s, seed %i)', async (mode, seed) => {
     const next = random(seed);
-    const structured = seed % 2 === 0;
+    const extended = seed > 4;
+    const structured = extended || seed % 2 === 0;
     await using serving = await serveFake({
       sizeBytes: REGION * REGIONS,
       mode,
@@ -27,14 +28,15 @@ describe('random sessions', () => {
       arenaBytes: 2 ** (20 + next(3)),
     });
     const { device } = serving;
-    await using client = await serving.go(...(structured ? [option(8)] : []));
+    const options = extended ? [option(11)] : structured ? [option(8)] : [];
+    await using client = await serving.go(...options);
     const timer = setInterval(() => {
       if (next(2) === 0) device.releaseBackwards();
       else device.release(1 + next(3));
     }, 1);
     const model = new Uint8Array(REGION * REGIONS);
     try {
-      const session = { client, next, model, structured, firstRegion: 0 };
+      const session = { client, next, model, structured, extended, firstRegion: 0 };
       for (let round = 0; round < 8; round++) await batch(session);
     } finally {
       clearInterval(timer);
@@ -62,10 +64,11 @@ describe('random sessions', () => {
     try {
       await Promise.all(
         Array.from({ length: CLIENTS }, async (_, at) => {
-          await using client = await serving.go(option(8));
+          const extended = at % 2 === 1;
+          await using client = await serving.go(option(extended ? 11 : 8));
           const firstRegion = at * REGIONS;
           const own = random(seed * 100 + at);
-          const session = { client, next: own, model, structured: true, firstRegion };
+          const session = { client, next: own, model, structured: true, extended, firstRegion };
           for (let round = 0; round < 4; round++) await batch(session);
         }),
       );

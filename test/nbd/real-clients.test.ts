@@ -8,7 +8,8 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { OP_FLUSH, OP_WRITE, REQUEST_FUA, STATUS_IO_ERROR } from '../../src/abi/request.ts';
 import { describeWithPeers } from '../support/peers.ts';
-import { serveFake } from './serving.ts';
+import { FakeDevice } from './fake-device.ts';
+import { serveFake, serveOn } from './serving.ts';
 import { pattern } from './wire.ts';
 
 const MIB = 2 ** 20;
@@ -89,6 +90,30 @@ describeWithPeers(['nbdinfo'], 'nbdinfo', () => {
     expect(list).toContain('export="disk"');
     const wrong = output('nbdinfo', serving.server.uri.replace('disk', 'other'));
     await expect(wrong).rejects.toThrow('No such file or directory for export: other');
+  });
+});
+
+describeWithPeers(['nbdinfo', 'nbdcopy', 'qemu-img'], 'several exports', () => {
+  it('are listed by nbdinfo, and copied and looked at by their names', async () => {
+    const [first, second] = [SIZE, 2 * SIZE].map((sizeBytes) => new FakeDevice({ sizeBytes }));
+    if (first === undefined || second === undefined) throw new Error('two devices');
+    await using serving = await serveOn([
+      { device: first, name: 'first', description: 'one' },
+      { device: second, name: 'a b/ü', readOnly: true },
+    ]);
+    const [uri = '', other = ''] = serving.server.uris;
+    const { exports } = JSON.parse(await output('nbdinfo', '--list', '--json', uri)) as {
+      exports: Record<string, unknown>[];
+    };
+    expect(exports).toMatchObject([
+      { 'export-name': 'first', description: 'one', 'export-size': SIZE, is_read_only: false },
+      { 'export-name': 'a b/ü', 'export-size': 2 * SIZE, is_read_only: true },
+    ]);
+    second.storage.set(pattern(2 * SIZE));
+    const target = join(folder, 'second');
+    await output('nbdcopy', other, target);
+    expect((await readFile(target)).equals(pattern(2 * SIZE))).toBe(true);
+    expect(await output('qemu-img', 'info', '-f', 'raw', other)).toContain('32 MiB');
   });
 });
 

@@ -24,6 +24,7 @@ export interface Offer {
   readonly size?: number | bigint;
   readonly flags?: number;
   readonly structured?: boolean;
+  readonly extended?: boolean;
   readonly contextId?: number | undefined;
   readonly blocks?: readonly [minimum: number, preferred: number, maximum: number];
 }
@@ -32,6 +33,7 @@ const OPTION_REPLY = Buffer.from('0003e889045565a9', 'hex');
 /** HAS_FLAGS, FLUSH, FUA, WRITE_ZEROES. */
 const FLAGS = 0x4d;
 const STRUCTURED_REPLY = 8;
+const EXTENDED_HEADERS = 11;
 const SET_META_CONTEXT = 10;
 const GO = 7;
 export const MIB = 2 ** 20;
@@ -41,6 +43,7 @@ export class ScriptedPeer {
   readonly socket: Socket;
   #held = Buffer.alloc(0);
   #over = false;
+  #extended = false;
   #wake: () => void = () => undefined;
 
   constructor(socket: Socket) {
@@ -89,9 +92,11 @@ export class ScriptedPeer {
   /** Negotiates up to the transmission. */
   async agree(offer: Offer = {}): Promise<void> {
     const { size = MIB, flags = FLAGS, structured = true, contextId = 5, blocks } = offer;
+    this.#extended = offer.extended === true;
     await this.greet();
     for (;;) {
       const { code } = await this.option();
+      if (code === EXTENDED_HEADERS) this.reply(code, this.#extended ? wire.ACK : wire.ERR_UNSUP);
       if (code === STRUCTURED_REPLY) this.reply(code, structured ? wire.ACK : wire.ERR_UNSUP);
       if (code === SET_META_CONTEXT) {
         this.reply(code, wire.META_CONTEXT, bytes([4, contextId], 'base:allocation'));
@@ -111,13 +116,13 @@ export class ScriptedPeer {
 
   /** The next request; the data of a write is passed over. */
   async request(): Promise<SeenRequest> {
-    const header = await this.read(28);
+    const header = await this.read(this.#extended ? 32 : 28);
     const seen = {
       flags: header.readUInt16BE(4),
       type: header.readUInt16BE(6),
       cookie: header.readBigUInt64BE(8),
       offset: Number(header.readBigUInt64BE(16)),
-      length: header.readUInt32BE(24),
+      length: this.#extended ? Number(header.readBigUInt64BE(24)) : header.readUInt32BE(24),
     };
     if (seen.type === wire.WRITE) await this.read(seen.length);
     return seen;
@@ -132,6 +137,22 @@ export class ScriptedPeer {
     const body = bytes(...payload);
     const announced = length ?? body.length;
     this.send([4, 0x668e33ef], [2, done ? 1 : 0], [2, type], [8, cookie], [4, announced], body);
+  }
+
+  /** An extended chunk. */
+  wide(
+    request: Pick<SeenRequest, 'cookie' | 'offset'>,
+    type: number,
+    payload: Part[],
+    done = true,
+  ): void {
+    const body = bytes(...payload);
+    const { cookie, offset } = request;
+    const lengths: Part[] = [
+      [8, offset],
+      [8, body.length],
+    ];
+    this.send([4, 0x6e8a278c], [2, done ? 1 : 0], [2, type], [8, cookie], ...lengths, body);
   }
 }
 

@@ -4,18 +4,19 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Device } from '../../src/device.ts';
-import { type NbdServer, type NbdServerOptions, serveNbd } from '../../src/nbd/server.ts';
+import type { DeviceExport } from '../../src/nbd/options.ts';
+import { type DeviceServer, type NbdServerOptions, serveNbd } from '../../src/nbd/server.ts';
 import { TestClient } from './client.ts';
 import { FakeDevice, type FakeDeviceOptions } from './fake-device.ts';
 
 /** A running server; disposing closes it. */
-export interface Serving<D extends Device = FakeDevice> extends AsyncDisposable {
+export interface Serving<D = FakeDevice> extends AsyncDisposable {
   readonly device: D;
-  readonly server: NbdServer;
+  readonly server: DeviceServer;
   readonly path: string;
   /** A client that has just connected. */
   connect(): Promise<TestClient>;
-  /** A client in transmission. */
+  /** A client in transmission with the default export. */
   go(...options: Uint8Array[]): Promise<TestClient>;
 }
 
@@ -27,8 +28,8 @@ export function serveFake(
   return serveOn(new FakeDevice(device), options);
 }
 
-/** Serves a device of the caller's. */
-export async function serveOn<D extends Device>(
+/** Serves a device of the caller's, or several. */
+export async function serveOn<D extends Device | readonly DeviceExport[]>(
   device: D,
   options: NbdServerOptions = {},
 ): Promise<Serving<D>> {

@@ -70,7 +70,7 @@ async function dribble(
   next: (below: number) => number,
 ): Promise<void> {
   for (let at = 0; at < bytes.length;) {
-    const length = [1, 27, 28, 29, 1000, 70_000, 2 ** 20][next(7)] ?? 1;
+    const length = [1, 27, 28, 33, 1000, 70_000, 2 ** 20][next(7)] ?? 1;
     const free = client.socket.write(bytes.subarray(at, at + length));
     at += length;
     if (next(4) === 0) await new Promise((resolve) => setImmediate(resolve));
@@ -85,17 +85,18 @@ export interface Session {
   /** What the disk must hold in the end; shared by clients that keep to their regions. */
   readonly model: Uint8Array;
   readonly structured: boolean;
+  readonly extended?: boolean;
   /** The first of the client's regions. */
   readonly firstRegion: number;
 }
 
 /** One batch: at most one request for each region, replies in any order. */
 export async function batch(session: Session): Promise<void> {
-  const { client, next, model, structured, firstRegion } = session;
+  const { client, next, model, structured, extended = false, firstRegion } = session;
   const expected = Array.from({ length: 1 + next(REGIONS) }, (_, at) =>
     draw(next, firstRegion + at, model),
   );
-  const sent = expected.map(({ parts }, cookie) => request({ ...parts, cookie }));
+  const sent = expected.map(({ parts }, cookie) => request({ ...parts, cookie, extended }));
   const sending = dribble(client, Buffer.concat(sent), next);
   const seen = new Set<number>();
   while (seen.size < expected.length) {
@@ -117,5 +118,5 @@ async function anyReply(client: TestClient, expected: Expected[]): Promise<Reply
   const reply = await client.reply();
   const { parts } = expected[Number(reply.cookie)] as Expected;
   if (reply.kind === 'chunk' || parts.type !== READ || reply.error !== 0) return reply;
-  return { ...reply, data: await client.read(parts.length ?? 0) };
+  return { ...reply, data: await client.read(Number(parts.length ?? 0)) };
 }

@@ -14,6 +14,7 @@ export const NO_HOLE = 2;
 export const DF = 4;
 export const REQ_ONE = 8;
 export const FAST_ZERO = 16;
+export const PAYLOAD_LEN = 32;
 
 export const EPERM = 1;
 export const EIO = 5;
@@ -28,8 +29,10 @@ export const META_CONTEXT = 4;
 export const ERR_UNSUP = 0x80000001;
 export const ERR_POLICY = 0x80000002;
 export const ERR_INVALID = 0x80000003;
+export const ERR_TLS_REQD = 0x80000005;
 export const ERR_UNKNOWN = 0x80000006;
 export const ERR_TOO_BIG = 0x80000009;
+export const ERR_EXT_HEADER_REQD = 0x8000000a;
 
 /** `length` bytes that tell where they are. */
 export function pattern(length: number, seed = 1): Buffer {

@@ -1,6 +1,7 @@
 // Block status: what lies where, as entries of a result table (src/abi/request.ts).
 
 import {
+  EXTENT_ABSENT,
   EXTENT_COMPRESSED,
   EXTENT_DEPTH,
   EXTENT_FLAGS,
@@ -37,7 +38,9 @@ export function deepen(table: usize, entries: u32): void {
 }
 
 /** Flags that no entry has. */
-const ASK_BACKING: u32 = 0xffff_ffff;
+const ASK_BACKING: u64 = (<u64>0xffff_ffff) << 32;
+/** Zeroes behind the end of a backing disk: the first that has no bytes there says so. */
+const BEHIND_BACKING: u64 = ((<u64>1) << 32) | (<u64>EXTENT_ZERO | <u64>EXTENT_HOLE);
 
 /**
  * Fills the table at `table` from `guest` on, as far as one call can say, and answers
@@ -51,7 +54,7 @@ export function planStatus(
   table: usize,
 ): void {
   let entries: u32 = 0;
-  let before: u32 = ASK_BACKING;
+  let before: u64 = ASK_BACKING;
   let done: u64 = 0;
   while (done < length) {
     const found = locate(map, guest + done);
@@ -71,7 +74,7 @@ export function planStatus(
     else {
       const next = table + <usize>entries * EXTENT_SIZE;
       store<u64>(next, bytes, EXTENT_LENGTH);
-      store<u64>(next, <u64>flags, EXTENT_FLAGS);
+      store<u64>(next, flags, EXTENT_FLAGS);
       entries += 1;
     }
     before = flags;
@@ -112,17 +115,19 @@ function sameBytes(map: Qcow2, guest: u64, most: u64): u64 {
   return shows ? min(bytes, map.backingBytes - guest) : bytes;
 }
 
-function flagsAt(map: Qcow2, guest: u64): u32 {
+/** What an entry says at EXTENT_FLAGS: flags, and the depth behind them. */
+function flagsAt(map: Qcow2, guest: u64): u64 {
   const address = spotAddress(map, 0);
   const within = guest & (map.clusterBytes - 1);
   const type = typeOf(map, entryAt(address), bitmapAt(map, address), subclusterOf(map, within));
   return flagsOf(map, type, guest);
 }
 
-function flagsOf(map: Qcow2, type: u32, guest: u64): u32 {
+function flagsOf(map: Qcow2, type: u32, guest: u64): u64 {
   if (type == NORMAL) return 0;
   if (type == PACKED) return EXTENT_COMPRESSED;
   if (type == ZERO_PLAIN) return EXTENT_ZERO | EXTENT_HOLE;
   if (type != UNALLOCATED) return EXTENT_ZERO;
-  return map.has(MAP_BACKING) && guest < map.backingBytes ? ASK_BACKING : EXTENT_ZERO | EXTENT_HOLE;
+  if (!map.has(MAP_BACKING)) return EXTENT_ZERO | EXTENT_HOLE | EXTENT_ABSENT;
+  return guest < map.backingBytes ? ASK_BACKING : BEHIND_BACKING;
 }

@@ -44,6 +44,11 @@ export function hasBitAt(bytes: Uint8Array, at: number): boolean {
   return find(bytes, at, at + 1, 1) === at;
 }
 
+/** Behind the run of equal bits that begins at `from`; at most `to`. */
+export function runEndAt(bytes: Uint8Array, from: number, to: number): number {
+  return find(bytes, from, to, hasBitAt(bytes, from) ? 0 : 1);
+}
+
 function setBit(bytes: Uint8Array, at: number): void {
   const index = Math.floor(at / 8);
   bytes[index] = (bytes[index] ?? 0) | (1 << (at % 8));

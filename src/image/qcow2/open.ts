@@ -18,6 +18,7 @@ import { Disk } from '../../disk.ts';
 import type { DiskOptions } from '../../disk-types.ts';
 import type { Engine } from '../../engine.ts';
 import { SluiceError } from '../../errors.ts';
+import type { Mapping } from '../../mapping.ts';
 import { backingFormatOf, type BackingFormat, type Chain, resolveNamed } from '../chain.ts';
 import type { NamedFilePolicy } from '../chain.ts';
 import { DiskBackend } from '../disk-backend.ts';
@@ -26,6 +27,7 @@ import { granulesFor, markInUse } from './bitmaps.ts';
 import { storeBitmaps } from './bitmap-store.ts';
 import { openCompressedView } from './compressed-view.ts';
 import { CryptView } from './crypt-view.ts';
+import { readDirtyBits } from './dirty-bits.ts';
 import { type EncryptionOptions, unlock } from './encryption.ts';
 import { type Qcow2Header, readHeader } from './header.ts';
 import { refuseDamagedLayout } from './header-layout.ts';
@@ -119,7 +121,10 @@ async function overImage(
   const granules = options.resize === undefined ? granulesFor(bitmaps, header) : undefined;
   const maxSizeBytes = maxSizeOf(header, options);
   const room = roomFor(header, file.sizeBytes, maxSizeBytes, options.metadataCacheBytes);
-  const mapping = await mappingOf(file, header, path, files, options, granules, room);
+  const mapping = {
+    ...(await mappingOf(file, header, path, files, options, granules, room)),
+    readBitmap: bitmapReader(path, options.file, files[FILE_BACKING]),
+  };
   if (writable && !image.isBlockDevice) await endWithCluster(file, header);
   if (granules === undefined) {
     const open = { path, image, data, cipher, files, options, room, maxSizeBytes };
@@ -155,9 +160,29 @@ function refuseMarkedCorrupt(header: Qcow2Header, path: string, writable: boolea
   throw new SluiceError('ERR_SLUICE_CORRUPT', `${found}; ${advice}`, place);
 }
 
-/** The image once more, read-only, for the eyes of a view. */
+/** The image once more, read-only, beside the engine. */
 function secondOpen(options: FileBackendOptions): FileBackendOptions {
   return { ...options, writable: false, lock: 'none', anySize: true };
+}
+
+/** Bitmaps are read when they are asked for, while the image itself is in use. */
+function bitmapReader(
+  path: string,
+  options: FileBackendOptions,
+  below: Backend | undefined,
+): NonNullable<Mapping['readBitmap']> {
+  return async (name) => {
+    const backend = await openFileBackend(path, secondOpen(options));
+    try {
+      const file = new BackendFile(backend, path);
+      const header = await readHeader(file, path);
+      const found = await readDirtyBits(file, header, path, name, options.writable === true);
+      if (found !== undefined) return found;
+    } finally {
+      await backend.close();
+    }
+    return below instanceof DiskBackend ? below.disk.device.readBitmap?.(name) : undefined;
+  };
 }
 
 async function openDataFile(

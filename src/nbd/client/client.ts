@@ -14,14 +14,13 @@ import {
   CMD_READ,
   CMD_WRITE,
   CMD_WRITE_ZEROES,
-  STATE_ZERO,
   TRANSMISSION_READ_ONLY,
   TRANSMISSION_SEND_FLUSH,
   TRANSMISSION_SEND_WRITE_ZEROES,
 } from '../protocol.ts';
 import { type ConnectionOptions, NbdConnection } from './connection.ts';
 import { type Asked, isNotSupported } from './failures.ts';
-import { EXTENT_BYTES } from './replies.ts';
+import type { Extents } from './extents.ts';
 
 /** A range of an export. */
 export interface NbdExtent {
@@ -32,6 +31,8 @@ export interface NbdExtent {
 
 /** Of requests without data: old servers count them in 31 bits. A multiple of every block size. */
 const LONGEST_BYTES = 2 ** 30;
+/** Of block status with extended headers: all of any disk, in 64 bits. */
+const LONGEST_STATUS_BYTES = 2 ** 52;
 /** Parts of one call that are under way at once. */
 const PARTS_AT_ONCE = 16;
 /** What is sent where the server cannot write zeroes by itself. */
@@ -104,13 +105,15 @@ export class NbdClient implements AsyncDisposable {
   /** All of the export in order; without base:allocation it is data. */
   async *extents(): AsyncGenerator<NbdExtent, void, void> {
     const { size } = this;
+    const { contextId, extended } = this.#connection.agreement;
+    const longest = extended ? LONGEST_STATUS_BYTES : LONGEST_BYTES;
     let start = 0;
-    if (this.#connection.agreement.contextId === undefined) {
+    if (contextId === undefined) {
       if (size > 0) yield { start, length: size, kind: 'data' };
       return;
     }
     while (start < size) {
-      const length = Math.min(LONGEST_BYTES, size - start);
+      const length = Math.min(longest, size - start);
       const asked = { operation: 'block status', offset: start, length } as const;
       const extents = await this.#connection.request(CMD_BLOCK_STATUS, asked);
       if (extents === undefined) throw new Error('a block status has extents');
@@ -126,13 +129,13 @@ export class NbdClient implements AsyncDisposable {
   }
 
   /** Extents in whole blocks: one in which there may be data is data. At least one block. */
-  *#blocksOf(extents: DataView, { offset, length }: Asked): Generator<NbdExtent, void, void> {
+  *#blocksOf(extents: Extents, { offset, length }: Asked): Generator<NbdExtent, void, void> {
     const end = offset + length;
     let done = offset;
     let at = offset;
-    for (let index = 0; index < extents.byteLength; index += EXTENT_BYTES) {
-      const to = Math.min(end, at + extents.getUint32(index));
-      const isZero = (extents.getUint32(index + 4) & STATE_ZERO) !== 0;
+    for (let index = 0; index < extents.count; index++) {
+      const to = Math.min(end, at + extents.lengthOf(index));
+      const isZero = extents.isZero(index);
       const [from, border] = [this.#ceil(at), this.#floor(to)];
       at = to;
       if (!isZero || border <= from) continue;

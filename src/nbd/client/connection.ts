@@ -6,11 +6,21 @@
  * L3 Nobody waits for a server without an end: the negotiation has a time, the rest a signal.
  */
 import { connect, type Socket } from 'node:net';
+import type { ConnectionOptions as TlsOptions } from 'node:tls';
 
 import { SluiceError } from '../../errors.ts';
-import { CMD_DISC, REQUEST_HEADER_SIZE, REQUEST_MAGIC } from '../protocol.ts';
-import { parseNbdUri } from '../uri.ts';
+import {
+  CMD_DISC,
+  CMD_FLAG_PAYLOAD_LEN,
+  CMD_WRITE,
+  EXTENDED_REQUEST_MAGIC,
+  EXTENDED_REQUEST_SIZE,
+  REQUEST_HEADER_SIZE,
+  REQUEST_MAGIC,
+} from '../protocol.ts';
+import { type NbdAddress, parseNbdUri } from '../uri.ts';
 import { Coverage } from './coverage.ts';
+import type { Extents } from './extents.ts';
 import {
   type Asked,
   Breach,
@@ -22,6 +32,7 @@ import {
 import { Incoming } from './incoming.ts';
 import { type Agreement, negotiate } from './negotiate.ts';
 import { type Open, Replies } from './replies.ts';
+import { secureClient, tlsOptionsOf } from './tls.ts';
 
 /** How a connection is opened. */
 export interface ConnectionOptions {
@@ -40,7 +51,7 @@ export interface RequestData {
 }
 
 interface Request extends Open {
-  readonly resolve: (extents: DataView | undefined) => void;
+  readonly resolve: (extents: Extents | undefined) => void;
   readonly reject: (error: unknown) => void;
 }
 
@@ -51,7 +62,9 @@ const WORD = 2 ** 32;
 /** Open, and past the negotiation. */
 export class NbdConnection implements AsyncDisposable {
   readonly uri: string;
-  readonly #socket: Socket;
+  readonly #address: NbdAddress;
+  /** Over TLS another one than before. */
+  #socket: Socket;
   readonly #incoming: Incoming;
   readonly #open = new Map<number, Request>();
   readonly #waiting: (() => void)[] = [];
@@ -64,9 +77,9 @@ export class NbdConnection implements AsyncDisposable {
   #isConnected = false;
   #cookie = 1;
 
-  private constructor(uri: string, signal: AbortSignal | undefined) {
-    const { place } = parseNbdUri(uri);
+  private constructor(uri: string, address: NbdAddress, signal: AbortSignal | undefined) {
     this.uri = uri;
+    this.#address = address;
     this.#signal = signal;
     this.#lost = new Promise((_resolve, reject) => {
       this.#reject = reject;
@@ -75,15 +88,12 @@ export class NbdConnection implements AsyncDisposable {
     this.#lost.catch(() => undefined);
     this.#incoming = new Incoming();
     const { onread } = this.#incoming;
-    this.#socket = connect({ ...place, noDelay: true, keepAlive: true, onread });
+    this.#socket = connect({ ...address.place, noDelay: true, keepAlive: true, onread });
     this.#incoming.attach(this.#socket);
     this.#socket.on('connect', () => {
       this.#isConnected = true;
     });
-    this.#socket.on('error', (cause) => this.#fail(this.#socketError(cause)));
-    for (const event of ['end', 'close']) {
-      this.#socket.on(event, () => this.#fail(this.#closedError()));
-    }
+    this.#listen();
     signal?.addEventListener('abort', this.#aborted);
   }
 
@@ -91,11 +101,13 @@ export class NbdConnection implements AsyncDisposable {
   static async open(uri: string, options: ConnectionOptions): Promise<NbdConnection> {
     const { signal, negotiationMs = NEGOTIATION_MS } = options;
     signal?.throwIfAborted();
-    const connection = new NbdConnection(uri, signal);
+    const address = parseNbdUri(uri);
+    const tls = await tlsOptionsOf(address, uri);
+    const connection = new NbdConnection(uri, address, signal);
     const late = `the server did not answer in ${negotiationMs} ms; try again, or another one`;
     const timer = setTimeout(() => connection.#fail(connectionError(uri, late)), negotiationMs);
     try {
-      await connection.#negotiate();
+      await connection.#negotiate(tls);
       return connection;
     } catch (error) {
       connection.#fail(error);
@@ -116,7 +128,7 @@ export class NbdConnection implements AsyncDisposable {
     type: number,
     asked: Asked,
     { into, data }: RequestData = {},
-  ): Promise<DataView | undefined> {
+  ): Promise<Extents | undefined> {
     while (this.#failure === undefined && this.#open.size >= MAX_OPEN) {
       await new Promise<void>((resolve) => this.#waiting.push(resolve));
     }
@@ -124,7 +136,7 @@ export class NbdConnection implements AsyncDisposable {
     return await new Promise((resolve, reject) => {
       const cookie = this.#cookie++;
       this.#open.set(cookie, { asked, into, coverage: new Coverage(), resolve, reject });
-      this.#send(headerOf(type, cookie, asked.offset, asked.length), data);
+      this.#send(this.#headerOf(type, cookie, asked.offset, asked.length), data);
     });
   }
 
@@ -134,28 +146,57 @@ export class NbdConnection implements AsyncDisposable {
     const closed = new Promise<void>((resolve) => socket.once('close', () => resolve()));
     const isQuiet = this.#failure === undefined && this.#open.size === 0;
     this.#end(connectionError(this.uri, 'the connection is closed'));
-    if (isQuiet) socket.end(headerOf(CMD_DISC, 0, 0, 0), () => socket.destroy());
+    if (isQuiet) socket.end(this.#headerOf(CMD_DISC, 0, 0, 0), () => socket.destroy());
     else socket.destroy();
     if (!socket.closed) await closed;
   }
 
-  async #negotiate(): Promise<void> {
-    const { exportName } = parseNbdUri(this.uri);
+  #listen(): void {
+    this.#socket.on('error', (cause) => this.#fail(this.#socketError(cause)));
+    for (const event of ['end', 'close']) {
+      this.#socket.on(event, () => this.#fail(this.#closedError()));
+    }
+  }
+
+  async #negotiate(tls: TlsOptions | undefined): Promise<void> {
+    const { exportName } = this.#address;
     const wire = {
       read: (length: number) => this.#incoming.read(length),
       write: (bytes: Uint8Array) => void this.#socket.write(bytes),
+      secure: tls && (() => this.#secure(tls)),
     };
     const negotiated = negotiate(wire, exportName, this.uri);
     this.#agreement = await Promise.race([negotiated, this.#lost]);
-    const { structured, contextId } = this.#agreement;
+    const { structured, extended, contextId } = this.#agreement;
     new Replies({
       incoming: this.#incoming,
       structured,
+      extended,
       contextId,
       open: this.#open,
       finish: (request) => this.#finish(request),
       fail: (error) => this.#fail(error),
     }).next();
+  }
+
+  /** What came in clear behind the server's answer must not pass for what comes over TLS. */
+  async #secure(tls: TlsOptions): Promise<void> {
+    if (this.#incoming.stagedBytes > 0)
+      throw new Breach('it sends bytes in clear where TLS begins');
+    try {
+      this.#socket = await secureClient(this.#socket, tls);
+    } catch (cause) {
+      const { reason = (cause as Error).message } = cause as { readonly reason?: string };
+      const advice = 'check the certificates or the key, of both sides';
+      throw connectionError(this.uri, `no TLS with the server: ${reason}; ${advice}`, cause);
+    }
+    this.#listen();
+    this.#incoming.listenTo(this.#socket);
+  }
+
+  #headerOf(type: number, cookie: number, offset: number, length: number): Uint8Array {
+    const isExtended = this.#agreement?.extended === true;
+    return headerOf(isExtended, { type, cookie, offset, length });
   }
 
   /** What is sent in one turn leaves together. */
@@ -209,16 +250,28 @@ export class NbdConnection implements AsyncDisposable {
   }
 }
 
+interface Header {
+  readonly type: number;
+  readonly cookie: number;
+  readonly offset: number;
+  readonly length: number;
+}
+
 /** NBD proto, "Request message". */
-function headerOf(type: number, cookie: number, offset: number, length: number): Uint8Array {
-  const bytes = new Uint8Array(REQUEST_HEADER_SIZE);
+function headerOf(isExtended: boolean, { type, cookie, offset, length }: Header): Uint8Array {
+  const bytes = new Uint8Array(isExtended ? EXTENDED_REQUEST_SIZE : REQUEST_HEADER_SIZE);
   const view = new DataView(bytes.buffer);
-  view.setUint32(0, REQUEST_MAGIC);
+  view.setUint32(0, isExtended ? EXTENDED_REQUEST_MAGIC : REQUEST_MAGIC);
+  if (isExtended && type === CMD_WRITE) view.setUint16(4, CMD_FLAG_PAYLOAD_LEN);
   view.setUint16(6, type);
-  view.setUint32(8, Math.floor(cookie / WORD));
-  view.setUint32(12, cookie % WORD);
-  view.setUint32(16, Math.floor(offset / WORD));
-  view.setUint32(20, offset % WORD);
-  view.setUint32(24, length);
+  setWide(view, 8, cookie);
+  setWide(view, 16, offset);
+  if (isExtended) setWide(view, 24, length);
+  else view.setUint32(24, length);
   return bytes;
+}
+
+function setWide(view: DataView, at: number, value: number): void {
+  view.setUint32(at, Math.floor(value / WORD));
+  view.setUint32(at + 4, value % WORD);
 }

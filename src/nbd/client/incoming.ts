@@ -35,6 +35,22 @@ export class Incoming {
     this.#socket = socket;
   }
 
+  /** From here on bytes come from another socket, which has no `onread`. */
+  listenTo(socket: Socket): void {
+    this.#socket = socket;
+    socket.on('data', (bytes: Uint8Array) => {
+      this.#staged = bytes;
+      this.#deliver();
+      this.#isPaused = this.#staged.length > 0;
+      if (this.#isPaused) socket.pause();
+    });
+  }
+
+  /** Bytes that came, and that nobody has asked for. */
+  get stagedBytes(): number {
+    return this.#staged.length;
+  }
+
   /** Fills `into`, then calls `then`, which says what comes next. */
   expect(into: Uint8Array, then: () => void): void {
     this.#into = into;

@@ -1,6 +1,7 @@
 /**
- * The client's side of the negotiation: structured replies and base:allocation where the server has
- * them, then GO, or EXPORT_NAME where it does not know that. NBD proto, "Newstyle negotiation".
+ * The client's side of the negotiation: extended headers or structured replies, base:allocation
+ * where the server has it, then GO, or EXPORT_NAME where it does not know that. NBD proto,
+ * "Newstyle negotiation".
  *
  * H1 Memory does not depend on announced numbers: an option reply has at most MAX_REPLY_BYTES.
  * H2 An option is answered before the next is sent, by at most MAX_REPLIES replies.
@@ -19,8 +20,10 @@ import {
   OLDSTYLE_MAGIC_HIGH,
   OLDSTYLE_MAGIC_LOW,
   OPT_EXPORT_NAME,
+  OPT_EXTENDED_HEADERS,
   OPT_GO,
   OPT_SET_META_CONTEXT,
+  OPT_STARTTLS,
   OPT_STRUCTURED_REPLY,
   OPTION_MAGIC_HIGH,
   OPTION_MAGIC_LOW,
@@ -41,6 +44,8 @@ import { Breach, quoted } from './failures.ts';
 export interface Wire {
   read(length: number): Promise<Uint8Array>;
   write(bytes: Uint8Array): void;
+  /** Goes on over TLS, where that is wanted; resolves when it has begun. */
+  readonly secure?: (() => Promise<void>) | undefined;
 }
 
 /** What was agreed on. */
@@ -49,6 +54,8 @@ export interface Agreement {
   /** Transmission flags. */
   readonly flags: number;
   readonly structured: boolean;
+  /** Headers are extended; replies are structured then. */
+  readonly extended: boolean;
   /** The id of base:allocation; undefined: the server does not have it. */
   readonly contextId: number | undefined;
   /** Requests begin and end at multiples of it, a power of two. */
@@ -76,15 +83,23 @@ interface OptionReply {
 export async function negotiate(wire: Wire, exportName: string, uri: string): Promise<Agreement> {
   const flags = await greet(wire);
   const name = new TextEncoder().encode(exportName);
+  if (wire.secure !== undefined) await startTls(wire, flags, uri, wire.secure);
   if ((flags & FLAG_FIXED_NEWSTYLE) === 0) return selectByName(wire, name, flags, UNSTRUCTURED);
-  const structured = await ask(wire, OPT_STRUCTURED_REPLY, new Uint8Array(0));
-  if (structured.at(-1)?.type !== REP_ACK) return select(wire, name, flags, uri, UNSTRUCTURED);
+  const extended = await has(wire, OPT_EXTENDED_HEADERS);
+  const structured = extended || (await has(wire, OPT_STRUCTURED_REPLY));
+  if (!structured) return select(wire, name, flags, uri, UNSTRUCTURED);
   const contextId = await selectContext(wire, name);
-  return select(wire, name, flags, uri, { structured: true, contextId });
+  return select(wire, name, flags, uri, { structured, extended, contextId });
 }
 
-type Replies = Pick<Agreement, 'structured' | 'contextId'>;
-const UNSTRUCTURED: Replies = { structured: false, contextId: undefined };
+type Replies = Pick<Agreement, 'structured' | 'extended' | 'contextId'>;
+const UNSTRUCTURED: Replies = { structured: false, extended: false, contextId: undefined };
+
+/** Asks for what a server has or has not. */
+async function has(wire: Wire, option: number): Promise<boolean> {
+  const replies = await ask(wire, option, new Uint8Array(0));
+  return replies.at(-1)?.type === REP_ACK;
+}
 
 /** Reads the greeting, and answers what of it is understood. */
 async function greet(wire: Wire): Promise<number> {
@@ -103,6 +118,26 @@ async function greet(wire: Wire): Promise<number> {
   viewOf(answer).setUint32(0, flags);
   wire.write(answer);
   return flags;
+}
+
+/** NBD proto, "NBD_OPT_STARTTLS". Nothing is asked in clear where TLS is wanted. */
+async function startTls(
+  wire: Wire,
+  flags: number,
+  uri: string,
+  secure: () => Promise<void>,
+): Promise<void> {
+  const found = `cannot open ${JSON.stringify(uri)}: the server has no TLS`;
+  const place = { operation: 'open', path: uri };
+  if ((flags & FLAG_FIXED_NEWSTYLE) === 0) {
+    throw new SluiceError('ERR_SLUICE_UNSUPPORTED', `${found}; use another server`, place);
+  }
+  const [reply] = await ask(wire, OPT_STARTTLS, new Uint8Array(0));
+  if (reply?.type === REP_ACK) return await secure();
+  const text = new TextDecoder().decode(reply?.data);
+  const said = text === '' ? '' : ` (${quoted(text)})`;
+  const advice = 'set it up there, or write nbd:// to do without';
+  throw new SluiceError('ERR_SLUICE_UNSUPPORTED', `${found}${said}; ${advice}`, place);
 }
 
 /** NBD proto, "NBD_OPT_SET_META_CONTEXT". An error means that there is none. */
@@ -131,6 +166,9 @@ async function select(
   const request = [u32(name.length), name, Uint8Array.of(0, 1, 0, INFO_BLOCK_SIZE)];
   const replies = await ask(wire, OPT_GO, Buffer.concat(request));
   const last = replies.at(-1);
+  if (last?.type === REP_ERR_UNSUP && chosen.extended) {
+    throw new Breach('it has extended headers and does not know GO, without which there are none');
+  }
   if (last?.type === REP_ERR_UNSUP) return selectByName(wire, name, flags, chosen);
   if (last?.type !== REP_ACK) throw refusal(uri, last);
   const infos = replies.filter(({ type }) => type === REP_INFO);
@@ -195,8 +233,9 @@ function refusal(uri: string, reply: OptionReply | undefined): SluiceError {
   const place = { operation: 'open', path: uri };
   const type = reply?.type ?? 0;
   if (type === REP_ERR_TLS_REQD) {
-    const found = `${JSON.stringify(uri)}: the server asks for TLS, which is not supported`;
-    return new SluiceError('ERR_SLUICE_UNSUPPORTED', `${found}; use a tunnel`, place);
+    const found = `cannot open ${JSON.stringify(uri)}: the server asks for TLS`;
+    const advice = 'write nbds:// with tls-certificates=FOLDER or tls-psk-file=FILE';
+    return new SluiceError('ERR_SLUICE_OPEN', `${found}; ${advice}`, place);
   }
   const text = new TextDecoder().decode(reply?.data);
   const said = text === '' ? `error ${type - ERROR_BIT}` : quoted(text);

@@ -5,15 +5,22 @@
  *   head ─▶ simple ─────────────▶ data of a read ─▶ finish
  *     └───▶ chunk ─▶ payload ─▶ finish, when DONE is set, else the next head
  *
+ * With extended headers every head is that of an extended chunk.
+ *
  * R1 Nothing is believed: what no request asked for, or asked for otherwise, ends the connection.
  * R2 Data goes straight to where the request wants it, and is checked to be there once and whole.
  * R3 Memory does not depend on announced numbers, but for one list of extents at a time.
  */
 import {
   CHUNK_SIZE,
+  EXTENDED_CHUNK_SIZE,
+  EXTENDED_REPLY_MAGIC,
+  EXTENT_SIZE_32,
+  EXTENT_SIZE_64,
   MAX_STRING_BYTES,
   REPLY_FLAG_DONE,
   REPLY_TYPE_BLOCK_STATUS,
+  REPLY_TYPE_BLOCK_STATUS_EXT,
   REPLY_TYPE_ERROR_BIT,
   REPLY_TYPE_NONE,
   REPLY_TYPE_OFFSET_DATA,
@@ -23,6 +30,7 @@ import {
   STRUCTURED_REPLY_MAGIC,
 } from '../protocol.ts';
 import type { Coverage } from './coverage.ts';
+import { Extents } from './extents.ts';
 import { type Asked, Breach, type Refused } from './failures.ts';
 import type { Incoming } from './incoming.ts';
 
@@ -32,8 +40,8 @@ export interface Open {
   /** Of a read: where its bytes go, and which of them have come in chunks. */
   readonly into?: Uint8Array | undefined;
   readonly coverage: Coverage;
-  /** Of a block status: the extents as they came, u32 length and u32 flags each. */
-  extents?: DataView;
+  /** Of a block status. */
+  extents?: Extents;
   /** The first error. */
   refused?: Refused;
 }
@@ -42,6 +50,7 @@ export interface Open {
 export interface ReplyOptions<R extends Open> {
   readonly incoming: Incoming;
   readonly structured: boolean;
+  readonly extended: boolean;
   /** Of base:allocation. */
   readonly contextId: number | undefined;
   /** Open requests, by their cookies. */
@@ -51,8 +60,6 @@ export interface ReplyOptions<R extends Open> {
   readonly fail: (error: unknown) => void;
 }
 
-/** Bytes of an extent on the wire. */
-export const EXTENT_BYTES = 8;
 /** NBD proto, "NBD_REPLY_TYPE_BLOCK_STATUS". */
 const MAX_EXTENTS = 2 ** 20;
 /** u32 error, u16 length, and the offset that may stand behind the message. */
@@ -64,7 +71,7 @@ const UTF8 = new TextDecoder();
 /** Reads the replies of one connection. */
 export class Replies<R extends Open> {
   readonly #options: ReplyOptions<R>;
-  readonly #head = new DataView(new ArrayBuffer(CHUNK_SIZE));
+  readonly #head = new DataView(new ArrayBuffer(EXTENDED_CHUNK_SIZE));
   readonly #place = new DataView(new ArrayBuffer(12));
 
   constructor(options: ReplyOptions<R>) {
@@ -73,17 +80,21 @@ export class Replies<R extends Open> {
 
   /** Reads the next reply, and so on until the connection ends. */
   next(): void {
-    this.#expect(bytesOf(this.#head, 0, SIMPLE_REPLY_SIZE), () => this.#begin());
+    const size = this.#options.extended ? EXTENDED_CHUNK_SIZE : SIMPLE_REPLY_SIZE;
+    this.#expect(bytesOf(this.#head, 0, size), () => this.#begin());
   }
 
   #begin(): void {
     const magic = this.#head.getUint32(0);
+    const { extended } = this.#options;
+    if (extended && magic === EXTENDED_REPLY_MAGIC) return this.#extendedChunk();
+    if (extended) throw new Breach(`an extended reply begins with ${hex(magic)}`);
     if (magic === SIMPLE_REPLY_MAGIC) return this.#simple();
     if (magic === STRUCTURED_REPLY_MAGIC && this.#options.structured) {
       const rest = bytesOf(this.#head, SIMPLE_REPLY_SIZE, CHUNK_SIZE);
-      return this.#expect(rest, () => this.#chunk());
+      return this.#expect(rest, () => this.#chunk(this.#head.getUint32(16)));
     }
-    throw new Breach(`a reply begins with 0x${magic.toString(16).padStart(8, '0')}`);
+    throw new Breach(`a reply begins with ${hex(magic)}`);
   }
 
   #simple(): void {
@@ -101,9 +112,18 @@ export class Replies<R extends Open> {
     this.#expect(request.into, () => this.#end(request));
   }
 
-  #chunk(): void {
+  /** NBD proto, "Extended reply chunk message": the offset is that of the request. */
+  #extendedChunk(): void {
+    const { operation, offset } = this.#request().asked;
+    const answered = this.#wide(16);
+    if (answered !== offset) {
+      throw new Breach(`it answers a ${operation} at offset ${offset} as one at ${answered}`);
+    }
+    this.#chunk(this.#wide(24));
+  }
+
+  #chunk(length: number): void {
     const type = this.#head.getUint16(6);
-    const length = this.#head.getUint32(16);
     const request = this.#request();
     if ((type & REPLY_TYPE_ERROR_BIT) !== 0) return this.#error(request, length);
     switch (type) {
@@ -115,7 +135,9 @@ export class Replies<R extends Open> {
       case REPLY_TYPE_OFFSET_HOLE:
         return this.#hole(request, length);
       case REPLY_TYPE_BLOCK_STATUS:
-        return this.#blockStatus(request, length);
+        return this.#blockStatus(request, length, false);
+      case REPLY_TYPE_BLOCK_STATUS_EXT:
+        return this.#blockStatus(request, length, true);
       default:
         throw new Breach(`it sends a reply chunk of the unknown type ${type}`);
     }
@@ -149,9 +171,14 @@ export class Replies<R extends Open> {
     return into.subarray(from, from + length);
   }
 
-  #blockStatus(request: R, length: number): void {
+  /** A server has one form of extents with extended headers, and the other without. */
+  #blockStatus(request: R, length: number, isWide: boolean): void {
     const { asked, extents } = request;
-    const count = (length - 4) / EXTENT_BYTES;
+    const headBytes = isWide ? 8 : 4;
+    const count = (length - headBytes) / (isWide ? EXTENT_SIZE_64 : EXTENT_SIZE_32);
+    if (isWide !== this.#options.extended) {
+      throw new Breach(`it sends extents of ${isWide ? 64 : 32} bits, which were not agreed on`);
+    }
     if (asked.operation !== 'block status' || extents !== undefined) {
       throw new Breach(`it answers a ${asked.operation} with extents that nobody asked for`);
     }
@@ -165,8 +192,12 @@ export class Replies<R extends Open> {
       if (id !== this.#options.contextId) {
         throw new Breach(`it sends extents of the metadata context ${id}, which is not chosen`);
       }
-      request.extents = new DataView(bytes.buffer, 4);
-      checkExtents(request.extents, asked.length);
+      const told = isWide ? view.getUint32(4) : 0;
+      if (told !== 0 && told !== count) {
+        throw new Breach(`it says that ${told} extents come, and sends ${count}`);
+      }
+      request.extents = new Extents(new DataView(bytes.buffer, headBytes), isWide);
+      request.extents.check(asked.length);
       this.#endChunk(request);
     });
   }
@@ -219,7 +250,11 @@ export class Replies<R extends Open> {
   }
 
   #cookie(): number {
-    return this.#head.getUint32(8) * WORD + this.#head.getUint32(12);
+    return this.#wide(8);
+  }
+
+  #wide(at: number): number {
+    return this.#head.getUint32(at) * WORD + this.#head.getUint32(at + 4);
   }
 
   #isDone(): boolean {
@@ -237,15 +272,8 @@ export class Replies<R extends Open> {
   }
 }
 
-/** Only the last extent may reach the end of what was asked, and beyond. */
-function checkExtents(extents: DataView, askedBytes: number): void {
-  let sum = 0;
-  for (let at = 0; at < extents.byteLength; at += EXTENT_BYTES) {
-    const length = extents.getUint32(at);
-    if (length === 0) throw new Breach('it sends an extent of 0 bytes');
-    if (sum >= askedBytes) throw new Breach('it sends extents behind what was asked for');
-    sum += length;
-  }
+function hex(magic: number): string {
+  return `0x${magic.toString(16).padStart(8, '0')}`;
 }
 
 function bytesOf(view: DataView, from: number, to: number): Uint8Array {

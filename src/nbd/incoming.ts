@@ -1,0 +1,76 @@
+/**
+ * The bytes of one connection as they come in: by way of a window, and the data of a WRITE straight
+ * into the arena as soon as nothing else is in front of it.
+ */
+import type { Device } from '../device.ts';
+import { Staging } from './staging.ts';
+
+export class Incoming {
+  readonly staging: Staging;
+  /** Large WRITEs are coming: a small window leaves their data to the arena. */
+  narrow = false;
+  readonly #device: Device;
+  /** The part of a payload that has not come yet: where it goes, or how much goes by. */
+  #at = 0;
+  #left = 0;
+  /** The last target was the arena itself. */
+  #direct = false;
+
+  constructor(device: Device, headerBytes: number) {
+    this.#device = device;
+    this.staging = new Staging(headerBytes);
+  }
+
+  /**
+   * Where the next bytes go.
+   * @param ofPayload a payload is being received
+   */
+  target(ofPayload: boolean): Uint8Array {
+    this.#direct = ofPayload && this.staging.length === 0;
+    if (!this.#direct) return this.staging.window(this.narrow);
+    return this.#device.bytes.subarray(this.#at, this.#at + this.#left);
+  }
+
+  /** Bytes have come into the last target. */
+  received(lengthBytes: number): void {
+    if (this.#direct) this.#advance(lengthBytes);
+    else this.staging.added(lengthBytes);
+  }
+
+  /** Bytes have come into somebody else's target. */
+  copied(bytes: Uint8Array): void {
+    this.#direct = false;
+    this.staging.preset(bytes);
+  }
+
+  /** A payload follows: for `receive`, which puts it at an address of the arena, or for `drain`. */
+  expect(address: number, lengthBytes: number): void {
+    this.#at = address;
+    this.#left = lengthBytes;
+  }
+
+  /** Takes what is staged of a payload, the rest comes straight into the arena; true: all of it. */
+  receive(): boolean {
+    const { at, bytes } = this.staging;
+    const length = Math.min(this.#left, this.staging.length);
+    if (length > 0) {
+      this.#device.bytes.set(bytes.subarray(at, at + length), this.#at);
+      this.staging.consume(length);
+      this.#advance(length);
+    }
+    return this.#left === 0;
+  }
+
+  /** Lets what is staged of a payload go by; true: all of it has. */
+  drain(): boolean {
+    const length = Math.min(this.#left, this.staging.length);
+    this.staging.consume(length);
+    this.#left -= length;
+    return this.#left === 0;
+  }
+
+  #advance(lengthBytes: number): void {
+    this.#at += lengthBytes;
+    this.#left -= lengthBytes;
+  }
+}
