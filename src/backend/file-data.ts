@@ -49,7 +49,8 @@ export type Ring = Pick<Uring, 'transfer' | 'submit' | 'submissions'>;
 export interface FileDataParts {
   readonly files: Descriptors;
   readonly native: Native | null;
-  readonly ring: Ring | null;
+  /** Asked when it is needed for the first time; null: there is none. */
+  readonly ring: () => Ring | null;
   readonly alignment: Alignment;
   readonly state: FileState;
   readonly options: FileBackendOptions;
@@ -74,6 +75,7 @@ export class FileData {
   #readsPooled = false;
   #memory = noMemory();
   #io = createInlineIo(this.#memory, null);
+  #ring: Ring | null | undefined;
   #vectors: IoVectors | undefined;
   /** Entries of vectors that the ring has not been handed yet, as of this submission. */
   #vectorsUsed = 0;
@@ -185,8 +187,10 @@ export class FileData {
 
   /** Starts the transfer in the ring; false: there is none, or no room in it. */
   #takesRing(command: DataCommand, isWrite: boolean): boolean {
-    const { ring, files } = this.#parts;
+    const { files, ring: open } = this.#parts;
     const vectors = this.#vectors;
+    if (this.#ring === undefined) this.#ring = open();
+    const ring = this.#ring;
     if (ring === null || vectors === undefined) return false;
     const { offset, length, segments, data } = command;
     const settle = (result: number): void => this.#transferred(command, isWrite, result);

@@ -69,9 +69,10 @@ export async function openFileBackend(
   }
 }
 
-function ringFor(path: string, { aio = 'auto' }: FileBackendOptions): Uring | null {
-  const ring = aio === 'threads' ? null : threadUring();
-  if (aio !== 'io_uring' || ring !== null) return ring;
+/** What transfers go by that wait for a disk. */
+function ringFor(path: string, { aio = 'auto' }: FileBackendOptions): () => Uring | null {
+  if (aio === 'threads') return () => null;
+  if (aio === 'auto' || threadUring() !== null) return threadUring;
   throw new SluiceError(
     'ERR_SLUICE_UNSUPPORTED',
     `cannot open ${JSON.stringify(path)}: there is no io_uring here (it takes Linux 5.6, ` +
@@ -85,9 +86,9 @@ const DEFAULT_POOL_THREADS = 4;
 /** Deeper disks are rare, and what has to queue is merged. */
 const RING_DEPTH = 64;
 
-function defaultDepth(direct: boolean, ring: Uring | null): number {
+function defaultDepth(direct: boolean, ring: () => Uring | null): number {
   if (!direct) return COMMAND_SLOTS;
-  if (ring !== null) return RING_DEPTH;
+  if (ring() !== null) return RING_DEPTH;
   const threads = Number(process.env['UV_THREADPOOL_SIZE']) || DEFAULT_POOL_THREADS;
   return Math.min(COMMAND_SLOTS, Math.max(1, 2 * Math.floor(threads)));
 }
@@ -95,7 +96,7 @@ function defaultDepth(direct: boolean, ring: Uring | null): number {
 /** An opened image; made by openFileBackend(). */
 interface OpenImage extends ExtendTarget {
   readonly options: FileBackendOptions;
-  readonly ring: Uring | null;
+  readonly ring: () => Uring | null;
   readonly alignment: Alignment;
   readonly state: FileState;
 }

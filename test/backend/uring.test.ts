@@ -209,7 +209,8 @@ describe('a transfer by a ring', { skip: loadNative() === null }, () => {
     const alignment = { blockBytes: 512, memoryBytes: 512 };
     const [options, native, counters] = [{ direct: true }, loadNative(), newCounters()];
     const state = newFileState(1 << 20);
-    const data = new FileData({ files, native, ring, alignment, state, options, counters });
+    const parts = { files, native, ring: () => ring, alignment, state, options, counters };
+    const data = new FileData(parts);
     const bytes = new WebAssembly.Memory({ initial: 2 });
     const answered = new Promise<number>((resolve) => {
       data.attach(new EngineMemory(bytes), (_id, errno) => resolve(errno));

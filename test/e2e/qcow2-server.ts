@@ -50,7 +50,10 @@ export class ServedImage implements AsyncDisposable {
     const tracing = { path, calls, inject, dataBytes };
     const under = traced === undefined ? [] : underStrace(tracing, folder.file(`${name}-calls`));
     const place = ['-k', folder.file(`${name}.sock`), '--pid-file', folder.file(`${name}.pid`)];
-    const args = ['-f', 'qcow2', '--cache', cache, ...place, ...(service.options ?? []), image];
+    // strace does not see what goes by io_uring.
+    const visible = traced === undefined ? [] : ['--aio', 'threads'];
+    const options = ['--cache', cache, ...visible, ...(service.options ?? [])];
+    const args = ['-f', 'qcow2', ...place, ...options, image];
     const env =
       poolThreads === undefined ? ONE_THREAD : { UV_THREADPOOL_SIZE: String(poolThreads) };
     return new ServedImage(folder, name, image, await serve(args, { under, env }));
