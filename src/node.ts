@@ -2,6 +2,7 @@
  * `sluice/node`: disks in files and on block devices, the servers that share them, and the work of
  * qemu-img on images.
  */
+import { SluiceError } from './errors.ts';
 import { checkDisk, invalid, show } from './arguments.ts';
 import type { Disk } from './disk.ts';
 import {
@@ -50,14 +51,15 @@ export interface NbdExport extends NbdExportOptions {
  * clients choose by name, and who asks for the name '' gets the export that is named so, or the
  * first. Closing a disk first ends its exports: its clients get the replies to what they have sent,
  * and the others stay. The server closes with its last export.
- * @throws the system's error when the socket cannot be bound
+ * @throws SluiceError ERR_SLUICE_CLOSED, ERR_SLUICE_INVALID_ARGUMENT; the system's error when the
+ *   socket cannot be bound
  */
 export async function serveNbd(
   served: Disk | readonly NbdExport[],
   options: NbdServerOptions = {},
 ): Promise<NbdServer> {
   if (!isList(served)) {
-    checkDisk(served, 'serveNbd');
+    checkOpenDisk(served, 'serveNbd');
     return attached([served], await serveDevice(served.device, options));
   }
   const exports = served.map((one, index) => {
@@ -66,11 +68,16 @@ export async function serveNbd(
       throw invalid(`${what} must be an object, not ${show(one)}`);
     }
     const { disk, ...own } = one;
-    checkDisk(disk, what);
+    checkOpenDisk(disk, what);
     return { device: disk.device, ...own };
   });
   const disks = new Set(served.map(({ disk }) => disk));
   return attached(disks, await serveDevice(exports, options));
+}
+
+function checkOpenDisk(disk: Disk, whose: string): void {
+  checkDisk(disk, whose);
+  if (disk.closed) throw new SluiceError('ERR_SLUICE_CLOSED', 'the disk is closed; open it again');
 }
 
 function isList(served: Disk | readonly NbdExport[]): served is readonly NbdExport[] {

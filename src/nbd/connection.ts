@@ -18,7 +18,8 @@
  * over      DISC came, or something that is not NBD: nothing is parsed any more
  *
  * C1  A request is submitted when all its bytes are here, or never: no partial WRITE.
- * C2  What was received completely is executed, whatever happens to the socket after it.
+ * C2  What was received completely and changes the disk is executed, whatever happens to the socket
+ *     after it; what only asks is not, when nobody is there to hear.
  * C3  FLUSH is submitted at once; what it covers is the device's business, for all connections.
  * C4  At most MAX_REQUESTS have no sent reply, and they hold their share of the arena; beyond that
  *     the socket is not read.
@@ -30,7 +31,7 @@ import { MAX_POLLED_BURST } from './busy-poll.ts';
 import { Dispatch } from './dispatch.ts';
 import { Incoming } from './incoming.ts';
 import { GATHER_BYTES, MAX_REQUESTS } from './limits.ts';
-import { bufferBytesOf } from './operations.ts';
+import { bufferBytesOf, changesDisk } from './operations.ts';
 import { CMD_BLOCK_STATUS, CMD_CACHE, CMD_DISC, CMD_FLUSH, CMD_WRITE } from './protocol.ts';
 import { ALLOWED } from './refusals.ts';
 import { headerOf, isAbsurd, NO_SLOT, payloadBytes, refusal, type Session } from './requests.ts';
@@ -290,7 +291,8 @@ export class Connection implements SocketOwner, Attended, CountedClient {
   #accept(slot: number, type: number, length: number): boolean {
     // With O_DIRECT there is no page cache that a CACHE could fill.
     const isUncached = type === CMD_CACHE && this.#device.blockSizeBytes > 1;
-    if (type !== CMD_FLUSH && (length === 0 || isUncached)) {
+    const isUnheard = this.#answers.sender.deaf && !changesDisk(type);
+    if (type !== CMD_FLUSH && (length === 0 || isUncached || isUnheard)) {
       this.#answers.done(slot);
       return true;
     }

@@ -46,6 +46,11 @@ export function deviceOperation(type: number): number {
   }
 }
 
+/** A command that is executed for its own sake, and not for its answer. */
+export function changesDisk(type: number): boolean {
+  return type === CMD_WRITE || type === CMD_TRIM || type === CMD_WRITE_ZEROES;
+}
+
 /**
  * The flags of the request. FUA says nothing where nothing is written, and is left out there; a
  * client that does not insist on allocation (NO_HOLE) lets the range be unmapped. NBD proto,

@@ -64,6 +64,11 @@ export class Sender {
     return this.#sending !== undefined;
   }
 
+  /** Nobody is there any more to get a reply. */
+  get deaf(): boolean {
+    return this.#deaf;
+  }
+
   /** Bytes that the kernel has taken. */
   get sentBytes(): number {
     return this.#sentBytes - this.#socket.unsentBytes;
@@ -75,8 +80,8 @@ export class Sender {
     if (this.#sending !== undefined || replies.count === 0) return;
     const length = replies.lengthBytes;
     const sent = this.#deaf ? length : this.#write(replies, length);
-    this.#sentBytes += length;
     if (sent < 0) this.#deaf = true;
+    if (!this.#deaf) this.#sentBytes += length;
     if (sent === length || this.#deaf) return this.#settle(replies);
     this.#sending = replies;
     this.#filling = this.#spare ?? new Replies(this.#device, this.#session);

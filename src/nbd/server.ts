@@ -205,6 +205,7 @@ class ExportServer extends EventEmitter<NbdServerEvents> implements DeviceServer
   async withdraw(device: Device): Promise<void> {
     const of = this.#exports.filter((one) => one.device === device);
     if (of.length === this.#exports.length || this.#closing) return this.close();
+    this.#uris = this.#uris.filter((_, index) => this.#exports[index]?.device !== device);
     for (const one of of) this.#exports.splice(this.#exports.indexOf(one), 1);
     const ended = new Promise<void>((done) => this.#withdrawals.add({ of, done }));
     const users = this.#end(

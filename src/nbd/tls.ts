@@ -113,8 +113,13 @@ export function beginTls(
   { options }: TlsSettings,
   done: (error: Error | undefined, socket: TLSSocket) => void,
 ): void {
-  const server = createServer({ ...options, allowHalfOpen: true });
-  server.once('secureConnection', (socket) => done(undefined, socket));
+  const server = createServer(options);
+  // A client that says no more before TLS has begun has gone. The encrypted socket takes it over.
+  raw.allowHalfOpen = false;
+  server.once('secureConnection', (socket) => {
+    socket.allowHalfOpen = true;
+    done(undefined, socket);
+  });
   server.on('tlsClientError', (error, socket) => {
     const { authorizationError: reason } = socket;
     done(reason ? new Error(`its certificate is refused (${String(reason)})`) : error, socket);

@@ -456,6 +456,26 @@ describe('the end', () => {
     expect(serving.device.storage[1]).toBe(8);
   });
 
+  it('what a vanished client only asked to be told is not looked up', async () => {
+    await using serving = await serveFake({ mode: 'held', sizeBytes: 2 * MIB });
+    const client = await serving.go();
+    const reads = Array.from({ length: 200 }, () => request({ type: READ, length: MIB }));
+    client.send(...reads, request({ type: WRITE, data: pattern(4096) }));
+    await until(() => serving.device.open > 0);
+    client.destroy();
+    await settle();
+    await until(() => {
+      serving.device.release();
+      return serving.server.clients === 0;
+    });
+    const ops = serving.device.ops();
+    expect(ops.at(-1)).toBe(OP_WRITE);
+    // Those that were under way.
+    expect(ops.length).toBeLessThan(100);
+    expect(serving.server.stats().exports[0]?.bytesSent).toBeLessThan(MIB);
+    expect(serving.device.arenaIsWhole).toBe(true);
+  });
+
   it('a wrong magic drops the client, and what came before it is executed', async () => {
     await using serving = await serveFake({ mode: 'later' });
     await using client = await serving.go();

@@ -328,6 +328,23 @@ describe('hostile clients', () => {
     await serves(serving);
   });
 
+  it('who goes in the middle of TLS is missed at once, however it goes', async () => {
+    await using serving = await serve({}, { handshakeTimeoutMs: 0 });
+    const reasons: string[] = [];
+    serving.server.on('unserved', ({ reason }) => reasons.push(reason));
+    for (const sent of [[], [hex('16 03 01 02 00 01 00 01 fc 03 03')], [pattern(4, 1)]]) {
+      const client = await serving.connect();
+      await client.hello();
+      await client.types(STARTTLS);
+      for (const bytes of sent) client.send(bytes);
+      client.socket.end();
+      const count = reasons.length;
+      await until(() => reasons.length > count);
+      client.destroy();
+    }
+    expect(reasons).toEqual(['gone', 'gone', 'gone']);
+  });
+
   it('200 connections that break off in the middle of TLS leave the server as it was', async () => {
     await using serving = await serve();
     const hello = hex('16 03 01 02 00 01 00 01 fc 03 03');
