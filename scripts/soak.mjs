@@ -76,6 +76,8 @@ async function startServer() {
   const server = spawn(process.execPath, [SLUICE, ...args], {
     stdio: ['ignore', 'ignore', 'pipe'],
   });
+  // However this ends.
+  process.once('exit', () => server.kill('SIGKILL'));
   const said = { text: '' };
   server.stderr.setEncoding('utf8').on('data', (text) => (said.text += text));
   while (!(await accepts(socket))) {
