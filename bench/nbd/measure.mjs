@@ -14,7 +14,7 @@ import { EMPTY_MIB, IMAGE_MIB } from './workloads.mjs';
  * What one round showed: requests a second, their latency in microseconds, processor time of the
  * server in microseconds a request.
  * @typedef {{
- *   iops: number, mean: number, p50: number, p99: number, p999: number, processor: number,
+ *   iops: number, p50: number, p99: number, p999: number, processor: number,
  * }} Round
  */
 
@@ -101,7 +101,6 @@ async function load(pid, socket, { fio: args }, seconds) {
   const { clat_ns: latency } = write.total_ios > read.total_ios ? write : read;
   return {
     iops: read.iops + write.iops,
-    mean: latency.mean / 1000,
     p50: percentile(latency, '50.000000'),
     p99: percentile(latency, '99.000000'),
     p999: percentile(latency, '99.900000'),
@@ -113,7 +112,7 @@ async function load(pid, socket, { fio: args }, seconds) {
  * What fio says of one direction.
  * @typedef {{
  *   iops: number, total_ios: number,
- *   clat_ns: { mean: number, percentile?: Record<string, number> },
+ *   clat_ns: { percentile?: Record<string, number> },
  * }} Direction
  */
 

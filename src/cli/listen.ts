@@ -2,7 +2,7 @@
 import { lstat, stat } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { SluiceError } from '../errors.ts';
-import { MAX_SOCKET_PATH_BYTES } from '../nbd/listen.ts';
+import { MAX_SOCKET_PATH_BYTES } from '../nbd/uri.ts';
 import {
   type Disk,
   type NbdServer,

@@ -11,6 +11,7 @@ import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { isatty } from 'node:tty';
 import { parseNbdUri } from '../nbd/uri.ts';
 import { Refusal } from './refusal.ts';
@@ -55,7 +56,7 @@ export async function runCommand(
   const ended = once(child, 'exit') as Promise<[number | null, NodeJS.Signals | null]>;
   const stopped = stop.then(async (signal) => {
     if (signal !== 'SIGINT' || !isatty(0)) child.kill(signal);
-    await Promise.race([ended, sleep(FAREWELL_MS)]);
+    await Promise.race([ended, sleep(FAREWELL_MS, undefined, { ref: false })]);
     return [null, signal] as const;
   });
   try {
@@ -77,8 +78,4 @@ function variables(uris: readonly string[]): Record<string, string> {
   // QEMU's old form has no words for TLS.
   const nbd = tls === undefined ? `nbd:${where}${name}` : '';
   return { uri, uris: uris.join(' '), unixsocket, port, exportname: exportName, nbd };
-}
-
-function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms).unref());
 }

@@ -161,9 +161,9 @@ export class Answers {
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     const address = table.address[slot] ?? 0;
     const offset = table.offset[slot] ?? 0;
-    for (let left = table.selection[slot] ?? 0; left !== 0;) {
+    const selection = table.selection[slot] ?? 0;
+    for (let left = selection, chunks = ones(selection); left !== 0; chunks--) {
       const place = 31 - Math.clz32(left & -left);
-      const chunks = ones(left);
       left = (left & (left - 1)) >>> 0;
       const writer = replies.beginStatus(table.length[slot] ?? 0, chunks, most);
       describe(contexts[place] as MetaContext, view, address, entries, offset, writer);

@@ -4,10 +4,7 @@ import { lstat, unlink } from 'node:fs/promises';
 import { connect, type Server } from 'node:net';
 import { invalid } from '../arguments.ts';
 import type { ServerAddress } from './options.ts';
-import { tcpUri, unixUri } from './uri.ts';
-
-/** unix(7): sun_path has 108 bytes, the last one for a NUL. libuv cuts what is longer. */
-export const MAX_SOCKET_PATH_BYTES = 107;
+import { MAX_SOCKET_PATH_BYTES, tcpUri, unixUri } from './uri.ts';
 
 /** The path of a unix socket. @throws SluiceError ERR_SLUICE_INVALID_ARGUMENT */
 export function toSocketPath(socket: unknown): string {

@@ -52,7 +52,7 @@ const URI = /^([^:/?#]+):\/\/([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?$/;
 const AUTHORITY = /^(?:\[([^\]]+)\]|([^:@[\]]*))(?::(\d*))?$/;
 const PORT_MAX = 65_535;
 /** unix(7): sun_path has 108 bytes, the last one for a NUL. libuv cuts what is longer. */
-const SOCKET_PATH_MAX = 107;
+export const MAX_SOCKET_PATH_BYTES = 107;
 /** Schemes, and whether they have TLS and a socket. */
 const SCHEMES: ReadonlyMap<string, { readonly secure: boolean; readonly unix: boolean }> = new Map([
   ['nbd', { secure: false, unix: false }],
@@ -142,8 +142,11 @@ function socketOf(authority: string, values: Values, uri: string): { readonly pa
   if (authority !== '') throw wrong(uri, 'a socket has no host, write three slashes');
   const path = values.get('socket') ?? '';
   if (path === '') throw wrong(uri, 'add ?socket=PATH');
-  if (Buffer.byteLength(path) > SOCKET_PATH_MAX || path.includes('\0')) {
-    throw wrong(uri, `a socket's path has at most ${SOCKET_PATH_MAX} bytes; use a relative one`);
+  if (Buffer.byteLength(path) > MAX_SOCKET_PATH_BYTES || path.includes('\0')) {
+    throw wrong(
+      uri,
+      `a socket's path has at most ${MAX_SOCKET_PATH_BYTES} bytes; use a relative one`,
+    );
   }
   return { path };
 }

@@ -1,7 +1,7 @@
-import { access, readFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { NBD_CMD_READ, NBD_CMD_WRITE, NbdClient } from './nbd-client.ts';
-import { Folder, run, Running, sluice, SLUICE } from './sluice.ts';
+import { exists, Folder, run, Running, sluice, SLUICE, until } from './sluice.ts';
 
 let folder: Folder;
 let image: string;
@@ -16,17 +16,6 @@ beforeEach(async () => {
   uri = `nbd+unix:///?socket=${socket}`;
 });
 afterEach(() => folder[Symbol.asyncDispose]());
-
-function exists(path: string): Promise<boolean> {
-  return access(path).then(
-    () => true,
-    () => false,
-  );
-}
-
-async function until(holds: () => boolean | Promise<boolean>): Promise<void> {
-  while (!(await holds())) await new Promise((resolve) => setTimeout(resolve, 20));
-}
 
 function runs(pid: number): boolean {
   try {

@@ -1,12 +1,12 @@
 /** `sluice serve` under service managers, clients that start it, and commands that it starts. */
-import { access, mkdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { ServerLog } from '../../src/cli/server-log.ts';
 import { takePassedSocket } from '../../src/cli/socket-activation.ts';
 import { describeWithPeers } from '../support/peers.ts';
 import { NBD_CMD_FLUSH, NBD_CMD_READ, NBD_CMD_WRITE, NbdClient } from './nbd-client.ts';
-import { Folder, run, Running, serve, sluice, SLUICE, succeed } from './sluice.ts';
+import { exists, Folder, run, Running, serve, sluice, SLUICE, succeed, until } from './sluice.ts';
 
 const MEGABYTE = 2 ** 20;
 const SERVE = [process.execPath, SLUICE, 'serve'];
@@ -22,17 +22,6 @@ beforeEach(async () => {
   uri = `nbd+unix:///?socket=${socket}`;
 });
 afterEach(() => folder[Symbol.asyncDispose]());
-
-function exists(path: string): Promise<boolean> {
-  return access(path).then(
-    () => true,
-    () => false,
-  );
-}
-
-async function until(holds: () => boolean | Promise<boolean>): Promise<void> {
-  while (!(await holds())) await new Promise((resolve) => setTimeout(resolve, 20));
-}
 
 /** A parent that listens and passes the socket on, as a service manager does: fd 3. */
 const PASS = `

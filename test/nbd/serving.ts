@@ -3,11 +3,13 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { expect } from 'vitest';
 import type { Device } from '../../src/device.ts';
 import type { DeviceExport } from '../../src/nbd/options.ts';
 import { type DeviceServer, type NbdServerOptions, serveNbd } from '../../src/nbd/server.ts';
-import { TestClient } from './client.ts';
+import { request, TestClient } from './client.ts';
 import { FakeDevice, type FakeDeviceOptions } from './fake-device.ts';
+import { pattern, WRITE } from './wire.ts';
 
 /** A running server; disposing closes it. */
 export interface Serving<D = FakeDevice> extends AsyncDisposable {
@@ -56,6 +58,25 @@ export async function until(condition: () => boolean, timeoutMs = 10_000): Promi
     if (Date.now() > deadline)
       throw new Error(`not true after ${timeoutMs} ms: ${condition.toString()}`);
     await new Promise((resolve) => setTimeout(resolve, 2));
+  }
+}
+
+/**
+ * A device of 4 slots that holds what it gets (mode `held`, 4 MiB) holds back the rest, and all is
+ * answered in order when it goes on.
+ */
+export async function expectBackPressure({ device }: Serving, client: TestClient): Promise<void> {
+  const count = 300;
+  for (let cookie = 0; cookie < count; cookie++) {
+    client.send(request({ type: WRITE, offset: cookie * 4096, data: pattern(4096), cookie }));
+  }
+  await until(() => device.open === 4);
+  await settle();
+  expect(device.log).toHaveLength(4);
+  device.mode = 'later';
+  device.release();
+  for (let cookie = 0; cookie < count; cookie++) {
+    expect(await client.reply()).toMatchObject({ cookie: BigInt(cookie), error: 0 });
   }
 }
 

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { OP_WRITE } from '../../src/abi/request.ts';
 import { option, request } from './client.ts';
-import { serveFake, settle, until } from './serving.ts';
+import { expectBackPressure, serveFake, settle, until } from './serving.ts';
 import { DISC, FLUSH, pattern, READ, WRITE } from './wire.ts';
 
 const MIB = 2 ** 20;
@@ -71,18 +71,7 @@ describe('without a handle to read into', () => {
   it('back-pressure holds, and everything arrives in the end', async () => {
     await using serving = await serveFake({ mode: 'held', slots: 4, sizeBytes: 4 * MIB });
     await using client = await serving.go();
-    const count = 300;
-    for (let cookie = 0; cookie < count; cookie++) {
-      client.send(request({ type: WRITE, offset: cookie * 4096, data: pattern(4096), cookie }));
-    }
-    await until(() => serving.device.open === 4);
-    await settle();
-    expect(serving.device.log).toHaveLength(4);
-    serving.device.mode = 'later';
-    serving.device.release();
-    for (let cookie = 0; cookie < count; cookie++) {
-      expect(await client.reply()).toMatchObject({ cookie: BigInt(cookie), error: 0 });
-    }
+    await expectBackPressure(serving, client);
   });
 
   it('replies that are not read are held back, and the server survives the drop', async () => {

@@ -10,7 +10,7 @@ import { readPskFile } from '../../src/nbd/psk-file.ts';
 import type { NbdServerOptions } from '../../src/nbd/server.ts';
 import { contextData, hex, infoData, option, request, TestClient } from './client.ts';
 import type { FakeDeviceOptions } from './fake-device.ts';
-import { serveFake, type Serving, settle, until } from './serving.ts';
+import { expectBackPressure, serveFake, type Serving, settle, until } from './serving.ts';
 import { ACK, DISC, ERR_INVALID, ERR_TLS_REQD, FLUSH, INFO, pattern, READ } from './wire.ts';
 import { SERVER, WRITE } from './wire.ts';
 
@@ -193,18 +193,7 @@ describe('over TLS', () => {
   it('back-pressure holds, and everything arrives in the end', async () => {
     await using serving = await serve({ mode: 'held', slots: 4, sizeBytes: 4 * MIB });
     await using client = await go(serving);
-    const count = 300;
-    for (let cookie = 0; cookie < count; cookie++) {
-      client.send(request({ type: WRITE, offset: cookie * 4096, data: pattern(4096), cookie }));
-    }
-    await until(() => serving.device.open === 4);
-    await settle();
-    expect(serving.device.log).toHaveLength(4);
-    serving.device.mode = 'later';
-    serving.device.release();
-    for (let cookie = 0; cookie < count; cookie++) {
-      expect(await client.reply()).toMatchObject({ cookie: BigInt(cookie), error: 0 });
-    }
+    await expectBackPressure(serving, client);
   });
 
   it('clients that read slowly cost no more than their share, and are answered', async () => {
