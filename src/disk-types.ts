@@ -55,7 +55,7 @@ export interface DiskExtent {
 export interface DiskOptions extends SchedulingOptions {
   /** A cache mode or a point on its axes; default `unspecified`, which is writeback. */
   readonly cache?: CacheModeName | CacheAxes | undefined;
-  /** Memory for transfer buffers in bytes, a power of two; default 64 MiB, touched as needed. */
+  /** Memory for transfer buffers in bytes, a power of two; default 128 MiB, touched as needed. */
   readonly bufferBytes?: number | undefined;
   /** Largest merged transfer in bytes; default 1 MiB. */
   readonly mergeBytes?: number | undefined;

@@ -49,7 +49,7 @@ import { checkScheduling } from './scheduling-options.ts';
 import { type DiskStats, readStats } from './stats.ts';
 import type { Tracer } from './trace/tracer.ts';
 
-const DEFAULT_BUFFER_BYTES = 64 * 1024 * 1024;
+const DEFAULT_BUFFER_BYTES = 128 * 1024 * 1024;
 const DEFAULT_MERGE_BYTES = 1024 * 1024;
 /** Longer transfers are cut into pieces of this size; each piece is atomic to overlapping ones. */
 const PIECE_BYTES = 4 * 1024 * 1024;

@@ -2,14 +2,15 @@
  * One client in transmission: bytes in, requests to the device, replies out.
  * NBD proto, "Transmission phase".
  *
- *     ┌──────────────────────────────────────────────────────┐
- *   header ──▶ buffer ──▶ payload ──▶ submit ─────────────────┤
- *     │ │ │     └───────────────────▶  │                    │
- *     │ │ └──▶ ids ──▶ buffer, submit or header ─────────────┤
- *     │ └────▶ drain ─────────────────────────────────────────┘
+ *     ┌────────────────────────────────────────────────────────────────┐
+ *   header ──▶ first ──▶ buffer ──▶ payload ──▶ submit ─────────────────┤
+ *     │ │ │ └───────────▶ │ └───────────────────▶ │                   │
+ *     │ │ └──▶ ids ──▶ buffer, submit or header ───────────────────────┤
+ *     │ └────▶ drain ───────────────────────────────────────────────────┘
  *     └──────▶ over
  *
  * header    #header: a complete header is checked; a refusal is answered here
+ * first     #first: a large WRITE is taken for real when the first of its data is here
  * buffer    #claim: waits for its share of the arena
  * payload   #receive: the data of a WRITE comes in
  * submit    #submit: waits until the device takes it
@@ -28,13 +29,15 @@ import type { Device } from '../device.ts';
 import { Answers } from './answers.ts';
 import { ArenaShare } from './arena-share.ts';
 import { MAX_POLLED_BURST } from './busy-poll.ts';
+import type { ConnectionParts } from './connection-parts.ts';
 import { Dispatch } from './dispatch.ts';
 import { Incoming } from './incoming.ts';
-import { GATHER_BYTES, MAX_REQUESTS } from './limits.ts';
+import { FIRST_BYTES, GATHER_BYTES, MAX_REQUESTS } from './limits.ts';
 import { bufferBytesOf, changesDisk } from './operations.ts';
 import { CMD_BLOCK_STATUS, CMD_CACHE, CMD_DISC, CMD_FLUSH, CMD_WRITE } from './protocol.ts';
 import { ALLOWED } from './refusals.ts';
-import { headerOf, isAbsurd, NO_SLOT, payloadBytes, refusal, type Session } from './requests.ts';
+import { type HeaderForm, headerOf, isAbsurd, NO_SLOT } from './requests.ts';
+import { payloadBytes, refusal, type Session } from './requests.ts';
 import type { ByteSocket, SocketOwner } from './socket.ts';
 import type { Staging } from './staging.ts';
 import { StatusPayload } from './status-payload.ts';
@@ -49,20 +52,8 @@ const STATE_PAYLOAD = 2;
 const STATE_SUBMIT = 3;
 const STATE_DRAIN = 4;
 const STATE_IDS = 5;
-const STATE_OVER = 6;
-
-/** What a connection is made of. */
-export interface ConnectionParts {
-  readonly device: Device;
-  readonly turn: Turn;
-  readonly socket: ByteSocket;
-  readonly session: Session;
-  readonly tally: Tally;
-  /** Bytes that came behind the negotiation. */
-  readonly early: Uint8Array;
-  /** Called once, when every request is executed and nothing of the device is held any more. */
-  readonly finished: () => void;
-}
+const STATE_FIRST = 6;
+const STATE_OVER = 7;
 
 export class Connection implements SocketOwner, Attended, CountedClient {
   woken = false;
@@ -77,8 +68,7 @@ export class Connection implements SocketOwner, Attended, CountedClient {
   readonly #finished: () => void;
   readonly #answers: Answers;
   readonly #dispatch: Dispatch;
-  readonly #headerBytes: number;
-  readonly #magic: number;
+  readonly #headerForm: HeaderForm;
   readonly #incoming: Incoming;
   readonly #staging: Staging;
   readonly #statusPayload = new StatusPayload();
@@ -100,16 +90,14 @@ export class Connection implements SocketOwner, Attended, CountedClient {
     this.#turn = parts.turn;
     this.#socket = parts.socket;
     this.#session = session;
-    const { magic, bytes } = headerOf(session);
-    this.#headerBytes = bytes;
-    this.#magic = magic;
-    this.#incoming = new Incoming(device, bytes);
+    this.#headerForm = headerOf(session);
+    this.#incoming = new Incoming(device);
     this.#staging = this.#incoming.staging;
     this.#finished = parts.finished;
     this.tally = parts.tally;
     this.#answers = new Answers(device, parts.socket, session, parts.tally, this.#wake);
     this.#dispatch = new Dispatch(device, this.#answers, this.#wake);
-    this.#share = new ArenaShare(device.arena, this.#wake);
+    this.#share = new ArenaShare(device.arena, parts.reception, this.#wake);
     this.#staging.preset(parts.early);
   }
 
@@ -242,6 +230,8 @@ export class Connection implements SocketOwner, Attended, CountedClient {
     switch (this.#state) {
       case STATE_HEADER:
         return this.#header();
+      case STATE_FIRST:
+        return this.#first();
       case STATE_BUFFER:
         return this.#claim();
       case STATE_PAYLOAD:
@@ -260,12 +250,12 @@ export class Connection implements SocketOwner, Attended, CountedClient {
   /** NBD proto, "Request message". */
   #header(): boolean {
     const { at, length: staged, view } = this.#staging;
-    if (staged < this.#headerBytes || this.#answers.open >= MAX_REQUESTS) return false;
-    if (view.getUint32(at) !== this.#magic) return this.#drop();
+    if (staged < this.#headerForm.bytes || this.#answers.open >= MAX_REQUESTS) return false;
+    if (view.getUint32(at) !== this.#headerForm.magic) return this.#drop();
     if (view.getUint16(at + 6) === CMD_DISC) return this.#over('disconnect');
     const slot = this.#answers.begin();
     this.#answers.table.fill(slot, view, at, this.#session);
-    this.#staging.consume(this.#headerBytes);
+    this.#staging.consume(this.#headerForm.bytes);
     return this.#route(slot);
   }
 
@@ -297,7 +287,8 @@ export class Connection implements SocketOwner, Attended, CountedClient {
       return true;
     }
     this.#slot = slot;
-    this.#state = bufferBytesOf(type, length) > 0 ? STATE_BUFFER : STATE_SUBMIT;
+    if (type === CMD_WRITE && length > FIRST_BYTES) this.#state = STATE_FIRST;
+    else this.#state = bufferBytesOf(type, length) > 0 ? STATE_BUFFER : STATE_SUBMIT;
     return true;
   }
 
@@ -326,15 +317,21 @@ export class Connection implements SocketOwner, Attended, CountedClient {
     return reason === ALLOWED ? this.#acceptStatus(slot) : this.#refuse(slot, 0, reason);
   }
 
+  #first(): boolean {
+    if (this.#staging.length < FIRST_BYTES) return false;
+    this.#state = STATE_BUFFER;
+    return true;
+  }
+
   #claim(): boolean {
     const slot = this.#slot;
     const { table } = this.#answers;
     const bytes = bufferBytesOf(table.type[slot] ?? 0, table.length[slot] ?? 0);
+    const isWrite = table.type[slot] === CMD_WRITE;
     const { heldSmallBytes, heldLargeBytes } = this.#answers;
-    const address = this.#share.take(bytes, heldSmallBytes, heldLargeBytes);
+    const address = this.#share.take(bytes, heldSmallBytes, heldLargeBytes, isWrite);
     if (address === 0) return false;
     this.#answers.hold(slot, address, bytes);
-    const isWrite = table.type[slot] === CMD_WRITE;
     this.#incoming.expect(address, isWrite ? bytes : 0);
     this.#state = isWrite ? STATE_PAYLOAD : STATE_SUBMIT;
     return true;
@@ -342,6 +339,7 @@ export class Connection implements SocketOwner, Attended, CountedClient {
 
   #receive(): boolean {
     if (!this.#incoming.receive()) return false;
+    this.#share.received();
     this.#state = STATE_SUBMIT;
     return true;
   }
@@ -384,7 +382,8 @@ export class Connection implements SocketOwner, Attended, CountedClient {
   /** What is staged cannot become a request without more bytes. */
   #starved(): boolean {
     const state = this.#state;
-    if (state === STATE_HEADER) return this.#staging.length < this.#headerBytes;
+    if (state === STATE_HEADER) return this.#staging.length < this.#headerForm.bytes;
+    if (state === STATE_FIRST) return this.#staging.length < FIRST_BYTES;
     return state === STATE_PAYLOAD || state === STATE_IDS || state === STATE_DRAIN;
   }
 
@@ -392,6 +391,7 @@ export class Connection implements SocketOwner, Attended, CountedClient {
     this.#done = true;
     // Nobody reads into it any more: the end, the close or `shutdown` came before.
     if (this.#state === STATE_PAYLOAD) this.#answers.release(this.#slot);
+    this.#share.received();
     this.#state = STATE_OVER;
     if (!this.#closed) this.#socket.end();
     this.#finished();

@@ -11,6 +11,7 @@ import type { MetaContext } from './contexts.ts';
 import type { ExportInfo } from './export-info.ts';
 import { MAX_PAYLOAD_BYTES } from './limits.ts';
 import type { ExportSettings } from './options.ts';
+import type { Reception } from './reception.ts';
 import type { Turn } from './turn.ts';
 
 /** NBD proto, "Size constraints": what clients assume when nobody says. */
@@ -19,6 +20,7 @@ const PREFERRED_BLOCK_BYTES = 4096;
 export class Export implements ExportInfo {
   readonly device: Device;
   readonly turn: Turn;
+  readonly reception: Reception;
   readonly name: string;
   readonly description: string;
   readonly readOnly: boolean;
@@ -29,16 +31,17 @@ export class Export implements ExportInfo {
   readonly maxClients: number;
   readonly contexts: readonly MetaContext[];
 
-  /** @param turn the device's, which its exports share */
+  /** @param shared by all exports of the device */
   constructor(
     device: Device,
-    turn: Turn,
+    shared: { readonly turn: Turn; readonly reception: Reception },
     settings: ExportSettings,
     contexts: readonly MetaContext[],
   ) {
     this.contexts = contexts;
     this.device = device;
-    this.turn = turn;
+    this.turn = shared.turn;
+    this.reception = shared.reception;
     this.name = settings.name;
     this.description = settings.description;
     this.readOnly = device.readOnly || settings.readOnly;

@@ -6,7 +6,7 @@ import type { Device } from '../device.ts';
 import { Staging } from './staging.ts';
 
 export class Incoming {
-  readonly staging: Staging;
+  readonly staging = new Staging();
   /** Large WRITEs are coming: a small window leaves their data to the arena. */
   narrow = false;
   readonly #device: Device;
@@ -16,9 +16,8 @@ export class Incoming {
   /** The last target was the arena itself. */
   #direct = false;
 
-  constructor(device: Device, headerBytes: number) {
+  constructor(device: Device) {
     this.#device = device;
-    this.staging = new Staging(headerBytes);
   }
 
   /**

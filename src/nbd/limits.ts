@@ -46,13 +46,20 @@ export const REPLY_BUFFER_BYTES = 262_144;
 /** Data of at least this size is sent from the arena instead of being copied behind its header. */
 export const GATHER_BYTES = 32_768;
 
+/** So much of a large WRITE's data, or all of it, has come before it gets a buffer. */
+export const FIRST_BYTES = 32_768;
+
 /** How often clients that hold memory are looked at while others wait for it. */
-export const STALL_CHECK_MS = 1000;
+export const STALL_CHECK_MS = 500;
 /**
  * A client that holds memory while others wait has this long to move STALL_BYTES or this part of
  * what it holds, whichever is more: about 64 KiB a second, and 20 s for the largest WRITE.
  */
 export const STALL_MS = 5000;
+/** Each that is dropped halves that time for the next, down to this ... */
+export const LEAST_STALL_MS = 1000;
+/** ... until so long nobody had to be dropped. */
+export const STALL_CALM_MS = 60_000;
 export const STALL_BYTES = 327_680;
 export const STALL_PART = 4;
 /** How long `close()` waits for clients to take their replies. */

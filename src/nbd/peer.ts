@@ -215,6 +215,7 @@ export class Peer implements SocketOwner {
     const connection = new Connection({
       device: chosen.device,
       turn: chosen.turn,
+      reception: chosen.reception,
       tally: new Tally(this.#client(chosen), chosen.turn.clock),
       socket: this.#socket,
       session: {

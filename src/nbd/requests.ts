@@ -111,11 +111,14 @@ export class RequestTable {
   }
 }
 
-/** How requests begin, and how long their headers are. NBD proto, "Request message". */
-export function headerOf({ extended }: Session): {
+/** How requests begin, and how long their headers are. */
+export interface HeaderForm {
   readonly magic: number;
   readonly bytes: number;
-} {
+}
+
+/** NBD proto, "Request message". */
+export function headerOf({ extended }: Session): HeaderForm {
   return extended
     ? { magic: EXTENDED_REQUEST_MAGIC, bytes: EXTENDED_REQUEST_SIZE }
     : { magic: REQUEST_MAGIC, bytes: REQUEST_HEADER_SIZE };

@@ -34,6 +34,7 @@ import {
 import { Peer, type PeerHost } from './peer.ts';
 import type { DeviceServer, NbdServerEvents } from './server-types.ts';
 import { Slots } from './slots.ts';
+import { Reception } from './reception.ts';
 import { StallWatch } from './stall-watch.ts';
 import { type CountedClient, ServerTally } from './stats/server-tally.ts';
 import type { NbdServerStats } from './stats/types.ts';
@@ -112,8 +113,8 @@ class ExportServer extends EventEmitter<NbdServerEvents> implements DeviceServer
   constructor(settings: ServerSettings, exports: Export[]) {
     super();
     this.#exports = exports;
-    for (const { device } of this.#exports) {
-      this.#watches.set(device, new StallWatch(device.arena));
+    for (const { device, reception } of this.#exports) {
+      this.#watches.set(device, new StallWatch(device.arena, reception));
     }
     this.handshakeTimeoutMs = settings.handshakeTimeoutMs;
     this.busyPollMicros = settings.busyPollMicros;
@@ -331,15 +332,18 @@ function uses({ chosen }: Peer, exports: readonly Export[]): boolean {
   return chosen !== undefined && exports.includes(chosen);
 }
 
-/** Exports of one device share its turns. */
+/** Exports of one device share its turns and its memory. */
 async function exportsOf({ exports }: ServerSettings): Promise<Export[]> {
-  const turns = new Map<Device, Turn>();
+  const devices = new Map<Device, { readonly turn: Turn; readonly reception: Reception }>();
   const offered: Export[] = [];
   for (const settings of exports) {
     const { device } = settings;
-    const turn = turns.get(device) ?? new Turn(device);
-    turns.set(device, turn);
-    offered.push(new Export(device, turn, settings, await readContexts(device, settings)));
+    const shared = devices.get(device) ?? {
+      turn: new Turn(device),
+      reception: new Reception(device.arena),
+    };
+    devices.set(device, shared);
+    offered.push(new Export(device, shared, settings, await readContexts(device, settings)));
   }
   return offered;
 }

@@ -5,29 +5,25 @@
  *         | partial | next bytes ...
  *         at        WINDOW_START             end
  *
- * The rest of a window that is shorter than a header is moved in front of the window, so the window
- * never moves and needs no new view for each read.
+ * What is not enough yet, of a header or of a large WRITE's data, is moved in front of the window,
+ * so the window never moves and needs no new view for each read.
  */
-import { HANDSHAKE_WINDOW_BYTES, WINDOW_BYTES } from './limits.ts';
+import { FIRST_BYTES, WINDOW_BYTES } from './limits.ts';
 import { EXTENDED_REQUEST_SIZE } from './protocol.ts';
 
-/** Room for a partial header, compact or extended. */
-const WINDOW_START = EXTENDED_REQUEST_SIZE;
+/** Room for less than the first bytes of a WRITE, which are more than a header. */
+const WINDOW_START = FIRST_BYTES;
+/** A header of either kind with the first bytes behind it. */
+const NARROW_BYTES = EXTENDED_REQUEST_SIZE + FIRST_BYTES;
 
 export class Staging {
   /** All staged bytes, to be read at `at`. */
   readonly bytes = new Uint8Array(WINDOW_START + WINDOW_BYTES);
   readonly view = new DataView(this.bytes.buffer);
   readonly #wide = this.bytes.subarray(WINDOW_START);
-  readonly #narrow = this.#wide.subarray(0, HANDSHAKE_WINDOW_BYTES);
-  readonly #headerBytes: number;
+  readonly #narrow = this.#wide.subarray(0, NARROW_BYTES);
   #at = WINDOW_START;
   #end = WINDOW_START;
-
-  /** @param headerBytes of a request */
-  constructor(headerBytes: number) {
-    this.#headerBytes = headerBytes;
-  }
 
   /** Index of the first byte that was not consumed. */
   get at(): number {
@@ -39,7 +35,7 @@ export class Staging {
     return this.#end - this.#at;
   }
 
-  /** Where the next bytes go; only to be filled when less than a header is left. */
+  /** Where the next bytes go; only to be filled when what is left has been tucked. */
   window(narrow: boolean): Uint8Array {
     return narrow ? this.#narrow : this.#wide;
   }
@@ -65,10 +61,10 @@ export class Staging {
     this.#at = this.#end = WINDOW_START;
   }
 
-  /** Moves less than a header in front of the window. */
+  /** Moves what is left in front of the window, unless it is so much that nothing is waited for. */
   tuck(): void {
     const left = this.#end - this.#at;
-    if (left >= this.#headerBytes) return;
+    if (this.#end === WINDOW_START || left > WINDOW_START) return;
     if (left > 0) this.bytes.copyWithin(WINDOW_START - left, this.#at, this.#end);
     this.#at = WINDOW_START - left;
     this.#end = WINDOW_START;

@@ -3,7 +3,15 @@
  * WRITE nor read their replies. While nobody waits, a slow client harms nobody and is left alone.
  */
 import type { Arena } from '../arena.ts';
-import { STALL_BYTES, STALL_CHECK_MS, STALL_MS, STALL_PART } from './limits.ts';
+import {
+  LEAST_STALL_MS,
+  STALL_BYTES,
+  STALL_CALM_MS,
+  STALL_CHECK_MS,
+  STALL_MS,
+  STALL_PART,
+} from './limits.ts';
+import type { Reception } from './reception.ts';
 
 /** What is watched of a connection. */
 export interface Watched {
@@ -24,20 +32,28 @@ interface Mark {
 }
 
 const CHECKS = STALL_MS / STALL_CHECK_MS;
+const LEAST_CHECKS = LEAST_STALL_MS / STALL_CHECK_MS;
+const CALM_CHECKS = STALL_CALM_MS / STALL_CHECK_MS;
 
 export class StallWatch<T extends Watched> {
   readonly #arena: Arena;
+  readonly #reception: Reception;
   #marks = new Map<T, Mark>();
+  /** Checks without movement that are too many. */
+  #patience = CHECKS;
+  /** Checks since somebody was dropped. */
+  #calm = 0;
 
-  constructor(arena: Arena) {
+  constructor(arena: Arena, reception: Reception) {
     this.#arena = arena;
+    this.#reception = reception;
   }
 
   /** Called every STALL_CHECK_MS; returns those to drop. */
   check(connections: Iterable<T>): T[] {
     const all = [...connections];
     const marks = new Map<T, Mark>();
-    if (this.#arena.contended) {
+    if (this.#arena.contended || this.#reception.contended) {
       const waiting = all.filter((connection) => connection.waiting).length;
       for (const connection of all) {
         // Who waits for itself alone keeps nobody from anything.
@@ -46,7 +62,18 @@ export class StallWatch<T extends Watched> {
       }
     }
     this.#marks = marks;
-    return all.filter((connection) => this.#stalled(connection));
+    const stalled = all.filter((connection) => this.#stalled(connection));
+    this.#adapt(stalled.length);
+    return stalled;
+  }
+
+  /** Where one has to be dropped there may be more, and each would hold up the others in turn. */
+  #adapt(dropped: number): void {
+    this.#calm += 1;
+    if (dropped > 0) {
+      this.#calm = 0;
+      this.#patience = Math.max(LEAST_CHECKS, Math.floor(this.#patience / 2));
+    } else if (this.#calm >= CALM_CHECKS) this.#patience = CHECKS;
   }
 
   #advance(connection: T): Mark {
@@ -61,6 +88,6 @@ export class StallWatch<T extends Watched> {
   }
 
   #stalled(connection: T): boolean {
-    return (this.#marks.get(connection)?.checks ?? 0) >= CHECKS;
+    return (this.#marks.get(connection)?.checks ?? 0) >= this.#patience;
   }
 }

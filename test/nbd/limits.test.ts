@@ -4,6 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { OP_DISCARD, OP_FLUSH, OP_READ, OP_WRITE } from '../../src/abi/request.ts';
 import {
   CLOSE_TIMEOUT_MS,
+  FIRST_BYTES,
   MAX_HANDSHAKES,
   MAX_PARKED,
   MAX_REQUESTS,
@@ -159,7 +160,7 @@ describe('back-pressure', () => {
   it('a waiter for memory is served when a client leaves that held it', async () => {
     await using serving = await serveFake({ arenaBytes: 4 * MIB, sizeBytes: 4 * MIB });
     await using holder = await serving.go();
-    holder.send(request({ type: WRITE, length: 4 * MIB }), Buffer.alloc(1000));
+    holder.send(request({ type: WRITE, length: 4 * MIB }), Buffer.alloc(FIRST_BYTES));
     await settle();
     await using waiter = await serving.go();
     waiter.send(request({ type: READ, length: MIB }));
@@ -172,14 +173,53 @@ describe('back-pressure', () => {
   it('clients that sit on all large buffers keep nobody from small ones', async () => {
     await using serving = await serveFake({ arenaBytes: 4 * MIB, sizeBytes: 4 * MIB });
     const sitters = await Promise.all(Array.from({ length: 24 }, () => serving.go()));
-    for (const sitter of sitters) sitter.send(request({ type: WRITE, length: 4 * MIB }));
+    for (const sitter of sitters) {
+      sitter.send(request({ type: WRITE, length: 4 * MIB }), Buffer.alloc(FIRST_BYTES));
+    }
     await settle();
     await using honest = await serving.go();
     for (let read = 0; read < 50; read++) {
       expect((await honest.ask({ type: READ, length: 32_768 })).error).toBe(0);
     }
+    honest.send(request({ type: READ, length: MIB }));
+    await until(() => serving.device.arena.contended);
     expect(serving.device.arena.contended).toBe(true);
     for (const sitter of sitters) sitter.destroy();
+  });
+
+  it('clients that announce large WRITEs and send nothing hold up nobody', async () => {
+    await using serving = await serveFake({ arenaBytes: 4 * MIB, sizeBytes: 4 * MIB });
+    const sitters = await Promise.all(Array.from({ length: 24 }, () => serving.go()));
+    for (const sitter of sitters) {
+      sitter.send(request({ type: WRITE, length: 2 * MIB }), Buffer.alloc(FIRST_BYTES - 1));
+    }
+    await settle();
+    await using honest = await serving.go();
+    for (let round = 0; round < 20; round++) {
+      expect((await honest.ask({ type: READ, length: 2 * MIB })).error).toBe(0);
+      expect((await honest.ask({ type: WRITE, data: pattern(2 * MIB) })).error).toBe(0);
+    }
+    expect(serving.device.arenaIsWhole).toBe(true);
+    const [sitter] = sitters;
+    sitter?.send(Buffer.alloc(2 * MIB - FIRST_BYTES + 1));
+    expect((await sitter?.reply())?.error).toBe(0);
+    for (const one of sitters) one.destroy();
+  });
+
+  it('clients that send their WRITEs slowly leave room for what others read', async () => {
+    await using serving = await serveFake({ arenaBytes: 8 * MIB, sizeBytes: 4 * MIB });
+    const slow = await Promise.all(Array.from({ length: 8 }, () => serving.go()));
+    for (const client of slow) {
+      client.send(request({ type: WRITE, length: MIB }), Buffer.alloc(FIRST_BYTES));
+    }
+    await settle();
+    await using honest = await serving.go();
+    for (let read = 0; read < 20; read++) {
+      expect((await honest.ask({ type: READ, length: 2 * MIB })).error).toBe(0);
+    }
+    for (const client of slow) client.send(Buffer.alloc(MIB - FIRST_BYTES));
+    for (const client of slow) expect((await client.reply()).error).toBe(0);
+    expect(serving.device.ops().filter((op) => op === OP_WRITE)).toHaveLength(8);
   });
 
   it('clients that take no replies of small reads leave room for others', async () => {
@@ -198,14 +238,14 @@ describe('back-pressure', () => {
   it('what a client asked for that waits for memory is executed though it leaves', async () => {
     await using serving = await serveFake({ arenaBytes: 4 * MIB, sizeBytes: 4 * MIB });
     await using holder = await serving.go();
-    holder.send(request({ type: WRITE, length: 4 * MIB }), Buffer.alloc(1000));
+    holder.send(request({ type: WRITE, length: 4 * MIB }), Buffer.alloc(FIRST_BYTES));
     await settle();
     await using waiter = await serving.go();
     waiter.send(request({ type: READ, length: MIB }));
     await until(() => serving.device.arena.contended);
     waiter.destroy();
     await settle();
-    holder.send(Buffer.alloc(4 * MIB - 1000));
+    holder.send(Buffer.alloc(4 * MIB - FIRST_BYTES));
     expect((await holder.reply()).error).toBe(0);
     await until(() => serving.server.clients === 1);
     expect(serving.device.ops().filter((op) => op === OP_WRITE)).toHaveLength(1);
@@ -218,7 +258,7 @@ describe.concurrent('clients that take their time', () => {
   it('one that sits on memory which others wait for is dropped', async () => {
     await using serving = await serveFake({ arenaBytes: 4 * MIB, sizeBytes: 4 * MIB });
     await using holder = await serving.go();
-    holder.send(request({ type: WRITE, length: 4 * MIB }), Buffer.alloc(1000));
+    holder.send(request({ type: WRITE, length: 4 * MIB }), Buffer.alloc(FIRST_BYTES));
     await settle();
     await using waiter = await serving.go();
     const began = performance.now();

@@ -1,6 +1,13 @@
 import { describe, expect, it } from 'vitest';
 import { Arena, PAGE_SIZE } from '../../src/arena.ts';
-import { STALL_BYTES, STALL_CHECK_MS, STALL_MS } from '../../src/nbd/limits.ts';
+import {
+  LEAST_STALL_MS,
+  STALL_BYTES,
+  STALL_CALM_MS,
+  STALL_CHECK_MS,
+  STALL_MS,
+} from '../../src/nbd/limits.ts';
+import { Reception } from '../../src/nbd/reception.ts';
 import { StallWatch, type Watched } from '../../src/nbd/stall-watch.ts';
 
 const CHECKS = STALL_MS / STALL_CHECK_MS;
@@ -21,7 +28,8 @@ function contendedWatch(): { watch: StallWatch<Connection>; relieve: () => void 
   const arena = new Arena(PAGE_SIZE, 65_536);
   const address = arena.allocate(arena.smallBytes);
   arena.whenFree(1, () => undefined);
-  return { watch: new StallWatch(arena), relieve: () => arena.release(address, arena.smallBytes) };
+  const watch = new StallWatch<Connection>(arena, new Reception(arena));
+  return { watch, relieve: () => arena.release(address, arena.smallBytes) };
 }
 
 /** Those to drop after so many checks. */
@@ -70,6 +78,33 @@ describe('the stall watch', () => {
       holder.movedBytes += 1;
     }
     expect(dropped).toBe(true);
+  });
+
+  it('has less patience with the next ones, and all of it after a calm time', () => {
+    const { watch } = contendedWatch();
+    const checksFor = (): number => {
+      const holder = connection({ stalling: true });
+      let checks = 0;
+      while (watch.check([holder]).length === 0) checks += 1;
+      return checks;
+    };
+    expect(checksFor()).toBe(CHECKS);
+    expect(checksFor()).toBe(CHECKS / 2);
+    checksFor();
+    expect(checksFor()).toBe(LEAST_STALL_MS / STALL_CHECK_MS);
+    after(watch, STALL_CALM_MS / STALL_CHECK_MS, []);
+    expect(checksFor()).toBe(CHECKS);
+  });
+
+  it('looks when WRITEs wait to be received', () => {
+    const arena = new Arena(PAGE_SIZE, 65_536);
+    const reception = new Reception(arena);
+    const watch = new StallWatch<Connection>(arena, reception);
+    const holder = connection({ stalling: true });
+    reception.enter(arena.largestBytes, () => undefined);
+    expect(after(watch, CHECKS + 1, [holder])).toEqual([]);
+    reception.enter(arena.largestBytes, () => undefined);
+    expect(after(watch, CHECKS + 1, [holder])).toEqual([holder]);
   });
 
   it('starts anew when nobody waited in between', () => {
