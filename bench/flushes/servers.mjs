@@ -1,53 +1,38 @@
 // The servers that bench:flush compares, each on its own copy of the image, with or without strace.
 
 import { readFileSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
 import { hasPeer } from '../../scripts/peers.mjs';
+import { nbdkit, qemuNbd, sluice } from '../nbd-servers.mjs';
 import { withServer } from '../with-server.mjs';
-
-const SLUICE = fileURLToPath(new URL('../../dist/bin.cjs', import.meta.url));
 
 /**
  * A server of the comparison. `traceable`: its syncs are system calls; with io_uring they are not.
  * @typedef {{
  *   name: string, traceable: boolean, needs: import('../../scripts/peers.mjs').Peer[],
- *   command(image: string, socket: string): string[],
+ *   command: import('../nbd-servers.mjs').Command,
  * }} Server
  */
 
 export const SLUICE_NAME = 'sluice';
 export const QEMU_NAME = 'qemu-nbd threads';
 
+/** What all of them serve. */
+const SERVED = { format: 'raw', cache: 'writeback' };
+
 /** @type {(aio: string) => Server} */
-const qemuNbd = (aio) => ({
+const qemu = (aio) => ({
   name: `qemu-nbd ${aio}`,
   traceable: aio === 'threads',
   needs: ['qemu-nbd'],
-  command: (image, socket) =>
-    `qemu-nbd -t -e 0 -f raw --aio=${aio} --cache=writeback -k`.split(' ').concat(socket, image),
+  command: qemuNbd(SERVED, aio),
 });
 
 /** @type {Server[]} */
 const SERVERS = [
-  {
-    name: SLUICE_NAME,
-    traceable: true,
-    needs: [],
-    command: (image, socket) =>
-      [process.execPath, SLUICE].concat(
-        'serve -f raw -t -e 0 --cache writeback -k'.split(' '),
-        socket,
-        image,
-      ),
-  },
-  qemuNbd('threads'),
-  qemuNbd('io_uring'),
-  {
-    name: 'nbdkit file',
-    traceable: true,
-    needs: ['nbdkit'],
-    command: (image, socket) => ['nbdkit', '-f', '-U', socket, 'file', image],
-  },
+  { name: SLUICE_NAME, traceable: true, needs: [], command: sluice(SERVED) },
+  qemu('threads'),
+  qemu('io_uring'),
+  { name: 'nbdkit file', traceable: true, needs: ['nbdkit'], command: nbdkit },
 ];
 
 /** The servers that are installed. */

@@ -20,8 +20,13 @@ import { EMPTY_MIB, IMAGE_MIB } from './workloads.mjs';
 
 /** The rounds of one server. @typedef {{ name: string, family: string, rounds: Round[] }} Result */
 
-/** Code is compiled, caches are warm, the server has found out what its disk can do. */
+/**
+ * Code is compiled, caches are warm, the server has found out what its disk can do: after so long
+ * (or a round, if that is shorter), as often as it takes for so many requests, within reason.
+ */
 const WARM_UP_SECONDS = 0.7;
+const WARM_UP_REQUESTS = 10_000;
+const WARM_UP_TIMES = 4;
 
 /**
  * The images that all servers share, one after the other. Those that are served from the page cache
@@ -94,7 +99,10 @@ export async function measure(workload, servers, { images, folder, rounds, secon
  * @returns {Promise<Round>}
  */
 async function load(pid, socket, { fio: args }, seconds) {
-  await fio(socket, args, WARM_UP_SECONDS);
+  for (let times = 0, requests = 0; times < WARM_UP_TIMES && requests < WARM_UP_REQUESTS; times++) {
+    const { read, write } = await fio(socket, args, Math.min(WARM_UP_SECONDS, seconds));
+    requests += read.total_ios + write.total_ios;
+  }
   const before = processorSeconds(pid);
   const { read, write } = await fio(socket, args, seconds);
   const processor = processorSeconds(pid) - before;
