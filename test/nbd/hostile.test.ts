@@ -22,7 +22,7 @@ import {
   said,
   type TestClient,
 } from './client.ts';
-import { rowsOf, sequencesOf } from './hostile-rows.ts';
+import { hostileRows, rowsOf, sequencesOf } from './hostile-rows.ts';
 import { serveFake, type Serving, settle, until } from './serving.ts';
 import {
   ACK,
@@ -50,6 +50,8 @@ import {
 const SIZE = 2 ** 20;
 const LIST = 3;
 const GO = 7;
+/** Numbers that the table has; none gets lost. */
+const SEQUENCES = 60;
 
 let serving: Serving;
 
@@ -605,5 +607,13 @@ describe('what past bugs teach', () => {
 describe('the table in docs/nbd.md', () => {
   it('has a line for each sequence of this file, and no other', ({ task }) => {
     expect(rowsOf('hostile.test.ts')).toEqual(sequencesOf(task.file));
+  });
+
+  it('has every number, in order, and names files that compare themselves with it', () => {
+    const ids = [...new Set(hostileRows().map(({ title }) => title.slice(0, 3)))];
+    const all = Array.from({ length: SEQUENCES }, (_, index) => index + 1);
+    expect(ids).toEqual(all.map((number) => `N${String(number).padStart(2, '0')}`));
+    const files = new Set(hostileRows().map(({ file }) => file));
+    expect([...files]).toEqual(['test/nbd/hostile.test.ts', 'test/nbd/tls.test.ts']);
   });
 });

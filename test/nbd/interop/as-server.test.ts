@@ -1,13 +1,20 @@
 /** Clients that people have, each with every feature of `sluice serve` that it uses. */
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 import { run } from '../../cli/sluice.ts';
 import { describeWithPeers } from '../../support/peers.ts';
-import { runColumns } from './cells.ts';
+import { linesOf, runColumns, tableOf } from './cells.ts';
 import { CLIENTS } from './columns.ts';
+import { SERVER_FEATURES } from './features.ts';
 import { nbdsh } from './libnbd-columns.ts';
 import { uriOf } from './places.ts';
 import { Served } from './serving.ts';
+
+describe('the table of clients in docs/nbd.md', () => {
+  it('is what is run here', () => {
+    expect(tableOf('Clients of sluice serve')).toEqual(linesOf(SERVER_FEATURES, CLIENTS));
+  });
+});
 
 describeWithPeers(['openssl'], 'sluice serve and its clients', () => {
   let served: Served;

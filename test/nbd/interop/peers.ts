@@ -1,5 +1,6 @@
 /** Other servers, and sluice's own, in the ways that its verbs meet them. */
 
+import { writeFile } from 'node:fs/promises';
 import { expect } from 'vitest';
 import type { image as verbs } from '../../../src/node.ts';
 import { Folder, serve, sluice } from '../../cli/sluice.ts';
@@ -26,10 +27,13 @@ export class Work implements Credentials, AsyncDisposable {
   readonly keys: string;
   /** A file with what every export has in it. */
   readonly content: string;
+  /** A file of other bytes, of which some are where the content has a hole. */
+  readonly noise: string;
   readonly #shared: Record<'read' | 'write', Map<Kind, Tapped>> = {
     read: new Map(),
     write: new Map(),
   };
+  readonly #heard = new Map<Kind, Heard>();
   #serial = 0;
 
   private constructor(folder: Folder, { certificates, keys }: Credentials, content: string) {
@@ -37,12 +41,15 @@ export class Work implements Credentials, AsyncDisposable {
     this.certificates = certificates;
     this.keys = keys;
     this.content = content;
+    this.noise = folder.file('noise.img');
   }
 
   static async make(): Promise<Work> {
     const folder = await Folder.make();
     const content = await writeContent(folder.file('content.img'));
-    return new Work(folder, await makeCredentials(folder), content);
+    const work = new Work(folder, await makeCredentials(folder), content);
+    await writeFile(work.noise, Buffer.alloc(2 * DATA_BYTES, 0xa5));
+    return work;
   }
 
   /** A path that nothing has had. */
@@ -56,6 +63,14 @@ export class Work implements Credentials, AsyncDisposable {
     const there = servers.get(kind) ?? (await Tapped.start(kind, this, { readOnly }));
     servers.set(kind, there);
     return there;
+  }
+
+  /** What copies into a server of a kind and back have asked it for, all that this client knows. */
+  async heardOf(kind: Kind): Promise<Heard> {
+    const { uri, tap } = await this.shared(kind, false);
+    const heard = this.#heard.get(kind) ?? (await tap.during(() => expectWrite(uri, this)));
+    this.#heard.set(kind, heard);
+    return heard;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -203,9 +218,7 @@ export async function expectRead(uri: string, work: Work): Promise<void> {
 
 /** Copies into it, over noise, and back. */
 export async function expectWrite(uri: string, work: Work): Promise<void> {
-  const noise = work.fresh('noise.img');
-  await image.create(noise, { format: 'raw', sizeBytes: SIZE });
-  await image.convert(noise, uri, { format: 'raw', existing: true });
+  await image.convert(work.noise, uri, { format: 'raw', existing: true });
   await image.convert(work.content, uri, { format: 'raw', existing: true });
   await expectCopy(uri, work);
 }

@@ -25,8 +25,6 @@ export interface HeardRequest {
 /** What clients have asked. */
 export class Heard {
   connections = 0;
-  /** The most at once. */
-  peak = 0;
   /** The numbers of the options. */
   readonly options: number[] = [];
   /** The contexts that are selected. */
@@ -126,7 +124,6 @@ export class Wiretap implements AsyncDisposable {
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
   #heard = new Heard();
-  #clients = 0;
 
   private constructor(target: string, socket: string) {
     this.socket = socket;
@@ -148,11 +145,7 @@ export class Wiretap implements AsyncDisposable {
   }
 
   #relay(client: Socket, server: Socket): void {
-    const heard = this.#heard;
-    const ear = new Ear(heard);
-    this.#clients++;
-    heard.peak = Math.max(heard.peak, this.#clients);
-    client.on('close', () => this.#clients--);
+    const ear = new Ear(this.#heard);
     client.on('data', (chunk: Buffer) => ear.take(chunk));
     for (const [from, to] of [
       [client, server],
