@@ -2,6 +2,7 @@
 
 import { expect } from 'vitest';
 import { type Outcome, run, succeed } from '../../cli/sluice.ts';
+import { systemPath } from '../../e2e/image.ts';
 import { BLOCK_STATUS, FLUSH, FUA, READ, TRIM, WRITE, WRITE_ZEROES } from '../wire.ts';
 import { type Column, no, NOT_APPLICABLE, type Work, yes } from './cells.ts';
 import type { ServerFeature } from './features.ts';
@@ -168,9 +169,8 @@ export const NBDCOPY: Column<Served, ServerFeature> = {
 
 // nbdsh runs statements of Python with a libnbd handle `h`.
 
-/** The system's Python has the bindings of libnbd; one that is first in the path may not. */
 export function nbdsh(args: readonly string[], input = ''): Promise<Outcome> {
-  return run('nbdsh', args, { env: { PATH: `/usr/bin:${process.env['PATH'] ?? ''}` }, input });
+  return run('nbdsh', args, { env: systemPath(), input });
 }
 
 /** Runs statements with a handle that is not connected; answers what they print. */

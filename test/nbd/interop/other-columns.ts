@@ -1,7 +1,8 @@
 /** What nbdkit's nbd plugin, fio and nbd-client do with `sluice serve`. */
 
 import { expect } from 'vitest';
-import { run, succeed } from '../../cli/sluice.ts';
+import { type Outcome, run, succeed } from '../../cli/sluice.ts';
+import { systemPath } from '../../e2e/image.ts';
 import { FLUSH, FUA, TRIM, WRITE, WRITE_ZEROES } from '../wire.ts';
 import { type Column, no, NOT_APPLICABLE, type Work, yes } from './cells.ts';
 import type { ServerFeature } from './features.ts';
@@ -169,8 +170,12 @@ export const FIO: Column<Served, ServerFeature> = {
 
 // nbd-client lists exports by itself; to connect one it needs the kernel's module.
 
+function nbdClient(...args: string[]): Promise<Outcome> {
+  return run('nbd-client', args, { env: systemPath() });
+}
+
 async function list(expected: string, ...args: string[]): Promise<void> {
-  const output = await succeed('nbd-client', args);
+  const output = await succeed('nbd-client', args, { env: systemPath() });
   expect(
     output
       .split('\n')
@@ -221,10 +226,10 @@ export const NBD_CLIENT: Column<Served, ServerFeature> = {
       return list('disk\n', ...listTcp(x509), '--enable-tls', ...server, ...client);
     }),
     'TLS, pre-shared key': no('knows certificates alone', async ({ psk }) => {
-      const { code, stderr } = await run('nbd-client', ['-l', '-unix', psk.socket!]);
+      const { code, stderr } = await nbdClient('-l', '-unix', psk.socket!);
       expect(code).toBe(1);
       expect(stderr).toContain('needs TLS');
-      expect((await run('nbd-client', ['--help'])).stderr).not.toMatch(/psk/i);
+      expect((await nbdClient('--help')).stderr).not.toMatch(/psk/i);
     }),
   },
 };
