@@ -18,6 +18,7 @@ export const PEERS = {
   fio: ['fio'],
   strace: ['strace'],
   curl: ['curl'],
+  'nbd-client': ['nbd-client'],
   'systemd-socket-activate': ['systemd'],
   'systemd-analyze': ['systemd'],
   'mkfs.ext4': ['e2fsprogs'],

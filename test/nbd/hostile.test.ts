@@ -22,6 +22,7 @@ import {
   said,
   type TestClient,
 } from './client.ts';
+import { hostileRows, rowsOf, sequencesOf } from './hostile-rows.ts';
 import { serveFake, type Serving, settle, until } from './serving.ts';
 import {
   ACK,
@@ -49,6 +50,8 @@ import {
 const SIZE = 2 ** 20;
 const LIST = 3;
 const GO = 7;
+/** Numbers that the table has; none gets lost. */
+const SEQUENCES = 60;
 
 let serving: Serving;
 
@@ -174,23 +177,38 @@ describe('options', () => {
   );
 
   it.each([
-    ['N07 LIST with data', LIST, Buffer.from('abcd'), ERR_INVALID],
-    ['N08 GO with a name longer than the option', GO, bytes([4, 1000], 'abc', [2, 0]), ERR_INVALID],
-    ['N09 GO with name length 0xffffffff', GO, bytes([4, 0xffffffff], [2, 0]), ERR_INVALID],
-    ['N10 GO of 4 bytes', GO, hex('00000000'), ERR_INVALID],
-    ['N11 GO with info count larger than sent', GO, bytes([4, 0], [2, 500]), ERR_INVALID],
-    ['N12 GO for an export that does not exist', GO, infoData('nope'), ERR_UNKNOWN],
-    ['N13 GO with a 5000-byte name', GO, infoData('A'.repeat(5000)), ERR_INVALID],
-    ['N14 GO with NUL in the name', GO, infoData('a\0b'), ERR_INVALID],
-    ['N18 STRUCTURED_REPLY with data', 8, Buffer.from('x'), ERR_INVALID],
+    ['N07 LIST with data: ERR_INVALID', LIST, Buffer.from('abcd'), ERR_INVALID],
     [
-      'N19 SET_META_CONTEXT without structured replies',
+      'N08 GO with a name longer than the option: ERR_INVALID',
+      GO,
+      bytes([4, 1000], 'abc', [2, 0]),
+      ERR_INVALID,
+    ],
+    [
+      'N09 GO with name length 0xffffffff: ERR_INVALID',
+      GO,
+      bytes([4, 0xffffffff], [2, 0]),
+      ERR_INVALID,
+    ],
+    ['N10 GO of 4 bytes: ERR_INVALID', GO, hex('00000000'), ERR_INVALID],
+    [
+      'N11 GO with info count larger than sent: ERR_INVALID',
+      GO,
+      bytes([4, 0], [2, 500]),
+      ERR_INVALID,
+    ],
+    ['N12 GO for an export that does not exist: ERR_UNKNOWN', GO, infoData('nope'), ERR_UNKNOWN],
+    ['N13 GO with a 5000-byte name: ERR_INVALID', GO, infoData('A'.repeat(5000)), ERR_INVALID],
+    ['N14 GO with NUL in the name: ERR_INVALID', GO, infoData('a\0b'), ERR_INVALID],
+    ['N18 STRUCTURED_REPLY with data: ERR_INVALID', 8, Buffer.from('x'), ERR_INVALID],
+    [
+      'N19 SET_META_CONTEXT without structured replies: ERR_INVALID',
       10,
       contextData('', 'base:allocation'),
       ERR_INVALID,
     ],
-    ['N22 STARTTLS without TLS', 5, hex(''), ERR_POLICY],
-  ])('%s: refused, go on', (_title, code, data, expected) =>
+    ['N22 STARTTLS without TLS: ERR_POLICY', 5, hex(''), ERR_POLICY],
+  ])('%s, go on', (_title, code, data, expected) =>
     options(async (client) => {
       expect(await client.types(code, data)).toEqual([expected]);
       expect(await client.types(LIST)).toEqual([SERVER, ACK]);
@@ -273,7 +291,7 @@ describe('connections', () => {
     }, limited);
   });
 
-  it('N25 a client that dribbles options meets the same limit', async () => {
+  it('N25 an option a byte at a time, without end: closed after the time limit', async () => {
     await using limited = await serveFake({}, { handshakeTimeoutMs: 200 });
     await against(async (client) => {
       await client.hello();
@@ -345,19 +363,31 @@ describe('requests', () => {
   );
 
   it.each([
-    ['N29 unknown command 0xffff', { type: 0xffff }, EINVAL],
-    ['N30 unknown flags 0xffff on READ', { type: READ, length: 512, flags: 0xffff }, EINVAL],
-    ['N31 READ at 2^64-512', { type: READ, offset: 2n ** 64n - 512n, length: 512 }, EINVAL],
-    ['N32 READ past the end by one', { type: READ, offset: SIZE - 511, length: 512 }, EINVAL],
-    ['N33 READ of 0xffffffff bytes', { type: READ, length: 0xffffffff }, EINVAL],
-    ['N34 READ of 0 bytes', { type: READ }, 0],
-    ['N40 TRIM past the end', { type: TRIM, offset: SIZE - 4096, length: 8192 }, EINVAL],
-    ['N41 TRIM of 0xffffffff at 0', { type: TRIM, length: 0xffffffff }, EINVAL],
-    ['N42 WRITE_ZEROES past the end', { type: 6, offset: SIZE - 512, length: 1024 }, ENOSPC],
-    ['N43 FLUSH with offset and length', { type: FLUSH, offset: 77, length: 99 }, 0],
-    ['N44 FUA on a READ', { type: READ, length: 512, flags: FUA }, 0],
-    ['N45 BLOCK_STATUS without a context', { type: BLOCK_STATUS, length: 512 }, EINVAL],
-  ])('%s: error %3$i, go on', (_title, parts, error) =>
+    ['N29 unknown command 0xffff: EINVAL', { type: 0xffff }, EINVAL],
+    [
+      'N30 unknown flags 0xffff on READ: EINVAL',
+      { type: READ, length: 512, flags: 0xffff },
+      EINVAL,
+    ],
+    ['N31 READ at 2^64-512: EINVAL', { type: READ, offset: 2n ** 64n - 512n, length: 512 }, EINVAL],
+    [
+      'N32 READ past the end by one: EINVAL',
+      { type: READ, offset: SIZE - 511, length: 512 },
+      EINVAL,
+    ],
+    ['N33 READ of 0xffffffff bytes: EINVAL', { type: READ, length: 0xffffffff }, EINVAL],
+    ['N34 READ of 0 bytes: success', { type: READ }, 0],
+    ['N40 TRIM past the end: EINVAL', { type: TRIM, offset: SIZE - 4096, length: 8192 }, EINVAL],
+    ['N41 TRIM of 0xffffffff at 0: EINVAL', { type: TRIM, length: 0xffffffff }, EINVAL],
+    [
+      'N42 WRITE_ZEROES past the end: ENOSPC',
+      { type: 6, offset: SIZE - 512, length: 1024 },
+      ENOSPC,
+    ],
+    ['N43 FLUSH with offset and length: success', { type: FLUSH, offset: 77, length: 99 }, 0],
+    ['N44 FUA on a READ: success', { type: READ, length: 512, flags: FUA }, 0],
+    ['N45 BLOCK_STATUS without a context: EINVAL', { type: BLOCK_STATUS, length: 512 }, EINVAL],
+  ])('%s, go on', (_title, parts, error) =>
     transmission(async (client) => {
       expect((await client.ask(parts)).error).toBe(error);
       expect((await client.ask({ type: READ, length: 512 })).error).toBe(0);
@@ -365,7 +395,7 @@ describe('requests', () => {
   );
 
   it(
-    'N45 the same with structured replies: an error chunk',
+    'N45 BLOCK_STATUS without a context, with structured replies: EINVAL in an error chunk',
     transmission(async (client) => {
       const reply = await client.ask({ type: BLOCK_STATUS, length: 512 });
       expect(reply).toMatchObject({ kind: 'chunk', type: 0x8001, error: EINVAL });
@@ -423,7 +453,7 @@ describe('requests', () => {
   });
 
   it(
-    'N46 the same cookie for 64 reads in flight: 64 answers',
+    'N46 the same cookie for 64 READs in flight: 64 answers',
     transmission(async (client) => {
       for (let read = 0; read < 64; read++) {
         client.send(request({ type: READ, offset: read * 512, length: 512, cookie: 1 }));
@@ -436,9 +466,12 @@ describe('requests', () => {
 });
 
 describe('disconnects', () => {
-  it.each(['inline', 'later'] as const)(
-    'N47 DISC with 16 writes in flight (%s): all are executed',
-    async (mode) => {
+  it.each([
+    ['at once', 'inline'],
+    ['later', 'later'],
+  ] as const)(
+    'N47 DISC behind 16 WRITEs that the disk answers %s: all are executed',
+    async (_when, mode) => {
       await using disconnected = await serveFake({ mode });
       await against(async (client) => {
         await client.hello();
@@ -458,7 +491,7 @@ describe('disconnects', () => {
     },
   );
 
-  it('N47 1000 writes, DISC, and gone without reading a reply: all are executed', async () => {
+  it('N47 1000 WRITEs, DISC, and gone without reading a reply: all are executed', async () => {
     await using disconnected = await serveFake({ mode: 'later', sizeBytes: 2 ** 20 });
     await against(async (client) => {
       await client.hello();
@@ -477,7 +510,7 @@ describe('disconnects', () => {
     }, disconnected);
   });
 
-  it('N48 64 reads of 1 MiB, replies not read: bounded, others served, survives', async () => {
+  it('N48 64 READs of 1 MiB, replies not read: at most 6 are begun, others served', async () => {
     await using greedy = await serveFake({ arenaBytes: 2 ** 24 });
     await against(async (client) => {
       await client.hello();
@@ -494,7 +527,7 @@ describe('disconnects', () => {
   });
 
   it(
-    'N49 half a request header, then silence: held without cost',
+    'N49 half a request header, then silence: held, and served when the rest comes',
     transmission(async (client) => {
       client.send(request({ type: READ, length: 512 }).subarray(0, 8));
       await settle(50);
@@ -519,8 +552,22 @@ describe('disconnects', () => {
 });
 
 describe('what past bugs teach', () => {
+  it('N55 INFO, and gone before GO: the disk has seen nothing', async () => {
+    await using untouched = await serveFake();
+    await using client = await untouched.connect();
+    await client.hello();
+    expect(await client.types(8)).toEqual([ACK]);
+    expect(await client.types(6, infoData())).toEqual([INFO, ACK]);
+    client.destroy();
+    await until(() => untouched.server.clients === 0);
+    expect(untouched.device.log).toEqual([]);
+    expect(untouched.device.kicks).toBe(0);
+    expect(untouched.device.arenaIsWhole).toBe(true);
+    await against(async (next) => void (await next.hello()), untouched);
+  });
+
   it(
-    'N56 commands after INFO are no options: dropped',
+    'N56 a WRITE_ZEROES after INFO: dropped',
     options(async (client) => {
       expect(await client.types(6, infoData())).toEqual([INFO, ACK]);
       client.send(request({ type: WRITE_ZEROES, length: 512 }));
@@ -530,7 +577,7 @@ describe('what past bugs teach', () => {
   );
 
   it(
-    'N58 messages of error replies are short, whatever was asked',
+    'N58 options with long names and data: error replies of under 100 bytes',
     options(async (client) => {
       for (const [code, data] of [
         [GO, infoData('x'.repeat(4000))],
@@ -546,7 +593,7 @@ describe('what past bugs teach', () => {
     }),
   );
 
-  it('N58 error chunks have a short text that says nothing of what the client sent', async () => {
+  it('N58 a FLUSH that fails: a short text that says nothing of what was sent', async () => {
     await using failing = await serveFake();
     await using client = await failing.go(option(8));
     failing.device.statusOf = ({ op }) => (op === OP_FLUSH ? STATUS_IO_ERROR : 0);
@@ -554,5 +601,19 @@ describe('what past bugs teach', () => {
     expect(reply.error).toBe(EIO);
     const expected = 'flush failed: the storage of the server reported an error';
     expect(said(reply)).toEqual({ text: expected });
+  });
+});
+
+describe('the table in docs/nbd.md', () => {
+  it('has a line for each sequence of this file, and no other', ({ task }) => {
+    expect(rowsOf('hostile.test.ts')).toEqual(sequencesOf(task.file));
+  });
+
+  it('has every number, in order, and names files that compare themselves with it', () => {
+    const ids = [...new Set(hostileRows().map(({ title }) => title.slice(0, 3)))];
+    const all = Array.from({ length: SEQUENCES }, (_, index) => index + 1);
+    expect(ids).toEqual(all.map((number) => `N${String(number).padStart(2, '0')}`));
+    const files = new Set(hostileRows().map(({ file }) => file));
+    expect([...files]).toEqual(['test/nbd/hostile.test.ts', 'test/nbd/tls.test.ts']);
   });
 });

@@ -10,6 +10,7 @@ import { readPskFile } from '../../src/nbd/psk-file.ts';
 import type { NbdServerOptions } from '../../src/nbd/server.ts';
 import { contextData, hex, infoData, option, request, TestClient } from './client.ts';
 import type { FakeDeviceOptions } from './fake-device.ts';
+import { rowsOf, sequencesOf } from './hostile-rows.ts';
 import { expectBackPressure, serveFake, type Serving, settle, until } from './serving.ts';
 import { ACK, DISC, ERR_INVALID, ERR_TLS_REQD, FLUSH, INFO, pattern, READ } from './wire.ts';
 import { SERVER, WRITE } from './wire.ts';
@@ -76,7 +77,7 @@ async function serves(serving: Serving): Promise<void> {
 }
 
 describe('TLS that is required', () => {
-  it('N54 answers nothing else in clear (FORCEDTLS mode)', async () => {
+  it('N54 options in clear where TLS is required: ERR_TLS_REQD, no name of an export', async () => {
     await using serving = await serve({}, { name: 'secret' });
     await using client = await serving.connect();
     await client.hello();
@@ -100,7 +101,7 @@ describe('TLS that is required', () => {
     await serves(serving);
   });
 
-  it('closes on EXPORT_NAME in clear, which has no error reply', async () => {
+  it('N54 EXPORT_NAME in clear where TLS is required: closed, it has no error reply', async () => {
     await using serving = await serve();
     await using client = await serving.connect();
     await client.hello();
@@ -501,5 +502,11 @@ describe('keys that are renewed', () => {
     await serves(serving);
     await using clear = await serveFake();
     expect(() => clear.server.renewTls({ psk: PSK })).toThrow('cannot renew');
+  });
+});
+
+describe('the table in docs/nbd.md', () => {
+  it('has a line for each sequence of this file, and no other', ({ task }) => {
+    expect(rowsOf('tls.test.ts')).toEqual(sequencesOf(task.file));
   });
 });
