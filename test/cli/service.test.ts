@@ -290,6 +290,24 @@ describe('sluice serve -v', () => {
     expect(said[100]).toBe('1970-01-01T00:00:01.000Z 900 lines were left out');
     expect(said).toHaveLength(100 + 1 + 20);
   });
+
+  it('says at the end what it left out, and nothing where that is nothing', () => {
+    const said: string[] = [];
+    {
+      using log = new ServerLog(
+        (text) => said.push(text),
+        () => 0,
+      );
+      for (let line = 0; line < 103; line++) log.line(`${line}`);
+    }
+    expect(said.slice(99)).toEqual([
+      '1970-01-01T00:00:00.000Z 99',
+      '1970-01-01T00:00:00.000Z 3 lines were left out',
+    ]);
+    const quiet: string[] = [];
+    new ServerLog((text) => quiet.push(text))[Symbol.dispose]();
+    expect(quiet).toEqual([]);
+  });
 });
 
 describeWithPeers(['systemd-analyze'], 'the units of the README', () => {
