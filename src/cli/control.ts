@@ -84,7 +84,7 @@ export function controlStats({ server, disks }: Controlled): ControlStats {
 
 function answer(request: IncomingMessage, response: ServerResponse, controlled: Controlled): void {
   const { method = '', url = '' } = request;
-  const make = ROUTES.get(url.replace(/\?.*$/s, ''));
+  const make = ROUTES.get(pathOf(url));
   if (make === undefined) {
     reply(response, 404, TEXT, `there is ${[...ROUTES.keys()].join(', ')}\n`);
   } else if (method !== 'GET' && method !== 'HEAD') {
@@ -94,6 +94,11 @@ function answer(request: IncomingMessage, response: ServerResponse, controlled: 
     const { status = 200, type, body } = make(controlled);
     reply(response, status, type, body);
   }
+}
+
+/** The path of a request's target, which may have a scheme and a host. RFC 9112, 3.2.2. */
+function pathOf(target: string): string {
+  return target.replace(/^https?:\/\/[^/?#]*/i, '').replace(/\?.*$/s, '');
 }
 
 interface Answer {

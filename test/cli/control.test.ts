@@ -131,6 +131,20 @@ describe('the control socket', () => {
     }
   });
 
+  it('takes the absolute form of a target, as proxies send it (RFC 9112, 3.2.2)', async () => {
+    await using _server = await serveControlled();
+    const lines = async (target: string): Promise<string> => {
+      const text = await rest(`GET ${target} HTTP/1.1\r\nHost: x\r\n\r\n`);
+      return `${text!.split('\r\n')[0]} ${text!.split('\r\n\r\n')[1]}`;
+    };
+    for (const target of ['http://x/health', 'HTTP://x:80/health?y', 'https://[::1]/health']) {
+      expect(await lines(target)).toBe('HTTP/1.1 200 OK ok\n');
+    }
+    for (const target of ['http://x', 'http://x/', 'http://x?/health', 'x/health', '//health']) {
+      expect(await lines(target)).toMatch(/^HTTP\/1.1 40[04] /);
+    }
+  });
+
   it('ends connections that are slow, idle, wrong or too large', async () => {
     await using server = await serveControlled();
     await using client = await NbdClient.connect(server.uri);
