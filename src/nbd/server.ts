@@ -298,7 +298,9 @@ class ExportServer extends EventEmitter<NbdServerEvents> implements DeviceServer
       withdrawal.done();
     }
     const open = this.#listening || this.#sockets.size > 0 || this.#serving.size > 0;
-    if (this.#closing && !open) this.#resolveClosed();
+    if (!this.#closing || open) return;
+    this.#exports.length = 0;
+    this.#resolveClosed();
   }
 
   /** Makes room for those that wait: one for each. */

@@ -142,7 +142,7 @@ export interface NbdServerStats {
   };
   /** Where buckets of latencies end. */
   readonly latencyBoundsSeconds: readonly number[];
-  /** Those that are offered now. */
+  /** Those that are offered now: of a closed server none. */
   readonly exports: readonly NbdExportStats[];
   readonly clients: readonly NbdClientStats[];
 }
