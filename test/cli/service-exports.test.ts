@@ -13,7 +13,7 @@ import { Folder, Running, serve, sluice, SLUICE, succeed } from './sluice.ts';
 
 const MEGABYTE = 2 ** 20;
 const SERVE = [process.execPath, SLUICE, 'serve'];
-const KEYS = 'alice:000102030405060708090a0b0c0d0e0f\nbob:ff\n';
+const KEYS = `alice:000102030405060708090a0b0c0d0e0f\nbob:${'ff'.repeat(16)}\n`;
 /** A parent that listens and passes the socket on as fd 3. */
 const PASS = `
 import os, socket, sys
