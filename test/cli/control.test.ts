@@ -258,6 +258,15 @@ describe('sluice stats', () => {
     expect(await watching.stop('SIGINT')).toMatchObject({ signal: 'SIGINT' });
   });
 
+  it('ends in silence with --watch when its reader goes away', async () => {
+    await using _server = await serveControlled();
+    const args = [SLUICE, 'stats', '--watch', '1', control];
+    await using watching = new Running(process.execPath, args);
+    await watching.shows(/connections: /);
+    watching.child.stdout!.destroy();
+    expect(await watching.outcome).toMatchObject({ code: 0, stderr: '' });
+  });
+
   it('says what is wrong where no server answers', { timeout: 30_000 }, async () => {
     await using _server = await serveControlled();
     const ends = async (path: string): Promise<string> => {
