@@ -21,7 +21,7 @@ import { listen } from './listen.ts';
 import { PidFile } from './pid-file.ts';
 import { PrivateFolder, runCommand } from './run-command.ts';
 import type { ServeOptions } from './serve-command.ts';
-import { readTls, renewalOfTls, uriForClients, warnOfFaults } from './serve-tls.ts';
+import { readTls, TlsRenewal, uriForClients, warnOfFaults } from './serve-tls.ts';
 import type { ServedExport } from './served-exports.ts';
 import { drawStatus, sampleOf, toTheEnd, watchHealth, withImages } from './served-image.ts';
 import { ServerLog } from './server-log.ts';
@@ -72,7 +72,8 @@ async function serveDisks(
   const { exports, options, terminal } = served;
   const tls = await readTls(options);
   await using server = await listen(disks, exports, options, tls);
-  const controlled = { server, disks: namedDisks(disks, exports) };
+  const renewal = new TlsRenewal(server, options, terminal);
+  const controlled = { server, disks: namedDisks(disks, exports), renewal };
   await using _control = await Control.open(options.control, controlled);
   await served.pidFile.write();
   const stop = listenToSignals(controlled, served);
@@ -100,7 +101,7 @@ function namedDisks(disks: readonly Disk[], exports: readonly ServedExport[]): C
 
 /** Resolves with the signal that asks the server to stop. */
 function listenToSignals(
-  controlled: Controlled,
+  controlled: Controlled & { readonly renewal: TlsRenewal },
   { options, terminal }: Served,
 ): Promise<NodeJS.Signals> {
   process.on('SIGUSR2', () => terminal.line(statsText(controlStats(controlled)).trimEnd()));
@@ -108,7 +109,7 @@ function listenToSignals(
   const isDaemon = isForked() || options.fd !== undefined;
   return stopRequested(
     () => terminal.error('gave up: the last flush was not finished'),
-    isDaemon ? renewalOfTls(controlled.server, options, terminal) : undefined,
+    isDaemon ? () => controlled.renewal.request() : undefined,
   );
 }
 

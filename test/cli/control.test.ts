@@ -1,6 +1,6 @@
 /** The control socket of `sluice serve --control`, and who asks it. */
 import { once } from 'node:events';
-import { stat, writeFile } from 'node:fs/promises';
+import { readFile, stat, writeFile } from 'node:fs/promises';
 import { get } from 'node:http';
 import { connect, createServer } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -118,6 +118,19 @@ describe('the control socket', () => {
     expect(values.get('process_resident_memory_bytes')).toBeGreaterThan(10 * MEGABYTE);
     const startedAt = values.get('process_start_time_seconds')!;
     expect(Math.abs(startedAt - Date.now() / 1000)).toBeLessThan(60);
+  });
+
+  it('has metrics of its own, which docs/metrics.md names', async () => {
+    const keys = folder.file('keys.psk');
+    await writeFile(keys, `alice:${'0f'.repeat(16)}\n`);
+    const secure = ['--tls-psk', keys];
+    await using _server = await serve(['-t', '-k', socket, '--control', control, ...secure, image]);
+    const document = await readFile(new URL('../../docs/metrics.md', import.meta.url), 'utf8');
+    for (const { name } of parsePrometheus((await ask('/metrics')).body)) {
+      expect(document).toContain(`\`${name}\``);
+    }
+    const { tlsReloads } = JSON.parse((await ask('/stats')).body) as Record<string, unknown>;
+    expect(tlsReloads).toEqual({ done: 0, failed: 0, stale: false });
   });
 
   it('tells health, and what else it is asked', async () => {
@@ -248,6 +261,7 @@ describe('sluice stats', () => {
     expect(text).toMatch(/^ {2}1 unix "": \d+ s, /m);
     const json = await succeed(process.execPath, [SLUICE, 'stats', '--output', 'json', control]);
     expect(JSON.parse(json)).toMatchObject({ pid: server.child.pid });
+    expect(JSON.parse(json)).not.toHaveProperty('tlsReloads');
   });
 
   it('goes on with --watch until Ctrl-C', async () => {
