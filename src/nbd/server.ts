@@ -14,7 +14,7 @@ import { createServer, type Server, type Socket } from 'node:net';
 import type { Device } from '../device.ts';
 import { SluiceError } from '../errors.ts';
 import type { Connection } from './connection.ts';
-import { readContexts } from './contexts.ts';
+import { readContexts, refuseAbsent } from './contexts.ts';
 import { Export } from './export.ts';
 import {
   CLOSE_TIMEOUT_MS,
@@ -343,5 +343,10 @@ async function exportsOf({ exports }: ServerSettings): Promise<Export[]> {
     turns.set(device, turn);
     offered.push(new Export(device, turn, settings, await readContexts(device, settings)));
   }
+  const shared = exports.filter(({ bitmapsIfThere }) => bitmapsIfThere);
+  refuseAbsent(
+    shared.flatMap(({ bitmaps }) => bitmaps),
+    offered,
+  );
   return offered;
 }
