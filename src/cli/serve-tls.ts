@@ -65,10 +65,9 @@ export async function readTls(options: TlsOptions): Promise<NbdTlsOptions | unde
   const mode = tls === 'on' ? 'allow' : 'require';
   if (tlsPsk !== undefined) return { mode, psk: await readPskFile(tlsPsk) };
   if (folder === undefined) return undefined;
-  const [cert, key] = await Promise.all([
-    readPem(folder, 'server-cert.pem'),
-    readPem(folder, 'server-key.pem'),
-  ]);
+  // In turn: of several that are missing the first is told of.
+  const cert = await readPem(folder, 'server-cert.pem');
+  const key = await readPem(folder, 'server-key.pem');
   if (options.tlsVerifyPeer !== true) return { mode, cert, key };
   return { mode, cert, key, ca: await readPem(folder, 'ca-cert.pem') };
 }
