@@ -26,7 +26,8 @@ export type {
   NbdTlsOptions,
 } from './nbd/server.ts';
 export type { NbdDisconnectEvent, NbdRequestEvent } from './nbd/stats/channels.ts';
-export type { NbdCommand, NbdErrorName } from './nbd/stats/counts.ts';
+export type { NbdCommand } from './nbd/commands.ts';
+export type { NbdErrorName } from './nbd/stats/counts.ts';
 export { toPrometheus } from './nbd/stats/prometheus.ts';
 export type * from './nbd/stats/types.ts';
 export { readPskFile } from './nbd/psk-file.ts';

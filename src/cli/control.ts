@@ -13,6 +13,7 @@ import { type NbdServer, toPrometheus } from '../node.ts';
 import { listenRefusal, socketPath } from './listen.ts';
 import { ailments, type NamedDisk } from './served-image.ts';
 import type { ControlStats } from './stats-text.ts';
+import { staleLines, type TlsReloads } from './tls-reloads.ts';
 import { packageVersion } from './version.ts';
 
 const MAX_CONNECTIONS = 16;
@@ -24,6 +25,7 @@ const PRIVATE_UMASK = 0o177;
 export interface Controlled {
   readonly server: NbdServer;
   readonly disks: readonly NamedDisk[];
+  readonly renewal?: { readonly reloads: TlsReloads | undefined };
 }
 
 /** A control socket that listens; disposing closes and removes it. */
@@ -69,7 +71,8 @@ export class Control implements AsyncDisposable {
 }
 
 /** What `GET /stats` answers. */
-export function controlStats({ server, disks }: Controlled): ControlStats {
+export function controlStats({ server, disks, renewal }: Controlled): ControlStats {
+  const tlsReloads = renewal?.reloads;
   const { user, system } = process.cpuUsage();
   return {
     sluice: packageVersion(),
@@ -78,13 +81,14 @@ export function controlStats({ server, disks }: Controlled): ControlStats {
     residentBytes: process.memoryUsage.rss(),
     cpuSeconds: (user + system) / 1e6,
     healthy: disks.flatMap(ailments).length === 0,
+    ...(tlsReloads === undefined ? {} : { tlsReloads }),
     server: server.stats(),
   };
 }
 
 function answer(request: IncomingMessage, response: ServerResponse, controlled: Controlled): void {
   const { method = '', url = '' } = request;
-  const make = ROUTES.get(url.replace(/\?.*$/s, ''));
+  const make = ROUTES.get(pathOf(url));
   if (make === undefined) {
     reply(response, 404, TEXT, `there is ${[...ROUTES.keys()].join(', ')}\n`);
   } else if (method !== 'GET' && method !== 'HEAD') {
@@ -94,6 +98,11 @@ function answer(request: IncomingMessage, response: ServerResponse, controlled: 
     const { status = 200, type, body } = make(controlled);
     reply(response, status, type, body);
   }
+}
+
+/** The path of a request's target, which may have a scheme and a host. RFC 9112, 3.2.2. */
+function pathOf(target: string): string {
+  return target.replace(/^https?:\/\/[^/?#]*/i, '').replace(/\?.*$/s, '');
 }
 
 interface Answer {
@@ -121,13 +130,17 @@ function metrics(controlled: Controlled): Answer {
   return { type: PROMETHEUS, body: toPrometheus(controlled.server.stats()) + own };
 }
 
-function health({ disks }: Controlled): Answer {
+/** Files of TLS that cannot be used are told of; clients are served with those before. */
+function health({ disks, renewal }: Controlled): Answer {
   const reasons = disks.flatMap(ailments);
-  if (reasons.length === 0) return { type: TEXT, body: 'ok\n' };
+  const stale = staleLines(renewal?.reloads);
+  if (reasons.length === 0) return { type: TEXT, body: `${['ok', ...stale].join('\n')}\n` };
+  reasons.push(...stale);
   return { status: 503, type: TEXT, body: `${reasons.join('\n')}\n` };
 }
 
-function processMetrics({ sluice, node, residentBytes, cpuSeconds }: ControlStats): Metric[] {
+function processMetrics(stats: ControlStats): Metric[] {
+  const { sluice, node, residentBytes, cpuSeconds, tlsReloads } = stats;
   const startedAt = Date.now() / 1000 - process.uptime();
   return [
     gauge('sluice_build_info', 'Always 1.', [[{ version: sluice, node }, 1]]),
@@ -139,6 +152,22 @@ function processMetrics({ sluice, node, residentBytes, cpuSeconds }: ControlStat
       samples: [[{}, cpuSeconds]],
     },
     gauge('process_start_time_seconds', 'Since the epoch.', [[{}, startedAt]]),
+    ...(tlsReloads === undefined ? [] : tlsMetrics(tlsReloads)),
+  ];
+}
+
+function tlsMetrics({ done, failed, stale }: TlsReloads): Metric[] {
+  return [
+    {
+      name: 'sluice_tls_reloads_total',
+      type: 'counter',
+      help: 'Times that SIGHUP had the files of TLS read anew, by how it went.',
+      samples: [
+        [{ result: 'done' }, done],
+        [{ result: 'failed' }, failed],
+      ],
+    },
+    gauge('sluice_tls_stale', '1 while the last reload of TLS has failed.', [[{}, Number(stale)]]),
   ];
 }
 

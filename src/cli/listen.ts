@@ -12,6 +12,7 @@ import {
 } from '../node.ts';
 import { Refusal } from './refusal.ts';
 import type { ServeOptions } from './serve-command.ts';
+import { named } from './served-image.ts';
 import type { ServedExport } from './served-exports.ts';
 
 /** Starts the server. Clients can connect when this resolves. */
@@ -32,12 +33,18 @@ export async function listen(
       tls,
     });
   } catch (cause) {
-    if (cause instanceof SluiceError) throw cause;
+    if (cause instanceof SluiceError) throw options.bitmap ? ofImage(cause, exports) : cause;
     if (options.fd !== undefined) {
       throw new Refusal(`listen on ${placeOf(options)}`, cause, 'it must listen: Accept=no');
     }
     throw await listenRefusal(cause, placeOf(options), options.socket, '-p or -k');
   }
+}
+
+/** Of several exports the library says which ones have no such bitmap, and of one nothing. */
+function ofImage(error: SluiceError, [only, ...others]: readonly ServedExport[]): SluiceError {
+  const isAbsent = error.code === 'ERR_SLUICE_UNSUPPORTED' && others.length === 0;
+  return only !== undefined && isAbsent ? named(only.image, error) : error;
 }
 
 /**

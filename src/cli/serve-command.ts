@@ -23,9 +23,13 @@ const DEFAULT_CLIENTS = 100;
 
 const NOTES = `${CACHE_NOTES}
 
-Several images are exports of one server, and named like their files. -x, -D, -f
-and --key-file hold for all of them, or are given once for each, in their order;
-the other options hold for all. A client that asks for no name gets the first.
+Several images are exports of one server, and named like their files, or by -x,
+which is given once for each image, in their order, or not at all. -f, -D and
+--key-file are given once for all images, or once for each, in their order. The
+other options hold for all, as far as they fit: a --key-file for all is for the
+encrypted ones, options of qcow2 for those with -f qcow2, -B for those that have
+the bitmap; what fits none is refused. A client that asks for no name gets the
+first.
 
 When clients can connect, the first line on stderr is the URI, alone; of several
 images there is one such line for each. Without -t sluice ends when its last
@@ -148,8 +152,18 @@ function networkOptions(): Option[] {
       .argParser((text) => wholeNumber(text, 65535))
       .default(DEFAULT_PORT),
     new Option('-b, --bind <address>', 'address to listen on').default(DEFAULT_ADDRESS),
-    collected(new Option('-x, --export-name <name>', 'name of the export')),
-    collected(new Option('-D, --description <text>', 'description of the export')),
+    collected(
+      new Option(
+        '-x, --export-name <name>',
+        'name of the export; of several images, given for each',
+      ),
+    ),
+    collected(
+      new Option(
+        '-D, --description <text>',
+        'description of the export; may be given for each image',
+      ),
+    ),
     new Option(
       '-A, --allocation-depth',
       'offer qemu:allocation-depth: which image of a chain has what',

@@ -5,6 +5,7 @@ import { readPem } from '../nbd/pem.ts';
 import { reportLines } from './report.ts';
 import { notEmpty } from './served-image-options.ts';
 import type { Terminal } from './terminal.ts';
+import { staleText, type TlsReloads } from './tls-reloads.ts';
 
 /** What the command line says, parsed. */
 export interface TlsOptions {
@@ -53,17 +54,20 @@ export function checkTls(options: TlsOptions, command: Command): void {
   }
 }
 
+function isSecure({ tls, tlsCertificates, tlsPsk }: TlsOptions): boolean {
+  return tls !== 'off' && (tlsCertificates ?? tlsPsk) !== undefined;
+}
+
 /** What the server is told, with the contents of files; undefined: no TLS. */
 export async function readTls(options: TlsOptions): Promise<NbdTlsOptions | undefined> {
   const { tls, tlsCertificates: folder, tlsPsk } = options;
-  if (tls === 'off') return undefined;
+  if (!isSecure(options)) return undefined;
   const mode = tls === 'on' ? 'allow' : 'require';
   if (tlsPsk !== undefined) return { mode, psk: await readPskFile(tlsPsk) };
   if (folder === undefined) return undefined;
-  const [cert, key] = await Promise.all([
-    readPem(folder, 'server-cert.pem'),
-    readPem(folder, 'server-key.pem'),
-  ]);
+  // In turn: of several that are missing the first is told of.
+  const cert = await readPem(folder, 'server-cert.pem');
+  const key = await readPem(folder, 'server-key.pem');
   if (options.tlsVerifyPeer !== true) return { mode, cert, key };
   return { mode, cert, key, ca: await readPem(folder, 'ca-cert.pem') };
 }
@@ -72,25 +76,44 @@ export async function readTls(options: TlsOptions): Promise<NbdTlsOptions | unde
  * What SIGHUP does: reads the files anew, for clients that come from then on. Of files that cannot
  * be used it is told, and the old ones stay in use.
  */
-export function renewalOfTls(
-  server: NbdServer,
-  options: TlsOptions,
-  terminal: Terminal,
-): () => void {
-  const renew = async (): Promise<void> => {
+export class TlsRenewal {
+  readonly #server: NbdServer;
+  readonly #options: TlsOptions;
+  readonly #terminal: Terminal;
+  #reloads: TlsReloads = { done: 0, failed: 0, stale: false };
+  /** One after the other, or the older files might win. */
+  #renewed = Promise.resolve();
+
+  constructor(server: NbdServer, options: TlsOptions, terminal: Terminal) {
+    this.#server = server;
+    this.#options = options;
+    this.#terminal = terminal;
+  }
+
+  /** Of a server with TLS. */
+  get reloads(): TlsReloads | undefined {
+    return isSecure(this.#options) ? this.#reloads : undefined;
+  }
+
+  /** Reads the files anew, when what was asked before is done. */
+  request(): void {
+    this.#renewed = this.#renewed.then(() => this.#renew());
+  }
+
+  async #renew(): Promise<void> {
+    const { done, failed, lastFailure } = this.#reloads;
     try {
-      const tls = await readTls(options);
-      if (tls !== undefined) server.renewTls(tls);
-    } catch (error) {
-      const [reason] = reportLines(error);
-      terminal.warn(`TLS goes on with the files that were read before: ${reason}`);
+      const tls = await readTls(this.#options);
+      if (tls === undefined) return;
+      this.#server.renewTls(tls);
+      this.#reloads = { done: done + 1, failed, stale: false, ...(lastFailure && { lastFailure }) };
+    } catch (cause) {
+      const [error = ''] = reportLines(cause);
+      this.#terminal.warn(staleText(error));
+      const failure = { time: new Date().toISOString(), error };
+      this.#reloads = { done, failed: failed + 1, stale: true, lastFailure: failure };
     }
-  };
-  // One after the other, or the older files might win.
-  let renewed = Promise.resolve();
-  return () => {
-    renewed = renewed.then(renew);
-  };
+  }
 }
 
 /**

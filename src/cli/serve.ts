@@ -21,7 +21,7 @@ import { listen } from './listen.ts';
 import { PidFile } from './pid-file.ts';
 import { PrivateFolder, runCommand } from './run-command.ts';
 import type { ServeOptions } from './serve-command.ts';
-import { readTls, renewalOfTls, uriForClients, warnOfFaults } from './serve-tls.ts';
+import { readTls, TlsRenewal, uriForClients, warnOfFaults } from './serve-tls.ts';
 import type { ServedExport } from './served-exports.ts';
 import { drawStatus, sampleOf, toTheEnd, watchHealth, withImages } from './served-image.ts';
 import { ServerLog } from './server-log.ts';
@@ -42,7 +42,8 @@ export async function serve(
     await using folder = isPrivate ? await PrivateFolder.make() : undefined;
     const notices: string[] = [];
     const placed = { ...options, ...folder?.place };
-    const served = { exports, options: placed, terminal, pidFile, notices };
+    const lastActs = folder === undefined ? [] : [folder.removeNow];
+    const served = { exports, options: placed, terminal, pidFile, notices, lastActs };
     const notice = (text: string): void => void notices.push(text);
     const outcome = await withImages(exports, options, notice, (disks) =>
       serveDisks(disks, served),
@@ -62,6 +63,8 @@ interface Served {
   readonly pidFile: PidFile;
   /** Said of the images while they were opened. */
   readonly notices: readonly string[];
+  /** What a second signal does before it ends the process. */
+  readonly lastActs: (() => void)[];
 }
 
 /** On the way out the disks are flushed and closed. */
@@ -72,7 +75,8 @@ async function serveDisks(
   const { exports, options, terminal } = served;
   const tls = await readTls(options);
   await using server = await listen(disks, exports, options, tls);
-  const controlled = { server, disks: namedDisks(disks, exports) };
+  const renewal = new TlsRenewal(server, options, terminal);
+  const controlled = { server, disks: namedDisks(disks, exports), renewal };
   await using _control = await Control.open(options.control, controlled);
   await served.pidFile.write();
   const stop = listenToSignals(controlled, served);
@@ -84,7 +88,12 @@ async function serveDisks(
   const code =
     options.run === undefined
       ? await serveClients(disks, server, { stop, terminal, options })
-      : await runCommand(options.run, uris, stop);
+      : await runCommand(options.run, {
+          uris,
+          stop,
+          warn: (text) => terminal.warn(text),
+          onStart: (kill) => void served.lastActs.unshift(kill),
+        });
   for (const timer of watching) clearInterval(timer);
   await server.close();
   return { code, summary: options.run === undefined ? summaryText(start, sampleOf(disks)) : '' };
@@ -100,15 +109,18 @@ function namedDisks(disks: readonly Disk[], exports: readonly ServedExport[]): C
 
 /** Resolves with the signal that asks the server to stop. */
 function listenToSignals(
-  controlled: Controlled,
-  { options, terminal }: Served,
+  controlled: Controlled & { readonly renewal: TlsRenewal },
+  { options, terminal, lastActs }: Served,
 ): Promise<NodeJS.Signals> {
   process.on('SIGUSR2', () => terminal.line(statsText(controlStats(controlled)).trimEnd()));
   // Whoever passes a socket has no terminal that could hang up.
   const isDaemon = isForked() || options.fd !== undefined;
   return stopRequested(
-    () => terminal.error('gave up: the last flush was not finished'),
-    isDaemon ? renewalOfTls(controlled.server, options, terminal) : undefined,
+    () => {
+      for (const act of lastActs) act();
+      terminal.error('gave up: the last flush was not finished');
+    },
+    isDaemon ? () => controlled.renewal.request() : undefined,
   );
 }
 

@@ -1,6 +1,6 @@
 /**
- * The images of a command line, and what is said of each: -f, -x, -D and --key-file are given once
- * for all, or once for each image, in their order.
+ * The images of a command line, and what is said of each: -f, -D and --key-file are given once for
+ * all, or once for each image, in their order; -x once for each.
  */
 import { basename } from 'node:path';
 
@@ -11,6 +11,8 @@ export interface ServedExport {
   readonly description: string | undefined;
   readonly format: string | undefined;
   readonly keyFile: string | undefined;
+  /** The key is for all images: for those that are encrypted. */
+  readonly isKeyShared: boolean;
 }
 
 /** What may be said of each image. */
@@ -37,16 +39,17 @@ export function exportsOf(
     values: readonly string[] | undefined,
   ): ((index: number) => string | undefined) => {
     const given = values?.length ?? 0;
-    if (given > 1 && count > 1 && given !== count) {
-      refuse(`${flag} is given ${given} times for ${count} images: once for all, or for each`);
+    const once = flag === '-x' ? 'not at all' : 'once for all';
+    const isForAll = given === 1 && flag !== '-x';
+    if (given > 0 && given !== count && !isForAll) {
+      const times = given === 1 ? 'once' : `${given} times`;
+      const many = count === 1 ? '1 image: give it once' : `${count} images`;
+      const advice = count === 1 ? '' : `: give it once for each image, in their order, or ${once}`;
+      refuse(`${flag} is given ${times} for ${many}${advice}`);
     }
-    return (index) => (count > 1 && given === count ? values?.[index] : values?.at(-1));
+    return (index) => (given === count ? values?.[index] : values?.[0]);
   };
-  const { exportName } = options;
-  if (count > 1 && exportName?.length === 1) {
-    refuse('-x is given once for each image, or not at all');
-  }
-  const name = each('-x', exportName);
+  const name = each('-x', options.exportName);
   const description = each('-D', options.description);
   const format = each('-f', options.format);
   const keyFile = each('--key-file', options.keyFile);
@@ -56,6 +59,7 @@ export function exportsOf(
     description: description(index),
     format: format(index),
     keyFile: keyFile(index),
+    isKeyShared: count > 1 && options.keyFile?.length === 1,
   }));
   const names = exports.map(({ name }) => name);
   const twice = names.find((name, index) => names.indexOf(name) !== index);

@@ -3,6 +3,8 @@ import { dirname } from 'node:path';
 
 import type { CacheModeName } from '../cache-mode.ts';
 import { corruptionText } from '../corruption.ts';
+import { SluiceError } from '../errors.ts';
+import { isKeyUnused } from '../image/qcow2/encryption.ts';
 import { type Disk, FileTrace, type ImageFormat, type NamedFilePolicy, openDisk } from '../node.ts';
 import { type Sample, statusTexts, sumOf } from './activity.ts';
 import { followCommand } from './fork.ts';
@@ -75,25 +77,75 @@ export async function openImage(
   }
 }
 
+/** The options of a command line for its images. */
+type SharedOptions = Omit<ServedImageOptions, 'format' | 'keyFile'>;
+
 /**
- * Opens images in turn, and closes them when `work` has ended, however it does.
- * @param opened those that are open already
+ * Opens images in turn, and closes them when `work` has ended, however it does. What is said once
+ * for several images is for those that it fits: options of qcow2 for qcow2 images, a key for those
+ * that are encrypted. Rejects where it fits none.
  */
 export async function withImages<Result>(
   exports: readonly ServedExport[],
-  options: Omit<ServedImageOptions, 'format' | 'keyFile'>,
+  options: SharedOptions,
   onNotice: (text: string) => void,
   work: (disks: readonly Disk[]) => Promise<Result>,
-  opened: readonly Disk[] = [],
 ): Promise<Result> {
-  const next = exports[opened.length];
-  if (next === undefined) return await work(opened);
-  const { image, format, keyFile } = next;
-  const prefix = exports.length > 1 ? `${image}: ` : '';
-  await using disk = await openImage(image, { ...options, format, keyFile }, (text) =>
-    onNotice(`${prefix}${text}`),
-  );
-  return await withImages(exports, options, onNotice, work, [...opened, disk]);
+  let isKeyUsed = false;
+  const openOne = async (served: ServedExport): Promise<Disk> => {
+    const { image, keyFile } = served;
+    const prefix = exports.length > 1 ? `${image}: ` : '';
+    const notice = (text: string): void => onNotice(`${prefix}${text}`);
+    const fitting = fittingOptions(served, options, exports);
+    try {
+      const disk = await openImage(image, fitting, notice);
+      isKeyUsed ||= fitting.keyFile !== undefined;
+      return disk;
+    } catch (error) {
+      if (!(error instanceof SluiceError)) throw error;
+      if (!served.isKeyShared || !isKeyUnused(error)) throw named(image, error);
+      notice(`it is not encrypted: the key of ${JSON.stringify(keyFile)} is not for it`);
+    }
+    return await openImage(image, { ...fitting, keyFile: undefined }, notice);
+  };
+  const openNext = async (opened: readonly Disk[]): Promise<Result> => {
+    const next = exports[opened.length];
+    if (next !== undefined) {
+      await using disk = await openOne(next);
+      return await openNext([...opened, disk]);
+    }
+    if (exports[0]?.isKeyShared === true && !isKeyUsed) throw keyForNone(exports);
+    return await work(opened);
+  };
+  return await openNext([]);
+}
+
+/** What of the options is for an image: among several, those of qcow2 are for qcow2 images. */
+function fittingOptions(
+  { format, keyFile, isKeyShared }: ServedExport,
+  options: SharedOptions,
+  exports: readonly ServedExport[],
+): ServedImageOptions {
+  const isMixed = exports.some(({ format }) => format === 'qcow2');
+  if (format === 'qcow2' || !isMixed) return { ...options, format, keyFile };
+  const { backingFormat: _backing, metadataCache: _cache, flushInterval: _flush, ...any } = options;
+  return { ...any, allow: [], format, keyFile: isKeyShared ? undefined : keyFile };
+}
+
+function keyForNone(exports: readonly ServedExport[]): SluiceError {
+  const [first] = exports;
+  const images = exports.map(({ image }) => JSON.stringify(image)).join(', ');
+  const found = `--key-file ${JSON.stringify(first?.keyFile)} is for encrypted images`;
+  const message = `${found}, and none of ${images} is encrypted; leave it out if that is right`;
+  return new SluiceError('ERR_SLUICE_INVALID_ARGUMENT', message);
+}
+
+/** The error of an image, which says which one it is. */
+export function named(image: string, error: SluiceError): SluiceError {
+  if (error.message.includes(image)) return error;
+  const { code, message, operation, cause = error } = error;
+  const place = { path: image, cause, ...(operation === undefined ? {} : { operation }) };
+  return new SluiceError(code, `${JSON.stringify(image)}: ${message}`, place);
 }
 
 /** Raw disks name no files: then it is said that --allow is not for them. */

@@ -59,16 +59,23 @@ export class ServerLog implements Disposable {
       this.#leftOut += 1;
       return;
     }
-    const time = new Date(now).toISOString();
-    if (this.#leftOut > 0) this.#say(`${time} ${this.#leftOut} lines were left out`);
-    this.#leftOut = 0;
+    this.#sayLeftOut();
     this.#tokens -= 1;
-    this.#say(`${time} ${text}`);
+    this.#say(`${new Date(now).toISOString()} ${text}`);
   }
 
+  /** The last word: no line comes any more that could say how many are missing before it. */
   [Symbol.dispose](): void {
+    this.#sayLeftOut();
     unsubscribe('sluice:nbd:error', this.#failed);
     unsubscribe('sluice:disk:sync', this.#synced);
+  }
+
+  #sayLeftOut(): void {
+    if (this.#leftOut === 0) return;
+    const lines = this.#leftOut === 1 ? '1 line was' : `${this.#leftOut} lines were`;
+    this.#say(`${new Date(this.#now()).toISOString()} ${lines} left out`);
+    this.#leftOut = 0;
   }
 
   #request({ client, command, type, offset, length, error }: NbdRequestEvent): void {

@@ -1,6 +1,7 @@
 /** Statistics of a server as lines for people. */
 import type { NbdClientStats, NbdExportStats, NbdServerStats, NbdTraffic } from '../node.ts';
 import { formatBytes, formatCount } from './format.ts';
+import { staleLines, type TlsReloads } from './tls-reloads.ts';
 
 /** What `GET /stats` of a control socket answers; docs/metrics.md. */
 export interface ControlStats {
@@ -10,6 +11,8 @@ export interface ControlStats {
   readonly residentBytes: number;
   readonly cpuSeconds: number;
   readonly healthy: boolean;
+  /** Of a server with TLS. */
+  readonly tlsReloads?: TlsReloads;
   readonly server: NbdServerStats;
 }
 
@@ -24,6 +27,7 @@ export function statsText(stats: ControlStats): string {
       `${formatBytes(stats.residentBytes)}, cpu ${stats.cpuSeconds.toFixed(1)} s` +
       (stats.healthy ? '' : ', NOT HEALTHY'),
     connectionsLine(server),
+    ...staleLines(stats.tlsReloads),
     ...server.exports.flatMap((found) => exportLines(found, server.latencyBoundsSeconds)),
     ...clientLines(server.clients),
   ];

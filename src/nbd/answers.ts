@@ -5,10 +5,11 @@
 import { isSmall } from '../arena.ts';
 import type { Device } from '../device.ts';
 import { STATUS_IO_ERROR } from '../abi/request.ts';
+import { commandWords } from './commands.ts';
 import { asksDevice, contextId, describe, type MetaContext } from './contexts.ts';
 import { MAX_EXTENTS } from './limits.ts';
 import { CMD_FLAG_REQ_ONE, CMD_READ } from './protocol.ts';
-import { COMMANDS, errorOfRefusal, isPastEnd, refusalText } from './refusals.ts';
+import { errorOfRefusal, isPastEnd, refusalText } from './refusals.ts';
 import { RequestTable, type Session } from './requests.ts';
 import { Sender } from './sender.ts';
 import type { ByteSocket } from './socket.ts';
@@ -126,7 +127,7 @@ export class Answers {
     const error = replyError(type, status);
     if (error === 0) return this.done(slot);
     if (!this.#session.structured) return this.#simpleError(slot, error);
-    const text = failureText(COMMANDS[type] ?? '', status, errno);
+    const text = failureText(commandWords(type), status, errno);
     this.sender.replies.error(table, slot, error, text);
     this.#end(slot, error);
   }

@@ -63,26 +63,56 @@ export function isSelected(selection: number, place: number): boolean {
   return ((selection >>> place) & 1) !== 0;
 }
 
+/** What is offered besides base:allocation. */
+export interface ContextOptions {
+  readonly allocationDepth: boolean;
+  readonly bitmaps: readonly string[];
+  /** Bitmaps that the device does not have are passed over. */
+  readonly bitmapsIfThere: boolean;
+}
+
 /**
  * The contexts of an export.
  * @throws what `Device.readBitmap` throws; ERR_SLUICE_UNSUPPORTED for a bitmap that is not there
  */
 export async function readContexts(
   device: Device,
-  options: { readonly allocationDepth: boolean; readonly bitmaps: readonly string[] },
+  options: ContextOptions,
 ): Promise<MetaContext[]> {
   const contexts: MetaContext[] = [{ name: CONTEXT_BASE_ALLOCATION, kind: 'allocation' }];
   if (options.allocationDepth) contexts.push({ name: CONTEXT_ALLOCATION_DEPTH, kind: 'depth' });
   for (const name of options.bitmaps) {
     const map = await device.readBitmap?.(name);
-    if (map === undefined) {
-      const found = `the disk has no bitmap ${JSON.stringify(name)}`;
-      const advice = 'only qcow2 images have bitmaps; list them with sluice info';
-      throw new SluiceError('ERR_SLUICE_UNSUPPORTED', `${found}; ${advice}`);
+    if (map !== undefined) {
+      contexts.push({ name: `${CONTEXT_DIRTY_BITMAP}${name}`, kind: 'bitmap', map });
+    } else if (!options.bitmapsIfThere) {
+      throw noBitmap('the disk has no', name);
     }
-    contexts.push({ name: `${CONTEXT_DIRTY_BITMAP}${name}`, kind: 'bitmap', map });
   }
   return contexts;
+}
+
+/**
+ * Refuses what was asked of all exports and none has.
+ * @throws SluiceError ERR_SLUICE_UNSUPPORTED
+ */
+export function refuseAbsent(
+  bitmaps: Iterable<string>,
+  exports: readonly { readonly name: string; readonly contexts: readonly MetaContext[] }[],
+): void {
+  const names = exports.map(({ name }) => JSON.stringify(name));
+  const where = names.length === 1 ? 'the disk has no' : `none of ${names.join(', ')} has a`;
+  for (const name of new Set(bitmaps)) {
+    const wanted = `${CONTEXT_DIRTY_BITMAP}${name}`;
+    const isThere = exports.some(({ contexts }) => contexts.some(({ name }) => name === wanted));
+    if (!isThere) throw noBitmap(where, name);
+  }
+}
+
+function noBitmap(where: string, name: string): SluiceError {
+  const found = `${where} bitmap ${JSON.stringify(name)}`;
+  const advice = 'only qcow2 images have bitmaps; list them with sluice info';
+  return new SluiceError('ERR_SLUICE_UNSUPPORTED', `${found}; ${advice}`);
 }
 
 /**

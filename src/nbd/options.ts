@@ -37,8 +37,9 @@ export interface NbdExportOptions {
 
 /**
  * How a server listens and what it grants. With a list of exports, `name` and `description` are
- * theirs; `readOnly` and `allocationDepth` hold for all, `bitmaps` for those without bitmaps of
- * their own, and `maxClients` for all together.
+ * theirs; `readOnly` and `allocationDepth` hold for all, and `maxClients` for all together.
+ * `bitmaps` are, of the exports without bitmaps of their own, for those whose disks have them: for
+ * one at least.
  */
 export interface NbdServerOptions extends NbdExportOptions {
   /** Path of a unix socket to create; excludes `host` and `port`. */
@@ -92,6 +93,8 @@ export interface ExportSettings {
   readonly readOnly: boolean;
   readonly allocationDepth: boolean;
   readonly bitmaps: readonly string[];
+  /** They were asked of all exports of a list: this one need not have them. */
+  readonly bitmapsIfThere: boolean;
   /** 0: no limit of its own. */
   readonly maxClients: number;
   /** More than one client may be there at once. */
@@ -192,6 +195,7 @@ function exportOf(own: DeviceExport, server: NbdServerOptions): ExportSettings {
     readOnly: own.readOnly === true || server.readOnly === true,
     allocationDepth: own.allocationDepth === true || server.allocationDepth === true,
     bitmaps: [...(own.bitmaps ?? server.bitmaps ?? [])],
+    bitmapsIfThere: own.bitmaps === undefined,
     maxClients,
     multiConn: maxClients !== 1 && server.maxClients !== 1,
   };

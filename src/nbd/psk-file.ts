@@ -5,6 +5,9 @@ import { SluiceError } from '../errors.ts';
 /** OpenSSL takes no longer name (PSK_MAX_IDENTITY_LEN) and no longer key (PSK_MAX_PSK_LEN). */
 const MAX_USER_BYTES = 128;
 const MAX_KEY_BYTES = 256;
+const ADVICE = 'make it with psktool -u USER -p FILE';
+/** 128 bits, the strength of the weakest suite: a key that can be guessed is none. */
+export const MIN_KEY_BYTES = 16;
 /** Nobody has as many users: it is another file. */
 const MAX_FILE_BYTES = 2 ** 20;
 
@@ -28,15 +31,25 @@ export async function readPskFile(path: string): Promise<Map<string, Uint8Array>
     if (text === '' || text.startsWith('#')) continue;
     const [, user = '', hex = ''] = /^([^:]+):((?:[0-9a-f]{2})+)$/i.exec(text) ?? [];
     const key = Buffer.from(hex, 'hex');
-    if (user === '') throw wrong(path, `line ${index + 1} is not USER:KEY with a key in hex`);
+    if (user === '')
+      throw wrong(path, `line ${index + 1} is not USER:KEY with a key in hex; ${ADVICE}`);
     if (Buffer.byteLength(user) > MAX_USER_BYTES || key.length > MAX_KEY_BYTES) {
       const most = `${MAX_USER_BYTES} bytes, or a key of more than ${MAX_KEY_BYTES}`;
       throw wrong(path, `line ${index + 1} has a name of more than ${most}`);
     }
+    if (key.length < MIN_KEY_BYTES) {
+      const found = `line ${index + 1} has a key of ${bytesText(key.length)}`;
+      const advice = `a key has ${MIN_KEY_BYTES} or more, make one with psktool`;
+      throw wrong(path, `${found}; ${advice}`);
+    }
     keys.set(user, key);
   }
-  if (keys.size === 0) throw wrong(path, 'it has no keys');
+  if (keys.size === 0) throw wrong(path, `it has no keys; ${ADVICE}`);
   return keys;
+}
+
+function bytesText(count: number): string {
+  return count === 1 ? '1 byte' : `${count} bytes`;
 }
 
 function wrong(path: string, reason: string): SluiceError {

@@ -2,6 +2,7 @@
  * Why a request is refused before it reaches the device: a number on the way, an error and a text
  * in the reply. NBD proto, "Error values".
  */
+import { commandWords } from './commands.ts';
 import { NBD_EINVAL, NBD_ENOSPC, NBD_EPERM } from './protocol.ts';
 import type { RequestTable, Session } from './requests.ts';
 
@@ -38,7 +39,7 @@ export function isPastEnd(reason: number): boolean {
 
 /** Why, for people. */
 export function refusalText(reason: number, session: Session, table: RequestTable, slot: number) {
-  const command = COMMANDS[table.type[slot] ?? 0] ?? 'request';
+  const command = commandWords(table.type[slot] ?? 0);
   const flags = `0x${(table.flags[slot] ?? 0).toString(16)}`;
   switch (reason) {
     case REFUSED_COMMAND:
@@ -62,15 +63,3 @@ export function refusalText(reason: number, session: Session, table: RequestTabl
       return `${command}: its payload is a length and the ids of selected contexts, each once`;
   }
 }
-
-/** By their numbers. */
-export const COMMANDS: readonly string[] = [
-  'read',
-  'write',
-  'disconnect',
-  'flush',
-  'trim',
-  'cache',
-  'write zeroes',
-  'block status',
-];

@@ -26,7 +26,7 @@ export interface NbdServer extends AsyncDisposable {
   readonly uris: readonly string[];
   /** Clients in transmission now. */
   readonly clients: number;
-  /** What it has done, and is doing now. */
+  /** What it has done, and is doing now. Of a closed server what connections there were is left. */
   stats(): NbdServerStats;
   /**
    * Certificates or keys for clients that come from now on; those that are there keep their TLS.

@@ -14,7 +14,7 @@ import { createServer, type Server, type Socket } from 'node:net';
 import type { Device } from '../device.ts';
 import { SluiceError } from '../errors.ts';
 import type { Connection } from './connection.ts';
-import { readContexts } from './contexts.ts';
+import { readContexts, refuseAbsent } from './contexts.ts';
 import { Export } from './export.ts';
 import {
   CLOSE_TIMEOUT_MS,
@@ -299,7 +299,9 @@ class ExportServer extends EventEmitter<NbdServerEvents> implements DeviceServer
       withdrawal.done();
     }
     const open = this.#listening || this.#sockets.size > 0 || this.#serving.size > 0;
-    if (this.#closing && !open) this.#resolveClosed();
+    if (!this.#closing || open) return;
+    this.#exports.length = 0;
+    this.#resolveClosed();
   }
 
   /** Makes room for those that wait: one for each. */
@@ -345,5 +347,10 @@ async function exportsOf({ exports }: ServerSettings): Promise<Export[]> {
     devices.set(device, shared);
     offered.push(new Export(device, shared, settings, await readContexts(device, settings)));
   }
+  const shared = exports.filter(({ bitmapsIfThere }) => bitmapsIfThere);
+  refuseAbsent(
+    shared.flatMap(({ bitmaps }) => bitmaps),
+    offered,
+  );
   return offered;
 }

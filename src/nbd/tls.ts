@@ -13,6 +13,7 @@ import { createSecureContext, createServer, type TlsOptions, type TLSSocket } fr
 import { invalid } from '../arguments.ts';
 import { SluiceError } from '../errors.ts';
 import { type Checks, isOneOf, objectOf } from '../options.ts';
+import { MIN_KEY_BYTES } from './psk-file.ts';
 
 /** PEM, as text or bytes. */
 export type Pem = string | Uint8Array;
@@ -30,7 +31,10 @@ export interface NbdTlsOptions {
   readonly key?: Pem | undefined;
   /** Authorities: a client must show a certificate that one of them signed. */
   readonly ca?: Pem | undefined;
-  /** Keys by names of users, instead of certificates (PSK, RFC 4279). `readPskFile` reads them. */
+  /**
+   * Keys by names of users, instead of certificates (PSK, RFC 4279): 16 bytes or more each.
+   * `readPskFile` reads them.
+   */
   readonly psk?: ReadonlyMap<string, Uint8Array> | undefined;
 }
 
@@ -149,7 +153,11 @@ function isKeys(value: unknown, name: string): void {
     throw invalid(`${name} must be a Map with at least one user and key`);
   }
   for (const [user, key] of value as ReadonlyMap<unknown, unknown>) {
-    if (typeof user === 'string' && key instanceof Uint8Array && key.length > 0) continue;
-    throw invalid(`${name} must have names of users, and a Uint8Array as the key of each`);
+    if (typeof user !== 'string' || !(key instanceof Uint8Array)) {
+      throw invalid(`${name} must have names of users, and a Uint8Array as the key of each`);
+    }
+    if (key.length >= MIN_KEY_BYTES) continue;
+    const found = `the key of ${JSON.stringify(user)} has ${key.length}`;
+    throw invalid(`${name} must have keys of ${MIN_KEY_BYTES} bytes or more; ${found}`);
   }
 }

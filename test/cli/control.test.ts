@@ -1,6 +1,6 @@
 /** The control socket of `sluice serve --control`, and who asks it. */
 import { once } from 'node:events';
-import { stat, writeFile } from 'node:fs/promises';
+import { readFile, stat, writeFile } from 'node:fs/promises';
 import { get } from 'node:http';
 import { connect, createServer } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -120,6 +120,19 @@ describe('the control socket', () => {
     expect(Math.abs(startedAt - Date.now() / 1000)).toBeLessThan(60);
   });
 
+  it('has metrics of its own, which docs/metrics.md names', async () => {
+    const keys = folder.file('keys.psk');
+    await writeFile(keys, `alice:${'0f'.repeat(16)}\n`);
+    const secure = ['--tls-psk', keys];
+    await using _server = await serve(['-t', '-k', socket, '--control', control, ...secure, image]);
+    const document = await readFile(new URL('../../docs/metrics.md', import.meta.url), 'utf8');
+    for (const { name } of parsePrometheus((await ask('/metrics')).body)) {
+      expect(document).toContain(`\`${name}\``);
+    }
+    const { tlsReloads } = JSON.parse((await ask('/stats')).body) as Record<string, unknown>;
+    expect(tlsReloads).toEqual({ done: 0, failed: 0, stale: false });
+  });
+
   it('tells health, and what else it is asked', async () => {
     await using _server = await serveControlled();
     expect(await ask('/health')).toMatchObject({ status: 200, body: 'ok\n' });
@@ -128,6 +141,20 @@ describe('the control socket', () => {
     const body = 'there is /stats, /metrics, /health\n';
     for (const path of ['/', '/stats/x', '/%73tats', '/../stats']) {
       expect(await ask(path)).toMatchObject({ status: 404, body });
+    }
+  });
+
+  it('takes the absolute form of a target, as proxies send it (RFC 9112, 3.2.2)', async () => {
+    await using _server = await serveControlled();
+    const lines = async (target: string): Promise<string> => {
+      const text = await rest(`GET ${target} HTTP/1.1\r\nHost: x\r\n\r\n`);
+      return `${text!.split('\r\n')[0]} ${text!.split('\r\n\r\n')[1]}`;
+    };
+    for (const target of ['http://x/health', 'HTTP://x:80/health?y', 'https://[::1]/health']) {
+      expect(await lines(target)).toBe('HTTP/1.1 200 OK ok\n');
+    }
+    for (const target of ['http://x', 'http://x/', 'http://x?/health', 'x/health', '//health']) {
+      expect(await lines(target)).toMatch(/^HTTP\/1.1 40[04] /);
     }
   });
 
@@ -234,6 +261,7 @@ describe('sluice stats', () => {
     expect(text).toMatch(/^ {2}1 unix "": \d+ s, /m);
     const json = await succeed(process.execPath, [SLUICE, 'stats', '--output', 'json', control]);
     expect(JSON.parse(json)).toMatchObject({ pid: server.child.pid });
+    expect(JSON.parse(json)).not.toHaveProperty('tlsReloads');
   });
 
   it('goes on with --watch until Ctrl-C', async () => {
@@ -242,6 +270,15 @@ describe('sluice stats', () => {
     await using watching = new Running(process.execPath, args);
     await watching.shows(/uptimeSeconds[^]*uptimeSeconds/);
     expect(await watching.stop('SIGINT')).toMatchObject({ signal: 'SIGINT' });
+  });
+
+  it('ends in silence with --watch when its reader goes away', async () => {
+    await using _server = await serveControlled();
+    const args = [SLUICE, 'stats', '--watch', '1', control];
+    await using watching = new Running(process.execPath, args);
+    await watching.shows(/connections: /);
+    watching.child.stdout!.destroy();
+    expect(await watching.outcome).toMatchObject({ code: 0, stderr: '' });
   });
 
   it('says what is wrong where no server answers', { timeout: 30_000 }, async () => {

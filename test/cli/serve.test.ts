@@ -11,7 +11,7 @@ import {
   NBD_CMD_WRITE,
   NbdClient,
 } from './nbd-client.ts';
-import { Folder, serve, type Serving, sluice } from './sluice.ts';
+import { Folder, serve, type Serving, sluice, until } from './sluice.ts';
 
 const MEGABYTE = 2 ** 20;
 
@@ -65,6 +65,92 @@ describe('several images', () => {
     await using second = await NbdClient.connect(server.uri, 'b');
     expect(second.sizeBytes).toBe(4 * MEGABYTE);
     await expect(NbdClient.connect(server.uri, 'disk.img')).rejects.toThrow();
+  });
+
+  describe('take what is said of all as far as it fits', () => {
+    const args = (): string[] => ['-t', '-k', socket, '-f', 'qcow2', '-f', 'qcow2', '-f', 'raw'];
+    let key: string;
+    let [locked, open] = ['', ''];
+    beforeEach(async () => {
+      key = folder.file('key');
+      [locked, open] = [folder.file('locked.qcow2'), folder.file('open.qcow2')];
+      await writeFile(key, 'secret');
+      const luks = ['-o', 'encrypt.format=luks,encrypt.iter-time=10', '--key-file', key];
+      for (const [path, how] of [
+        [locked, luks],
+        [open, []],
+      ] as const) {
+        const made = await sluice(['create', '-f', 'qcow2', ...how, path, '4M']);
+        expect(made).toMatchObject({ code: 0, stderr: '' });
+      }
+      expect(await sluice(['bitmap', '--add', open, 'b0'])).toMatchObject({ code: 0 });
+    });
+
+    it('a key: the encrypted ones; an image of qcow2 that is not is named', async () => {
+      const shared = ['--key-file', key, '--flush-interval', '100', '--allow', folder.path];
+      await using server = await serve([...args(), ...shared, locked, open, image]);
+      await until(() => server.stderr.includes('is not for it'));
+      const warnings = server.stderr.split('\n').filter((line) => line.includes('warning'));
+      expect(warnings).toEqual([
+        `sluice: warning: ${open}: it is not encrypted: the key of "${key}" is not for it`,
+      ]);
+      await using client = await NbdClient.connect(server.uri, 'locked.qcow2');
+      expect(client.sizeBytes).toBe(4 * MEGABYTE);
+    });
+
+    it('a key that fits none, or an image that it was given for, is refused by name', async () => {
+      const none = await sluice([
+        'serve',
+        '--key-file',
+        key,
+        '-f',
+        'qcow2',
+        '-f',
+        'raw',
+        open,
+        image,
+      ]);
+      expect(none).toMatchObject({ code: 1 });
+      expect(none.stderr).toMatch(
+        /--key-file ".*key" is for encrypted images, and none of ".*open/,
+      );
+      expect(none.stderr).toMatch(
+        /"\S+disk.img" is encrypted; leave it out .*INVALID_ARGUMENT\)\n$/,
+      );
+      const each = ['--key-file', key, '--key-file', key, '-f', 'qcow2', '-f', 'raw'];
+      const own = await sluice(['serve', ...each, locked, image]);
+      expect(own.stderr).toBe(
+        `sluice: "${image}": --key-file is for qcow2 images: pass -f qcow2 ` +
+          '(ERR_SLUICE_INVALID_ARGUMENT)\n',
+      );
+      const single = await sluice(['serve', '--flush-interval', '5', image]);
+      expect(single.stderr).toContain(`sluice: "${image}": --flush-interval is for qcow2`);
+      const wrong = await sluice(['serve', '--key-file', image, '-f', 'qcow2', open, locked]);
+      expect(wrong.stderr).toMatch(/^sluice: .*locked.qcow2.*\(ERR_SLUICE_KEY\)\n$/);
+    });
+
+    it('a bitmap: those that have it; none is refused by name', async () => {
+      const shared = ['-r', '-B', 'b0', '-f', 'qcow2', '-f', 'raw'];
+      await using server = await serve(['-t', '-k', socket, ...shared, open, image]);
+      await using client = await NbdClient.connect(server.uri, 'disk.img');
+      expect(client.sizeBytes).toBe(MEGABYTE);
+      const none = await sluice([
+        'serve',
+        '-r',
+        '-B',
+        'b1',
+        '-f',
+        'qcow2',
+        '-f',
+        'raw',
+        open,
+        image,
+      ]);
+      expect(none).toMatchObject({ code: 1 });
+      expect(none.stderr).toContain('none of "open.qcow2", "disk.img" has a bitmap "b1"; only');
+      const only = await sluice(['serve', '-r', '-B', 'b1', '-f', 'qcow2', open]);
+      expect(only.stderr).toContain(`sluice: "${open}": the disk has no bitmap "b1"; only qcow2`);
+    });
   });
 
   it('are closed again when one of them cannot be opened', async () => {

@@ -236,6 +236,52 @@ describe('sluice serve --run', () => {
     expect(await server.stop(signal)).toMatchObject({ code: 3, stdout: 'ready\npassed\n' });
   });
 
+  /** A command that says where its folder is and which process of it does not end by SIGTERM. */
+  const DEAF = `trap '' TERM; sleep 600 & echo "[\${unixsocket%/*}] $! ready"; wait; wait`;
+  const isThere = async (pid: number): Promise<boolean> => {
+    const text = await readFile(`/proc/${pid}/stat`, 'latin1').catch(() => '');
+    // A zombie waits for its parent only. proc(5): pid (name) state.
+    return text !== '' && !text.includes(') Z ');
+  };
+  const deaf = async (script: string) => {
+    const args = [...SERVE.slice(1), '--run', script, image];
+    const server = new Running(SERVE[0]!, args);
+    const [, place, pid] = await server.shows(/\[(.*)\] (\d+) ready/);
+    return { server, place: place!, pid: Number(pid) };
+  };
+
+  it('kills a command that does not end, and all that it started', async () => {
+    const { server, place, pid } = await deaf(DEAF);
+    await using _server = server;
+    const began = performance.now();
+    const { code, stderr } = await server.stop();
+    expect(performance.now() - began).toBeGreaterThan(4900);
+    expect(code).toBe(137);
+    expect(stderr).toBe(
+      'sluice: warning: the command did not end in 5 s after SIGTERM: it is killed\n',
+    );
+    expect([await isThere(pid), await exists(place)]).toEqual([false, false]);
+  });
+
+  it('kills what a command leaves that does end', async () => {
+    const { server, place, pid } = await deaf(`(${DEAF}) & wait`);
+    await using _server = server;
+    const { code, stderr } = await server.stop();
+    expect([code, stderr]).toEqual([143, expect.stringContaining('it is killed')]);
+    expect([await isThere(pid), await exists(place)]).toEqual([false, false]);
+  });
+
+  it('kills the command at a second signal, and leaves no folder', async () => {
+    const { server, place, pid } = await deaf(DEAF);
+    await using _server = server;
+    server.child.kill('SIGTERM');
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    const { code, stderr } = await server.stop();
+    expect([code, stderr]).toEqual([130, expect.stringContaining('gave up')]);
+    await until(async () => !(await isThere(pid)));
+    expect(await exists(place)).toBe(false);
+  });
+
   it('does not begin when the image cannot be served', async () => {
     const outcome = await sluice(['serve', '--run', 'echo ran', folder.file('none.img')]);
     expect(outcome).toMatchObject({ code: 1, stdout: '' });
@@ -289,6 +335,24 @@ describe('sluice serve -v', () => {
     for (let line = 0; line < 1000; line++) log.line(`later ${line}`);
     expect(said[100]).toBe('1970-01-01T00:00:01.000Z 900 lines were left out');
     expect(said).toHaveLength(100 + 1 + 20);
+  });
+
+  it('says at the end what it left out, and nothing where that is nothing', () => {
+    const said: string[] = [];
+    {
+      using log = new ServerLog(
+        (text) => said.push(text),
+        () => 0,
+      );
+      for (let line = 0; line < 103; line++) log.line(`${line}`);
+    }
+    expect(said.slice(99)).toEqual([
+      '1970-01-01T00:00:00.000Z 99',
+      '1970-01-01T00:00:00.000Z 3 lines were left out',
+    ]);
+    const quiet: string[] = [];
+    new ServerLog((text) => quiet.push(text))[Symbol.dispose]();
+    expect(quiet).toEqual([]);
   });
 });
 

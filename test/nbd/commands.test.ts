@@ -17,6 +17,7 @@ import {
   STATUS_READ_ONLY,
   STATUS_UNSUPPORTED,
 } from '../../src/abi/request.ts';
+import { COMMANDS, commandName, commandWords } from '../../src/nbd/commands.ts';
 import { bytes, contextData, hex, infoData, option, request, said } from './client.ts';
 import { serveFake, until } from './serving.ts';
 import {
@@ -152,6 +153,15 @@ describe.each([
       expect(reply.kind).toBe(structured && type === READ ? 'chunk' : 'simple');
     }
     expect(serving.device.log).toEqual([]);
+  });
+});
+
+describe('the names of commands', () => {
+  it('are in one table, by number: for statistics, and with spaces for people', () => {
+    const numbers = [READ, WRITE, DISC, FLUSH, TRIM, CACHE, WRITE_ZEROES, BLOCK_STATUS, 8];
+    expect(numbers.map(commandName)).toEqual([...COMMANDS, 'unknown']);
+    const words = 'read,write,request,flush,trim,cache,write zeroes,block status,request';
+    expect(numbers.map(commandWords).join()).toBe(words);
   });
 });
 

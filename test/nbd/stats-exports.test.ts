@@ -90,6 +90,22 @@ describe('several exports', () => {
     expect(connections).toMatchObject({ ended: { shutdown: 1 }, serving: 1 });
     expect((await second.ask({ type: FLUSH })).error).toBe(0);
   });
+
+  it('are none of a closed server; what connections there were is told', async () => {
+    const [a, b] = two();
+    await using serving = await serveOn([
+      { device: a, name: 'a' },
+      { device: b, name: 'b' },
+    ]);
+    {
+      await using _client = await goTo(serving.path, 'a');
+      await serving.server.close();
+    }
+    const stats = serving.server.stats();
+    expect([stats.exports, stats.clients]).toEqual([[], []]);
+    expect(stats.connections).toMatchObject({ accepted: 1, serving: 0, ended: { shutdown: 1 } });
+    expect(toPrometheus(stats)).not.toMatch(/^sluice_nbd_export_size_bytes/m);
+  });
 });
 
 describe('extended headers', () => {

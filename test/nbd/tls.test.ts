@@ -365,6 +365,7 @@ describe('options of TLS', () => {
     [{ psk: new Map() }, /tls\.psk must be a Map with at least one/],
     [{ psk: { alice: KEY } }, /tls\.psk must be a Map/],
     [{ psk: new Map([['alice', 'abcd']]) }, /a Uint8Array as the key/],
+    [{ psk: new Map([['alice', KEY.subarray(0, 15)]]) }, /16 bytes or more; .*"alice" has 15/],
     [{ psk: PSK, mode: 'on' }, /tls\.mode must be 'require' or 'allow'/],
     [{ psk: PSK, verify: true }, /tls has no option 'verify'/],
     [{ cert: 1, key: 2 }, /tls\.cert must be PEM/],
@@ -390,17 +391,20 @@ describe('a file of keys', () => {
   };
 
   it('has a user and a key in each line', async () => {
-    const keys = await read('# keys\nalice:00ff\r\n\nbob smith:ABcd12');
+    const [alice, bob] = ['00ff'.repeat(8), 'ABcd12'.repeat(8)];
+    const keys = await read(`# keys\nalice:${alice}\r\n\nbob smith:${bob}`);
     expect([...keys]).toEqual([
-      ['alice', Buffer.from('00ff', 'hex')],
-      ['bob smith', Buffer.from('abcd12', 'hex')],
+      ['alice', Buffer.from(alice, 'hex')],
+      ['bob smith', Buffer.from(bob, 'hex')],
     ]);
   });
 
   it.each([
     ['', /has no keys/],
     ['alice', /line 1 is not USER:KEY/],
-    ['alice:12\nbob:1', /line 2 is not USER:KEY/],
+    [`alice:${'12'.repeat(16)}\nbob:1`, /line 2 is not USER:KEY/],
+    [`#\nuser:00`, /keys" .*: line 2 has a key of 1 byte; a key has 16 or more, make/],
+    [`user:${'12'.repeat(15)}`, /line 1 has a key of 15 bytes; /],
     [':1234', /line 1 is not USER:KEY/],
     ['alice:secret', /line 1 is not USER:KEY/],
     [`${'a'.repeat(129)}:12`, /more than 128 bytes/],

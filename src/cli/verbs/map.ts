@@ -1,7 +1,7 @@
 /** `sluice map`. */
 import { type Command, Option } from 'commander';
 import { image, SluiceError } from '../../node.ts';
-import { writeResult } from '../output.ts';
+import { writePart, writeResult } from '../output.ts';
 import {
   addVerb,
   allowOption,
@@ -68,8 +68,9 @@ async function writePieces(texts: AsyncIterable<string>): Promise<void> {
     for await (const text of texts) {
       piece += text;
       if (piece.length < PIECE_CHARACTERS) continue;
-      await writeResult(piece);
+      const full = piece;
       piece = '';
+      if (!(await writePart(full))) return;
     }
   } finally {
     // What was told before an error stands, as with qemu-img.

@@ -1,7 +1,7 @@
 /** `sluice stats`: what a server that has a control socket is doing. */
 import { request } from 'node:http';
 import type { Command } from 'commander';
-import { writeResult } from '../output.ts';
+import { writePart } from '../output.ts';
 import { Refusal } from '../refusal.ts';
 import { wholeNumber } from '../served-image-options.ts';
 import { type ControlStats, statsText } from '../stats-text.ts';
@@ -44,8 +44,10 @@ export function addStats(program: Command): void {
     .showHelpAfterError("Try 'sluice stats --help'.")
     .addHelpText('after', NOTES)
     .addOption(outputOption())
-    .option('--watch <seconds>', 'again and again until Ctrl-C', (text) =>
-      wholeNumber(text, 86_400, 1),
+    .option(
+      '--watch <seconds>',
+      'again and again until Ctrl-C, or until the reader goes away',
+      (text) => wholeNumber(text, 86_400, 1),
     )
     .argument('<socket>', 'what --control of sluice serve says')
     .action((socket: string, options: StatsOptions) => stats(socket, options));
@@ -56,8 +58,8 @@ async function stats(socket: string, { output, watch }: StatsOptions): Promise<v
     const body = await fetchStats(socket);
     const text = output === 'json' ? body : statsText(parse(socket, body));
     const clear = watch !== undefined && output === 'human' && process.stdout.isTTY;
-    await writeResult(clear ? CLEAR_SCREEN + text : text);
-    if (watch === undefined) return;
+    const wanted = await writePart(clear ? CLEAR_SCREEN + text : text);
+    if (watch === undefined || !wanted) return;
     await new Promise((resolve) => setTimeout(resolve, watch * 1000));
   }
 }

@@ -57,8 +57,15 @@ export async function unlock(
   return unlockLuks({ file, path, area }, options?.key);
 }
 
+const KEY_UNUSED = 'a key was given, and it is not encrypted';
+
+/** An image was not opened because nothing of it needs the key that was given (K3). */
+export function isKeyUnused(error: unknown): boolean {
+  return error instanceof SluiceError && error.message.includes(KEY_UNUSED);
+}
+
 function notEncrypted(path: string): SluiceError {
-  const message = `cannot open ${JSON.stringify(path)}: a key was given, and it is not encrypted`;
+  const message = `cannot open ${JSON.stringify(path)}: ${KEY_UNUSED}`;
   const advice = 'leave the key out if that is right';
   const place = { operation: 'open', path };
   return new SluiceError('ERR_SLUICE_INVALID_ARGUMENT', `${message}; ${advice}`, place);

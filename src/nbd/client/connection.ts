@@ -6,7 +6,6 @@
  * L3 Nobody waits for a server without an end: the negotiation has a time, the rest a signal.
  */
 import { connect, type Socket } from 'node:net';
-import type { ConnectionOptions as TlsOptions } from 'node:tls';
 
 import { SluiceError } from '../../errors.ts';
 import {
@@ -26,13 +25,15 @@ import {
   Breach,
   breachError,
   connectionError,
+  connectProblem,
   lostError,
   refusedError,
 } from './failures.ts';
 import { Incoming } from './incoming.ts';
 import { type Agreement, negotiate } from './negotiate.ts';
 import { type Open, Replies } from './replies.ts';
-import { secureClient, tlsOptionsOf } from './tls.ts';
+import { type ClientTls, secureClient, tlsOptionsOf } from './tls.ts';
+import { type AskedTls, closedAmidTls, tlsProblem } from './tls-failures.ts';
 
 /** How a connection is opened. */
 export interface ConnectionOptions {
@@ -75,11 +76,14 @@ export class NbdConnection implements AsyncDisposable {
   #failure: { readonly error: unknown } | undefined;
   #agreement: Agreement | undefined;
   #isConnected = false;
+  #askedTls: AskedTls;
+  #isSecure = false;
   #cookie = 1;
 
   private constructor(uri: string, address: NbdAddress, signal: AbortSignal | undefined) {
     this.uri = uri;
     this.#address = address;
+    this.#askedTls = { address };
     this.#signal = signal;
     this.#lost = new Promise((_resolve, reject) => {
       this.#reject = reject;
@@ -158,7 +162,7 @@ export class NbdConnection implements AsyncDisposable {
     }
   }
 
-  async #negotiate(tls: TlsOptions | undefined): Promise<void> {
+  async #negotiate(tls: ClientTls | undefined): Promise<void> {
     const { exportName } = this.#address;
     const wire = {
       read: (length: number) => this.#incoming.read(length),
@@ -180,16 +184,16 @@ export class NbdConnection implements AsyncDisposable {
   }
 
   /** What came in clear behind the server's answer must not pass for what comes over TLS. */
-  async #secure(tls: TlsOptions): Promise<void> {
+  async #secure({ user, ...tls }: ClientTls): Promise<void> {
+    this.#askedTls = { address: this.#address, user };
     if (this.#incoming.stagedBytes > 0)
       throw new Breach('it sends bytes in clear where TLS begins');
     try {
       this.#socket = await secureClient(this.#socket, tls);
     } catch (cause) {
-      const { reason = (cause as Error).message } = cause as { readonly reason?: string };
-      const advice = 'check the certificates or the key, of both sides';
-      throw connectionError(this.uri, `no TLS with the server: ${reason}; ${advice}`, cause);
+      throw connectionError(this.uri, tlsProblem(cause as Error, this.#askedTls), cause);
     }
+    this.#isSecure = true;
     this.#listen();
     this.#incoming.listenTo(this.#socket);
   }
@@ -236,17 +240,25 @@ export class NbdConnection implements AsyncDisposable {
   }
 
   #socketError(cause: Error): SluiceError {
+    return connectionError(this.uri, this.#socketProblem(cause), cause);
+  }
+
+  #socketProblem(cause: Error): string {
     const { code = cause.message } = cause as NodeJS.ErrnoException;
-    const problem = this.#isConnected
-      ? `the connection was lost: the system reported ${code}; look at the server, and try again`
-      : `cannot connect: the system reported ${code}; start the server, or check the address`;
-    return connectionError(this.uri, problem, cause);
+    if (!this.#isConnected) return connectProblem(cause, this.#address.place);
+    // With TLS 1.3 a server looks at the client's certificate when the client is done.
+    const isEarly = this.#isSecure && this.#agreement === undefined;
+    if (isEarly && code.startsWith('ERR_SSL_')) return tlsProblem(cause, this.#askedTls);
+    const advice = 'look at the server, and try again';
+    return `the connection was lost: the system reported ${code}; ${advice}`;
   }
 
   #closedError(): SluiceError {
     const isOpen = this.#agreement !== undefined;
     const advice = isOpen ? 'look at it, and try again' : 'check the name of the export';
-    return connectionError(this.uri, `the server closed the connection; ${advice}`);
+    const closed = `the server closed the connection; ${advice}`;
+    const amidTls = !isOpen && this.#isSecure ? closedAmidTls(this.#askedTls) : undefined;
+    return connectionError(this.uri, amidTls ?? closed);
   }
 }
 

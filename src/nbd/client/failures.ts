@@ -1,5 +1,6 @@
 /** What goes wrong between a client and its server, in words. What a server says is hostile. */
 import { SluiceError } from '../../errors.ts';
+import type { NbdAddress } from '../uri.ts';
 import { NBD_ENOSPC, NBD_ENOTSUP, NBD_EPERM } from '../protocol.ts';
 
 /** A server that does not keep to the protocol: what it said, and what it must say. */
@@ -44,6 +45,39 @@ export function quoted(text: string): string {
 export function connectionError(uri: string, problem: string, cause?: unknown): SluiceError {
   const message = `${JSON.stringify(uri)}: ${problem}`;
   return new SluiceError('ERR_SLUICE_CONNECTION', message, { path: uri, cause });
+}
+
+/** Why a server cannot be reached, by what the system says. */
+export function connectProblem(cause: Error, place: NbdAddress['place']): string {
+  const { code = cause.message } = cause as NodeJS.ErrnoException;
+  const [found, advice] =
+    'path' in place ? atSocket(code, place.path) : atHost(code, place.host, place.port);
+  return `cannot connect: ${found} (${code}); ${advice}`;
+}
+
+type Problem = readonly [found: string, advice: string];
+
+function atSocket(code: string, path: string): Problem {
+  const where = JSON.stringify(path);
+  const problems: Readonly<Record<string, Problem>> = {
+    ENOENT: [`there is no socket ${where}`, 'start the server, or check the path behind socket='],
+    ECONNREFUSED: [
+      `nobody listens at ${where}: its server is gone, or it is no socket`,
+      'start the server, or check the path behind socket=',
+    ],
+    EACCES: [`${where} is not for this user`, 'ask its owner, or check the path behind socket='],
+  };
+  return problems[code] ?? [`${where} cannot be used`, 'start the server, or check the path'];
+}
+
+function atHost(code: string, host: string, port: number): Problem {
+  const name = JSON.stringify(host);
+  if (code === 'ENOTFOUND' || code === 'EAI_AGAIN') {
+    return [`${name} has no address`, 'check the name of the host, and the network'];
+  }
+  const refuses = code === 'ECONNREFUSED';
+  const found = refuses ? `nobody listens on port ${port} of ${name}` : `${name} is not reached`;
+  return [found, 'start the server, or check the host and the port'];
 }
 
 /** A breach in the words of the connection. */

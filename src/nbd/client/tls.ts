@@ -1,13 +1,28 @@
 /** TLS of the client: the files that a URI names, and the handshake. NBD, doc/uri.md. */
-import { constants } from 'node:crypto';
+import { constants, createPrivateKey, type KeyObject, X509Certificate } from 'node:crypto';
 import type { Socket } from 'node:net';
 import { userInfo } from 'node:os';
+import { join } from 'node:path';
 import { connect, type ConnectionOptions, createSecureContext, type TLSSocket } from 'node:tls';
 import { SluiceError } from '../../errors.ts';
 import { readPem, readPemIfThere } from '../pem.ts';
 import { readPskFile } from '../psk-file.ts';
 import { PSK_CIPHERS } from '../tls.ts';
 import type { NbdAddress, UriTls } from '../uri.ts';
+import { UnwantedCertificate } from './tls-failures.ts';
+
+const CA_FILE = 'ca-cert.pem';
+const CERT_FILE = 'client-cert.pem';
+const KEY_FILE = 'client-key.pem';
+const NO_PEM = 'cannot be used: its';
+const IN_PEM = 'put one in PEM, without a passphrase, there';
+/** Of a file of keys: more are counted only. */
+const MAX_USERS = 5;
+
+/** What Node is told, and the user whose key it is. */
+export interface ClientTls extends ConnectionOptions {
+  readonly user?: string;
+}
 
 /**
  * What a URI says of TLS, with the contents of its files.
@@ -16,7 +31,7 @@ import type { NbdAddress, UriTls } from '../uri.ts';
 export async function tlsOptionsOf(
   { place, tls }: NbdAddress,
   uri: string,
-): Promise<ConnectionOptions | undefined> {
+): Promise<ClientTls | undefined> {
   if (tls === undefined) return undefined;
   const secureOptions = constants.SSL_OP_NO_RENEGOTIATION;
   const options = { minVersion: 'TLSv1.2', secureOptions } as const;
@@ -45,20 +60,29 @@ export function secureClient(raw: Socket, options: ConnectionOptions): Promise<T
   });
 }
 
-async function keyOptions(path: string, tls: UriTls, uri: string): Promise<ConnectionOptions> {
+async function keyOptions(path: string, tls: UriTls, uri: string): Promise<ClientTls> {
   const keys = await readPskFile(path);
-  const identity = tls.username ?? userInfo().username;
-  const psk = keys.get(identity);
+  const user = tls.username ?? userInfo().username;
+  const psk = keys.get(user);
   if (psk === undefined) {
-    const message = `${JSON.stringify(path)} has no key of ${JSON.stringify(identity)}`;
-    const advice = 'name the user with tls-username=NAME';
-    throw new SluiceError('ERR_SLUICE_INVALID_ARGUMENT', `${message}; ${advice}`, { path: uri });
+    const names = [...keys.keys()].slice(0, MAX_USERS).map((name) => JSON.stringify(name));
+    const more = keys.size > names.length ? ` and ${keys.size - names.length} more` : '';
+    const found = `${JSON.stringify(path)} has no key of ${JSON.stringify(user)}`;
+    const whose =
+      tls.username === undefined ? ', the user of this process, since none is named' : '';
+    const known = `it has keys of ${names.join(', ')}${more}`;
+    const message = `${found}${whose}: ${known}; name the user with tls-username=NAME`;
+    throw new SluiceError('ERR_SLUICE_INVALID_ARGUMENT', message, { path: uri });
   }
   return {
+    user,
     ciphers: PSK_CIPHERS,
-    pskCallback: () => ({ psk, identity }),
-    // Who has the key is the one; there is no certificate.
-    checkServerIdentity: () => undefined,
+    pskCallback: () => ({ psk, identity: user }),
+    // Who has the key is the one. A certificate proves nothing here, whoever has signed it: a
+    // server that does not know the key might show one of its own.
+    ca: [],
+    checkServerIdentity: (_host, { raw }) =>
+      raw === undefined ? undefined : new UnwantedCertificate('a certificate in place of a key'),
   };
 }
 
@@ -66,17 +90,40 @@ async function keyOptions(path: string, tls: UriTls, uri: string): Promise<Conne
 async function certificateOptions({ certificates: folder }: UriTls, uri: string) {
   if (folder === undefined) return {};
   const [ca, cert, key] = await Promise.all([
-    readPem(folder, 'ca-cert.pem'),
-    readPemIfThere(folder, 'client-cert.pem'),
-    readPemIfThere(folder, 'client-key.pem'),
+    readPem(folder, CA_FILE),
+    readPemIfThere(folder, CERT_FILE),
+    readPemIfThere(folder, KEY_FILE),
   ]);
-  const options = { ca, cert, key };
+  const wrong = (name: string, problem: string, cause?: unknown): SluiceError => {
+    const message = `${JSON.stringify(join(folder, name))} ${problem}`;
+    return new SluiceError('ERR_SLUICE_INVALID_ARGUMENT', message, { path: uri, cause });
+  };
+  const certificate = (name: string, pem: Buffer): X509Certificate => {
+    try {
+      return new X509Certificate(pem);
+    } catch (cause) {
+      throw wrong(name, `${NO_PEM} ${pem.length} bytes are no certificate; ${IN_PEM}`, cause);
+    }
+  };
+  certificate(CA_FILE, ca);
+  if (cert === undefined && key === undefined) return { ca };
+  if (cert === undefined) throw wrong(CERT_FILE, `is missing beside ${KEY_FILE}; add it`);
+  const own = certificate(CERT_FILE, cert);
+  if (key === undefined) throw wrong(KEY_FILE, `is missing beside ${CERT_FILE}; add it`);
+  let secret: KeyObject;
   try {
-    createSecureContext(options);
+    secret = createPrivateKey(key);
   } catch (cause) {
-    const { message } = cause as Error;
-    const found = `a file in ${JSON.stringify(folder)} is no certificate or key: ${message}`;
-    throw new SluiceError('ERR_SLUICE_INVALID_ARGUMENT', found, { path: uri, cause });
+    throw wrong(KEY_FILE, `${NO_PEM} ${key.length} bytes are no private key; ${IN_PEM}`, cause);
   }
-  return options;
+  if (!own.checkPrivateKey(secret)) {
+    throw wrong(KEY_FILE, `is not the key of ${CERT_FILE}; put the two of a pair there`);
+  }
+  try {
+    createSecureContext({ ca, cert, key });
+  } catch (cause) {
+    const { reason = 'unknown' } = cause as { readonly reason?: string };
+    throw wrong(CERT_FILE, `cannot be used (${reason}); make another one`, cause);
+  }
+  return { ca, cert, key };
 }

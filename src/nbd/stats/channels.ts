@@ -4,7 +4,8 @@
  */
 import { channel } from 'node:diagnostics_channel';
 import type { NbdClientEnd, NbdClientInfo, NbdUnserved } from './types.ts';
-import type { NbdCommand, NbdErrorName } from './counts.ts';
+import type { NbdCommand } from '../commands.ts';
+import type { NbdErrorName } from './counts.ts';
 
 /** Of `sluice:nbd:request` and `sluice:nbd:error`: one answered request, never its data. */
 export interface NbdRequestEvent {

@@ -2,24 +2,8 @@
  * Counters of requests, of one connection or of all that an export has had: typed arrays, so that a
  * request costs an addition or two and nothing is allocated.
  */
+import { COMMANDS, UNKNOWN_COMMAND } from '../commands.ts';
 import { NBD_EINVAL, NBD_EIO, NBD_ENOSPC, NBD_ENOTSUP, NBD_EPERM } from '../protocol.ts';
-
-/** Commands by their numbers. DISC (2) has no reply: its place is that of unknown commands. */
-export const COMMANDS = [
-  'read',
-  'write',
-  'unknown',
-  'flush',
-  'trim',
-  'cache',
-  'write_zeroes',
-  'block_status',
-] as const;
-
-/** A command of NBD, as statistics call it. */
-export type NbdCommand = (typeof COMMANDS)[number];
-
-const UNKNOWN_COMMAND = COMMANDS.indexOf('unknown');
 
 /** Errors of replies. NBD proto, "Error values". */
 const ERRORS: readonly (readonly [name: NbdErrorName, value: number])[] = [
@@ -133,11 +117,6 @@ export class Counts {
 /** The name of an error of a reply. */
 export function errorName(error: number): NbdErrorName {
   return ERRORS[ERROR_INDEX.get(error) ?? OTHER_ERROR]?.[0] ?? 'EIO';
-}
-
-/** The name of a command. */
-export function commandName(type: number): NbdCommand {
-  return COMMANDS[type] ?? 'unknown';
 }
 
 /** A time that is as long as a bucket's end belongs to it. */

@@ -3,7 +3,7 @@
  * prometheus.io, "Exposition formats", "Text-based format".
  */
 import type { DiskStats, TableStats } from '../../stats.ts';
-import { COMMANDS } from './counts.ts';
+import { COMMANDS } from '../commands.ts';
 import type { NbdEndReason, NbdExportStats, NbdServerStats } from './types.ts';
 
 type Labels = Readonly<Record<string, string>>;

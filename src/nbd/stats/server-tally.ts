@@ -5,7 +5,8 @@
 import type { Device } from '../../device.ts';
 import { readStats } from '../../stats.ts';
 import { publishConnect, publishDisconnect, publishUnserved } from './channels.ts';
-import { COMMANDS, Counts, LATENCY_BOUNDS_SECONDS, type NbdCommand } from './counts.ts';
+import { COMMANDS, type NbdCommand } from '../commands.ts';
+import { Counts, LATENCY_BOUNDS_SECONDS } from './counts.ts';
 import type { Tally } from './tally.ts';
 import type {
   NbdClientEnd,

@@ -2,11 +2,12 @@
  * The requests of one connection, counted when they are answered: three additions to typed arrays
  * and a share of a look at the clock each.
  */
+import { commandName } from '../commands.ts';
 import { MAX_REQUESTS } from '../limits.ts';
 import type { RequestTable } from '../requests.ts';
 import { errorChannel, type NbdRequestEvent, requestChannel } from './channels.ts';
 import type { BurstClock } from './clock.ts';
-import { commandName, Counts, errorName } from './counts.ts';
+import { Counts, errorName } from './counts.ts';
 import type { NbdClientInfo } from './types.ts';
 
 export class Tally {

@@ -1,6 +1,7 @@
 /** What a server tells about itself. Every count is since the server began, unless it says so. */
 import type { DiskStats } from '../../stats.ts';
-import type { NbdCommand, NbdErrorName } from './counts.ts';
+import type { NbdCommand } from '../commands.ts';
+import type { NbdErrorName } from './counts.ts';
 
 /**
  * Why a connection ended.
@@ -141,7 +142,7 @@ export interface NbdServerStats {
   };
   /** Where buckets of latencies end. */
   readonly latencyBoundsSeconds: readonly number[];
-  /** Those that are offered now. */
+  /** Those that are offered now: of a closed server none. */
   readonly exports: readonly NbdExportStats[];
   readonly clients: readonly NbdClientStats[];
 }
