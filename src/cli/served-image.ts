@@ -4,7 +4,7 @@ import { dirname } from 'node:path';
 import type { CacheModeName } from '../cache-mode.ts';
 import { corruptionText } from '../corruption.ts';
 import { SluiceError } from '../errors.ts';
-import { isKeyUnused } from '../image/qcow2/encryption.ts';
+import { UnusedKey } from '../image/qcow2/encryption.ts';
 import { type Disk, FileTrace, type ImageFormat, type NamedFilePolicy, openDisk } from '../node.ts';
 import { type Sample, statusTexts, sumOf } from './activity.ts';
 import { followCommand } from './fork.ts';
@@ -103,7 +103,7 @@ export async function withImages<Result>(
       return disk;
     } catch (error) {
       if (!(error instanceof SluiceError)) throw error;
-      if (!served.isKeyShared || !isKeyUnused(error)) throw named(image, error);
+      if (!served.isKeyShared || !(error instanceof UnusedKey)) throw named(image, error);
       notice(`it is not encrypted: the key of ${JSON.stringify(keyFile)} is not for it`);
     }
     return await openImage(image, { ...fitting, keyFile: undefined }, notice);

@@ -45,7 +45,7 @@ export async function unlock(
   const { cryptMethod, encryption: area, backing } = header;
   if (cryptMethod === CRYPT_NONE) {
     const isUnused = options !== undefined && options.isUsed !== true;
-    if (isUnused && backing === undefined) throw notEncrypted(path);
+    if (isUnused && backing === undefined) throw new UnusedKey(path);
     return undefined;
   }
   if (cryptMethod === CRYPT_AES) {
@@ -57,18 +57,13 @@ export async function unlock(
   return unlockLuks({ file, path, area }, options?.key);
 }
 
-const KEY_UNUSED = 'a key was given, and it is not encrypted';
-
 /** An image was not opened because nothing of it needs the key that was given (K3). */
-export function isKeyUnused(error: unknown): boolean {
-  return error instanceof SluiceError && error.message.includes(KEY_UNUSED);
-}
-
-function notEncrypted(path: string): SluiceError {
-  const message = `cannot open ${JSON.stringify(path)}: ${KEY_UNUSED}`;
-  const advice = 'leave the key out if that is right';
-  const place = { operation: 'open', path };
-  return new SluiceError('ERR_SLUICE_INVALID_ARGUMENT', `${message}; ${advice}`, place);
+export class UnusedKey extends SluiceError {
+  constructor(path: string) {
+    const found = 'a key was given, and it is not encrypted; leave the key out if that is right';
+    const message = `cannot open ${JSON.stringify(path)}: ${found}`;
+    super('ERR_SLUICE_INVALID_ARGUMENT', message, { operation: 'open', path });
+  }
 }
 
 function forReadingOnly(path: string): SluiceError {
