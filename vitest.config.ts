@@ -1,5 +1,7 @@
 import { defineConfig } from 'vitest/config';
 
+import SlowestFirst from './test/support/sequencer.ts';
+
 export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
@@ -10,6 +12,7 @@ export default defineConfig({
     testTimeout: 60_000,
     hookTimeout: 60_000,
     allowOnly: false,
+    sequence: { sequencer: SlowestFirst },
     reporters: ['default', './test/support/reporter.ts'],
   },
 });

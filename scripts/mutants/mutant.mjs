@@ -97,9 +97,10 @@ export async function compileWith(sources) {
   /** @type {Uint8Array | undefined} */
   let binary;
   const target = ['--baseDir', ROOT, '--target', 'release', '--optimizeLevel', '0'];
-  const { error } = await asc([...target, '--outFile', 'mutant.wasm', '--textFile', 'mutant.wat'], {
+  const files = new Map([...sources, ['asconfig.json', configWithoutText()]]);
+  const { error } = await asc([...target, '--outFile', 'mutant.wasm'], {
     stderr: process.stderr,
-    readFile: (name, base) => readSource(sources, join(base, name)),
+    readFile: (name, base) => readSource(files, join(base, name)),
     writeFile: (name, contents) => {
       if (name === 'mutant.wasm' && typeof contents !== 'string') binary = contents;
     },
@@ -107,6 +108,13 @@ export async function compileWith(sources) {
   if (error !== null) throw new Error(`a mutant must compile: ${error.message}`);
   if (binary === undefined) throw new Error('asc has written no module');
   return Uint8Array.from(binary);
+}
+
+/** The configuration of asc, less the text of the module: nobody reads it, and it takes long. */
+function configWithoutText() {
+  const config = JSON.parse(readFileSync(join(ROOT, 'asconfig.json'), 'utf8'));
+  delete config.targets.release.textFile;
+  return JSON.stringify(config);
 }
 
 /**

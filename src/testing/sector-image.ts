@@ -140,11 +140,8 @@ export class SectorImage {
 
   /** A discard is handed to the disk: a write of ANYTHING. */
   beginDiscard(id: number, from: number, count: number): void {
-    this.beginWrite(
-      id,
-      from,
-      Array.from({ length: count }, () => ANYTHING),
-    );
+    const values = new Int32Array(count).fill(ANYTHING);
+    this.beginWrite(id, from, values);
   }
 
   /** The write or discard has succeeded; `stable`: it is on stable storage (I2). */
@@ -258,26 +255,31 @@ export class SectorImage {
 
   /** The host loses power: what is left is stable, nothing is in flight or running. */
   cut(cut: Cut): void {
-    const random = new Random(cut.kind === 'sample' ? cut.seed : 0);
-    const writes = this.volatileWrites();
+    const left = this.leftBy(cut, this.volatileWrites());
+    this.#reset(Array.from({ length: this.sectors }, (_, sector) => left(sector)));
+  }
+
+  /** What a cut of these volatile writes leaves; asked for each sector from the first on. */
+  leftBy(cut: Cut, writes: readonly VolatileWrite[]): (sector: number) => number {
+    if (cut.kind === 'sample') {
+      const random = new Random(cut.seed);
+      const values: number[] = [];
+      return (sector) => values[random.below(this.survivorsInto(sector, values))] ?? 0;
+    }
     const ranks = new Map(writes.map(({ write }, rank) => [write, rank]));
     const survives = survival(cut, writes);
-    const values: number[] = [];
-    const left = Array.from({ length: this.sectors }, (_, sector) => {
-      if (cut.kind === 'sample') {
-        return values[random.below(this.survivorsInto(sector, values))] ?? 0;
-      }
+    return (sector) => {
       let newest = -1;
       let value = this.stable(sector);
-      for (const entry of this.#pool.list(this.#at(sector) + LIST)) {
+      let entry = this.#get(this.#at(sector) + LIST);
+      for (; entry !== 0; entry = this.#get(entry + NEXT)) {
         const rank = ranks.get(this.#get(entry + WRITE)) ?? 0;
         if (rank <= newest || !survives(rank, sector)) continue;
         newest = rank;
         value = this.#get(entry + VALUE);
       }
       return value;
-    });
-    this.#reset(left);
+    };
   }
 
   /**

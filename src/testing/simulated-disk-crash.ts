@@ -37,7 +37,8 @@ const TRIES = 8;
 /** One outcome, drawn from the seed. */
 export function sampleCut(image: SectorImage, seed: number, torn: boolean): CutOutcome {
   const sectors = uncertain(image, image.sectors);
-  return outcomeOf(image, sectors, sampleOf(image.volatileWrites(), seed, torn));
+  const writes = image.volatileWrites();
+  return outcomeOf(image, sectors, writes, sampleOf(writes, seed, torn));
 }
 
 /**
@@ -81,7 +82,7 @@ function* outcomesOf(
   const seen = new Set<string>();
   for (const named of all ? subsets(writes) : candidates(writes, limit, seed, torn)) {
     if (seen.size >= limit) return false;
-    const outcome = outcomeOf(image, sectors, named);
+    const outcome = outcomeOf(image, sectors, writes, named);
     const key = [...outcome.values.values()].join();
     if (seen.has(key)) continue;
     seen.add(key);
@@ -181,9 +182,16 @@ function spread(count: number, most: number): number[] {
 function outcomeOf(
   image: SectorImage,
   sectors: readonly number[],
+  writes: readonly VolatileWrite[],
   { name, cut }: Named,
 ): CutOutcome {
-  const after = image.clone();
-  after.cut(cut);
-  return { name, values: new Map(sectors.map((sector) => [sector, after.now(sector)])) };
+  const left = image.leftBy(cut, writes);
+  const values = new Map<number, number>();
+  let next = 0;
+  for (const sector of sectors) {
+    // A sample draws for every sector, from the first on.
+    while (next < sector) left(next++);
+    values.set(sector, left(next++));
+  }
+  return { name, values };
 }

@@ -6,6 +6,7 @@
  *   ANYTHING    what a discard leaves: bytes that nobody wrote, the same at every look
  *   1, 2, ...   contents in a table; equal contents have the same number
  */
+import { Hash } from './content-hash.ts';
 import { Random } from './random.ts';
 import { ANYTHING, SectorImage } from './sector-image.ts';
 import { SECTOR_BYTES } from './simulated-disk-options.ts';
@@ -16,6 +17,18 @@ const DECODER = new TextDecoder('latin1');
 /** Contents that nothing refers to any more are dropped when there are this many at least. */
 const SMALLEST_SWEEP = 1024;
 
+const NO_HASH = { one: 0, other: 0 };
+
+/** The bytes of a sector; copies of a disk share them, and what was found out about them. */
+interface Content {
+  readonly bytes: Uint8Array;
+  hash: Hash | undefined;
+}
+
+function hashOf(bytes: Uint8Array): Hash {
+  return new Hash(bytes.length).addBytes(bytes);
+}
+
 /** The values that sectors hold after a power cut, for the sectors that are not certain. */
 export type SectorValues = ReadonlyMap<number, number>;
 
@@ -23,7 +36,7 @@ export type SectorValues = ReadonlyMap<number, number>;
 export class SectorBytes {
   readonly image: SectorImage;
   readonly #seed: number;
-  #contents = new Map<number, Uint8Array>();
+  #contents = new Map<number, Content>();
   /** The same the other way round, the bytes as text. */
   #numbers = new Map<string, number>();
   #lastValue = 0;
@@ -52,6 +65,19 @@ export class SectorBytes {
   /** What a power cut leaves that leaves these values; other sectors hold what is stable. */
   contentsAfter(values: SectorValues, sizeBytes: number): Uint8Array {
     return this.#gather(0, sizeBytes, (sector) => values.get(sector) ?? this.image.stable(sector));
+  }
+
+  /** Equal for equal contents, on any disk, and found without putting them together. */
+  fingerprintAfter(values: SectorValues, sizeBytes: number): string {
+    const hash = new Hash(sizeBytes);
+    const end = Math.ceil(sizeBytes / SECTOR_BYTES);
+    for (let sector = 0; sector < end; sector++) {
+      const value = values.get(sector) ?? this.image.stable(sector);
+      const { one, other } = value === ZEROES ? NO_HASH : this.#hashOf(value, sector);
+      hash.add(one);
+      hash.add(other);
+    }
+    return hash.toString();
   }
 
   /** A write is handed to the disk. Of a sector that it covers in part the rest is as now. */
@@ -108,12 +134,12 @@ export class SectorBytes {
     const bytes = new Uint8Array(SECTOR_BYTES);
     if (part.length < SECTOR_BYTES) bytes.set(this.#bytesOf(this.image.now(sector), sector));
     bytes.set(part, from);
-    if (bytes.every((byte) => byte === 0)) return ZEROES;
+    if (new Int32Array(bytes.buffer).every((word) => word === 0)) return ZEROES;
     const text = DECODER.decode(bytes);
     const known = this.#numbers.get(text);
     if (known !== undefined) return known;
     this.#lastValue += 1;
-    this.#contents.set(this.#lastValue, bytes);
+    this.#contents.set(this.#lastValue, { bytes, hash: undefined });
     this.#numbers.set(text, this.#lastValue);
     return this.#lastValue;
   }
@@ -134,7 +160,7 @@ export class SectorBytes {
 
   #bytesOf(value: number, sector: number): Uint8Array {
     const known = this.#contents.get(value);
-    if (known !== undefined) return known;
+    if (known !== undefined) return known.bytes;
     const bytes = new Uint8Array(SECTOR_BYTES);
     if (value !== ANYTHING) return bytes;
     const random = new Random(this.#seed + sector);
@@ -142,20 +168,29 @@ export class SectorBytes {
     return bytes;
   }
 
+  #hashOf(value: number, sector: number): Hash {
+    const content = this.#contents.get(value);
+    if (content === undefined) return hashOf(this.#bytesOf(value, sector));
+    content.hash ??= hashOf(content.bytes);
+    return content.hash;
+  }
+
   /** Drops the contents that no sector can hold any more. */
   #sweep(): void {
     if (this.#contents.size < this.#sweepAt) return;
-    const living = new Map<number, Uint8Array>();
+    const living = new Map<number, Content>();
     const values: number[] = [];
     for (let sector = 0; sector < this.image.sectors; sector++) {
       const count = this.image.survivorsInto(sector, values);
       for (const value of [...values.slice(0, count), this.image.now(sector)]) {
-        const bytes = this.#contents.get(value);
-        if (bytes !== undefined) living.set(value, bytes);
+        const content = this.#contents.get(value);
+        if (content !== undefined) living.set(value, content);
       }
     }
     this.#contents = living;
-    this.#numbers = new Map(Array.from(living, ([value, bytes]) => [DECODER.decode(bytes), value]));
+    this.#numbers = new Map(
+      Array.from(living, ([value, { bytes }]) => [DECODER.decode(bytes), value]),
+    );
     this.#sweepAt = Math.max(SMALLEST_SWEEP, 2 * living.size);
   }
 }

@@ -40,6 +40,8 @@ export interface CrashState {
   readonly name: string;
   /** What the disk holds. */
   contents(): Uint8Array;
+  /** Equal for equal contents. @internal */
+  fingerprint(): string;
   /** A disk that holds it, at time 0, with nothing in flight. */
   restart(changes?: RestartOptions): SimulatedDisk;
 }
@@ -356,9 +358,10 @@ export class SimulatedDisk extends MemoryDisk {
       const { done, value } = cuts.next();
       if (done === true) return value;
       const contents = (): Uint8Array => sectors.contentsAfter(value.values, value.sizeBytes);
+      const fingerprint = (): string => sectors.fingerprintAfter(value.values, value.sizeBytes);
       const restart = (changes: RestartOptions = {}): SimulatedDisk =>
         this.#restart(contents(), changes);
-      yield { name: value.name, contents, restart };
+      yield { name: value.name, contents, fingerprint, restart };
     }
   }
 

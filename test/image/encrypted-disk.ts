@@ -69,6 +69,11 @@ export async function runQemu(
   await run('qemu-img', [command, ...SECRET, ...options, '--image-opts', imageOptions(path)]);
 }
 
+/** Puts the image over another one in its folder, which it shows wherever it has nothing itself. */
+export async function setBacking(image: Encrypted, name: string, format: string): Promise<void> {
+  await runQemu(image, 'rebase', '-u', '-b', name, '-F', format);
+}
+
 /** What QEMU reads. */
 export async function readByQemu({ path }: Encrypted): Promise<Uint8Array> {
   const raw = `${path}.raw`;

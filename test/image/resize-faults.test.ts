@@ -17,6 +17,7 @@ import { openDisk } from '../../src/node.ts';
 import { expectSame, pattern } from '../backend/driver.ts';
 import { Random } from '../engine/random.ts';
 import { guestSize, readGuest } from '../model/qcow2.ts';
+import { firstOther } from '../support/bytes.ts';
 import { describeWithPeers } from '../support/peers.ts';
 import { img } from './resized-image.ts';
 import { imageFolder } from './scratch.ts';
@@ -253,7 +254,7 @@ describeWithPeers(['qemu-img'], 'a resizing', () => {
         const kept = Math.min(fromBytes, toBytes);
         expectSame(found.subarray(0, kept), expected.subarray(0, kept));
         if (size <= fromBytes) continue;
-        expect(found.subarray(fromBytes).findIndex((byte) => byte !== 0)).toBe(-1);
+        expect(firstOther(found.subarray(fromBytes), 0)).toBe(-1);
       }
       expect(states.length).toBeGreaterThan(30);
       expect(sizes.size).toBe(2);
@@ -358,6 +359,5 @@ async function outcomeOf(work: Promise<unknown>): Promise<SluiceError | undefine
 async function expectZeroes(disk: Disk, fromBytes: number): Promise<void> {
   const length = Math.min(3 * MIB, disk.size - 3000 - fromBytes);
   const found = await disk.read(fromBytes, length);
-  const at = found.findIndex((byte) => byte !== 0);
-  expect(at).toBe(-1);
+  expect(firstOther(found, 0)).toBe(-1);
 }

@@ -13,8 +13,8 @@ import { parseHeader, type Qcow2Header } from '../../image/qcow2/header.ts';
 import { INITIAL, OLDER } from '../history.ts';
 import { Random } from '../random.ts';
 import { RuleBroken } from '../rule-broken.ts';
-import type { SimulatedDisk } from '../simulated-disk.ts';
-import { FOREIGN, GARBAGE, STALE, wordsOf } from './guest-sectors.ts';
+import type { CrashState, SimulatedDisk } from '../simulated-disk.ts';
+import { FOREIGN, GARBAGE, STALE } from './guest-sectors.ts';
 import { guestCodes, type ImageBytes } from './guest-view.ts';
 import type { BuiltImage } from './image-builder.ts';
 
@@ -127,9 +127,9 @@ export class ImageJudge {
     throw new RuleBroken('leaks', `${text}: ${fresh.join('; ')}`);
   }
 
-  #judge(image: FileState, data: FileState | undefined, check: CodeCheck): void {
+  #judge(image: CrashState, data: CrashState | undefined, check: CodeCheck): void {
     try {
-      check(this.#knownCodes(image.bytes, data?.bytes));
+      check(this.#knownCodes(image, data));
     } catch (error) {
       if (!(error instanceof RuleBroken)) throw error;
       const left = data === undefined ? image.name : `${image.name}; data file: ${data.name}`;
@@ -137,27 +137,23 @@ export class ImageJudge {
     }
   }
 
-  #knownCodes(image: Uint8Array, data: Uint8Array | undefined): Int32Array {
-    const key = data === undefined ? hashOf(image) : `${hashOf(image)} ${hashOf(data)}`;
+  #knownCodes(image: CrashState, data: CrashState | undefined): Int32Array {
+    const key = `${image.fingerprint()} ${data?.fingerprint()}`;
     const known = this.#known.get(key);
     if (known !== undefined) return known;
-    const codes = this.codesOf({ image, data, backing: this.#first.backing });
+    const codes = this.codesOf({
+      image: image.contents(),
+      data: data?.contents(),
+      backing: this.#first.backing,
+    });
     if (this.#known.size === MOST_KNOWN) this.#known.clear();
     this.#known.set(key, codes);
     return codes;
   }
 }
 
-interface FileState {
-  readonly name: string;
-  readonly bytes: Uint8Array;
-}
-
-function statesOf(disk: SimulatedDisk, limit: number): FileState[] {
-  return Array.from(disk.crashStates({ limit }), (state) => ({
-    name: state.name,
-    bytes: state.contents(),
-  }));
+function statesOf(disk: SimulatedDisk, limit: number): CrashState[] {
+  return [...disk.crashStates({ limit })];
 }
 
 /** Q1. */
@@ -175,20 +171,4 @@ function soundHeader(image: Uint8Array): Qcow2Header {
 
 function stale(sector: number, what: string): RuleBroken {
   return new RuleBroken('stale', `sector ${sector} of the disk reads ${what}`);
-}
-
-const FNV_PRIME = 0x0100_0193;
-const OTHER_PRIME = 0x85eb_ca6b;
-
-/** 64 bits: enough that no two contents of a run meet. */
-function hashOf(bytes: Uint8Array): string {
-  let one = bytes.length | 0;
-  let other = ~one;
-  for (const word of wordsOf(bytes)) {
-    one = Math.imul(one ^ word, FNV_PRIME);
-    one ^= one >>> 15;
-    other = Math.imul(other + word, OTHER_PRIME);
-    other ^= other >>> 13;
-  }
-  return `${one} ${other}`;
 }
