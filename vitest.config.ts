@@ -7,7 +7,7 @@ export default defineConfig({
     include: ['test/**/*.test.ts'],
     // Processes: tests open devices, change directories and start workers of their own.
     pool: 'forks',
-    maxWorkers: 2,
+    maxWorkers: 3,
     // Long enough for a fuzz run or a guest on a busy machine; a hang still ends.
     testTimeout: 60_000,
     hookTimeout: 60_000,
