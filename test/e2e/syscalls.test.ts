@@ -55,7 +55,10 @@ async function traced(
   const strace = ['strace', '-ff', '-qq', '-ttt', '-s', '0', '-o', log, '-P', image];
   const under = [...strace, ...filters.flatMap((filter) => ['-e', filter])];
   const place = ['-k', folder.file('a.sock'), '--pid-file', pidFile];
-  const server = await serve([...options, '--cache', mode, ...place, image], { under });
+  // strace does not see what goes by io_uring, as transfers past the page cache may.
+  const aio = axesOf(mode).direct ? ['--aio', 'threads'] : [];
+  const args = [...options, '--cache', mode, ...aio, ...place, image];
+  const server = await serve(args, { under });
   return {
     image,
     pidFile,
