@@ -1,12 +1,12 @@
-// npm run bench:nbd [-- --rounds N --seconds S --only TEXT --all --with='ARGS' --json FILE
-//                       --markdown FILE --plots FOLDER --from FILE]
+// npm run bench:nbd [-- --rounds N --seconds S --only TEXT --all --list --with='ARGS'
+//                       --json FILE --markdown FILE --plots FOLDER --from FILE]
 //
 // `sluice serve` against qemu-nbd (threads, io_uring, native) and nbdkit: IOPS, latency and
 // processor time over NBD on a unix socket. One server at a time on the same image, fio as the
 // client; every round measures each server once, so that whatever else the machine does falls on
-// all of them. --all adds every format, cache, size, order, direction and depth. --with adds a
-// sluice with further arguments, and may be repeated. --from reports what an earlier run wrote to
-// --json.
+// all of them. --only picks rows by name. --all adds every format, cache, size, order, direction
+// and depth. --with adds a sluice with further arguments, and may be repeated. --from reports what
+// an earlier run wrote to --json.
 
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -29,6 +29,8 @@ const { values: options } = parseArgs({
     seconds: { type: 'string', default: '1' },
     only: { type: 'string', default: '' },
     all: { type: 'boolean', default: false },
+    list: { type: 'boolean', default: false },
+    help: { type: 'boolean', short: 'h', default: false },
     with: { type: 'string', multiple: true, default: [] },
     json: { type: 'string' },
     markdown: { type: 'string' },
@@ -36,6 +38,25 @@ const { values: options } = parseArgs({
     from: { type: 'string' },
   },
 });
+
+const USAGE = `npm run bench:nbd -- [OPTIONS]
+
+  --rounds N, --seconds S   how often and how long each server is measured in a row (3, 1)
+  --only TEXT               the row of that name, or those whose names have it
+  --all                     rows of every format, cache, size, order, direction and depth, too
+  --list                    the names of the rows
+  --with='ARGS'             a sluice with further arguments; may be repeated
+  --json FILE               numbers
+  --markdown FILE           tables
+  --plots FOLDER            plots, as SVG
+  --from FILE               from the numbers of an earlier run`;
+
+/** The rows that are asked for. */
+function chosen() {
+  const rows = workloads(options.all ? 'all' : 'main');
+  const named = rows.filter(({ name }) => name === options.only);
+  return named.length > 0 ? named : rows.filter(({ name }) => name.includes(options.only));
+}
 
 /** Measures the rows, and shows each when it is done. */
 async function run() {
@@ -48,9 +69,8 @@ async function run() {
   const how = { rounds: Number(options.rounds), seconds: Number(options.seconds) };
   try {
     const images = new Images(folder);
-    for (const workload of workloads(options.all ? 'all' : 'main')) {
+    for (const workload of chosen()) {
       const { name, group, target } = workload;
-      if (!name.includes(options.only)) continue;
       const servers = serversOf(workload, options.with);
       const results = await measure(workload, servers, { ...how, images, folder });
       const row = { name, group, target, results };
@@ -83,14 +103,21 @@ function markdown(/** @type {Report} */ report) {
   return `${['# NBD', head, ...groups].join('\n\n')}\n`;
 }
 
-/** @type {Report} */
-const report =
-  options.from === undefined ? await run() : JSON.parse(readFileSync(options.from, 'utf8'));
-if (options.markdown !== undefined) writeFileSync(options.markdown, markdown(report));
-if (options.plots !== undefined) {
-  for (const [group, rows] of groupsOf(report.rows)) {
-    const name = group.replaceAll(/[^a-z0-9]+/gi, '-').toLowerCase();
-    writeFileSync(join(options.plots, `nbd-${name}.svg`), plot(group, rows));
+/** Measures, or reads what was measured, and reports it. */
+async function main() {
+  /** @type {Report} */
+  const report =
+    options.from === undefined ? await run() : JSON.parse(readFileSync(options.from, 'utf8'));
+  if (options.markdown !== undefined) writeFileSync(options.markdown, markdown(report));
+  if (options.plots !== undefined) {
+    for (const [group, rows] of groupsOf(report.rows)) {
+      const name = group.replaceAll(/[^a-z0-9]+/gi, '-').toLowerCase();
+      writeFileSync(join(options.plots, `nbd-${name}.svg`), plot(group, rows));
+    }
   }
+  for (const text of report.rows.flatMap((row) => misses(row))) console.log(text);
 }
-for (const text of report.rows.flatMap((row) => misses(row))) console.log(text);
+
+if (options.help) console.log(USAGE);
+else if (options.list) for (const { name } of chosen()) console.log(name);
+else await main();

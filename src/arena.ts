@@ -5,7 +5,8 @@
  *
  * One half is for small buffers and one for large ones, each with a line of its own: somebody who
  * sits on large buffers keeps nobody's 4 KiB read waiting, and small ones do not splinter the
- * space of the large.
+ * space of the large. Where there is room for it, half of the large one is for the largest, those
+ * that kernels and copying programs do not ask for.
  */
 
 /** Smallest buffer, and the alignment of all: a page, so that O_DIRECT needs no copy. */
@@ -13,6 +14,10 @@ export const PAGE_SIZE = 4096;
 
 /** Longest small buffer. */
 const SMALL_BUFFER_BYTES = 32_768;
+/** Longest large buffer that is not among the largest. */
+const USUAL_BUFFER_BYTES = 2_097_152;
+/** Arenas from here on have a part for the largest buffers: what is left is as long as NBD's. */
+const PARTED_ARENA_BYTES = 2 ** 27;
 const SMALLEST_ARENA_BYTES = 65_536;
 const LARGEST_ARENA_BYTES = 2 ** 30;
 const PAGE_BITS = 12;
@@ -164,30 +169,37 @@ class Pool {
 
 export class Arena {
   #small: Pool;
-  #large: Pool;
+  #usual: Pool;
+  /** The same as the usual one where there is no room for another. */
+  #largest: Pool;
 
   /**
    * @param base address of the first byte, page-aligned
    * @param lengthBytes size of the arena, a power of two from 64 KiB to 1 GiB
    */
   constructor(base: number, lengthBytes: number) {
-    [this.#small, this.#large] = halves(base, lengthBytes);
+    [this.#small, this.#usual, this.#largest] = parts(base, lengthBytes);
   }
 
   /** Goes to another place, in another size if need be. Every buffer must have come back. */
   moveTo(base: number, lengthBytes: number): void {
     if (!this.idle) throw new Error('an arena whose buffers are lent cannot move');
-    [this.#small, this.#large] = halves(base, lengthBytes);
+    [this.#small, this.#usual, this.#largest] = parts(base, lengthBytes);
   }
 
   /** Every buffer has come back; nobody waits for one either. */
   get idle(): boolean {
-    return this.#small.idle && this.#large.idle;
+    return this.#small.idle && this.#usual.idle && this.#largest.idle;
   }
 
-  /** Largest buffer that can be asked for, and all that large buffers can be together, in bytes. */
+  /** Largest buffer that can be asked for, in bytes. */
   get largestBytes(): number {
-    return this.#large.largestBytes;
+    return this.#largest.largestBytes;
+  }
+
+  /** What large buffers can be together that are not among the largest, in bytes. */
+  get usualBytes(): number {
+    return this.#usual.largestBytes;
   }
 
   /** What small buffers can be together, in bytes. */
@@ -197,7 +209,7 @@ export class Arena {
 
   /** True when somebody waits. */
   get contended(): boolean {
-    return this.#small.contended || this.#large.contended;
+    return this.#small.contended || this.#usual.contended || this.#largest.contended;
   }
 
   /** The address of a buffer of at least `lengthBytes`, or 0 when none is free or others wait. */
@@ -216,17 +228,24 @@ export class Arena {
   }
 
   #poolOf(lengthBytes: number): Pool {
-    return isSmall(lengthBytes) ? this.#small : this.#large;
+    if (isSmall(lengthBytes)) return this.#small;
+    return isUsual(lengthBytes) ? this.#usual : this.#largest;
   }
 }
 
-function halves(base: number, lengthBytes: number): [small: Pool, large: Pool] {
+function parts(base: number, lengthBytes: number): [small: Pool, usual: Pool, largest: Pool] {
   if (base % PAGE_SIZE !== 0 || !isArenaSize(lengthBytes)) {
     const found = `${lengthBytes} bytes at ${base}`;
     throw new RangeError(`an arena needs a page-aligned power of two, not ${found}`);
   }
   const half = lengthBytes / 2;
-  return [new Pool(base, half), new Pool(base + half, half)];
+  const small = new Pool(base, half);
+  if (lengthBytes < PARTED_ARENA_BYTES) {
+    const large = new Pool(base + half, half);
+    return [small, large, large];
+  }
+  const quarter = half / 2;
+  return [small, new Pool(base + half, quarter), new Pool(base + half + quarter, quarter)];
 }
 
 /** A power of two from 64 KiB to 1 GiB. */
@@ -238,4 +257,9 @@ export function isArenaSize(bytes: number): boolean {
 /** True for buffers of the half that large ones cannot take. */
 export function isSmall(lengthBytes: number): boolean {
   return lengthBytes <= SMALL_BUFFER_BYTES;
+}
+
+/** True for buffers that are not among the largest. */
+export function isUsual(lengthBytes: number): boolean {
+  return lengthBytes <= USUAL_BUFFER_BYTES;
 }

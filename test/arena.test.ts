@@ -77,6 +77,20 @@ describe('the arena', () => {
     expect(other.allocate(HALF_BYTES)).not.toBe(0);
   });
 
+  it('has a part for the largest buffers where there is room for it', () => {
+    const arena = new Arena(BASE, 2 ** 27);
+    const largest = 2 ** 25;
+    expect(arena.largestBytes).toBe(largest);
+    expect(arena.usualBytes).toBe(largest);
+    expect(arena.allocate(largest)).toBe(BASE + 2 ** 26 + largest);
+    expect(arena.allocate(2 ** 21 + 1)).toBe(0);
+    const usual = Array.from({ length: 16 }, () => arena.allocate(2 ** 21));
+    expect(new Set(usual).size).toBe(16);
+    expect(usual).not.toContain(0);
+    expect(arena.allocate(40_000)).toBe(0);
+    expect(arena.allocate(32_768)).toBe(BASE);
+  });
+
   it('serves those who wait in line, the larger before those that came later', () => {
     const arena = new Arena(BASE, ARENA_BYTES);
     const first = arena.allocate(65_536);
@@ -95,7 +109,7 @@ describe('the arena', () => {
   });
 
   it('counts right at its largest size', () => {
-    expect(new Arena(BASE, 2 ** 30).largestBytes).toBe(2 ** 29);
+    expect(new Arena(BASE, 2 ** 30).largestBytes).toBe(2 ** 28);
   });
 
   it('refuses to let anybody wait for more than it has', () => {

@@ -1,7 +1,7 @@
 // One server, one row, one round: fio on the socket, and what it cost the server.
 
 import { spawn, spawnSync } from 'node:child_process';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { withServer } from '../with-server.mjs';
 import { processorSeconds } from '../processor.mjs';
@@ -35,33 +35,38 @@ const WARM_UP_TIMES = 4;
  * whoever writes it. Direct I/O would drop the pages, so it has images of its own.
  */
 export class Images {
-  /** @readonly @type {Map<string, string>} */
-  #paths = new Map();
+  /** @readonly */
+  #path;
+  /** The cached one that is in use. */
+  #warm = '';
 
   /** @param {string} folder */
   constructor(folder) {
-    const path = (/** @type {string} */ name) => join(folder, name);
-    const first = { raw: path('first.raw'), qcow2: path('first.qcow2') };
-    writeFileSync(first.raw, Buffer.alloc(IMAGE_MIB << 20, 'sluice'));
-    run('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', first.raw, first.qcow2]);
-    for (const kind of /** @type {const} */ (['raw', 'qcow2'])) {
-      const cached = path(`cached.${kind}`);
-      run('dd', [`if=${first[kind]}`, `of=${cached}`, 'bs=4k', 'conv=fsync']);
-      this.#paths.set(`${kind} cached`, cached);
-      this.#paths.set(`${kind} direct`, first[kind]);
-    }
-    this.#paths.set('empty cached', path('empty.qcow2'));
+    this.#path = (/** @type {string} */ name) => join(folder, name);
+    const raw = this.#path('raw');
+    writeFileSync(raw, Buffer.alloc(IMAGE_MIB << 20, 'sluice'));
+    run('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', raw, this.#path('qcow2')]);
     // Nobody shall write back another one's pages.
     run('sync', []);
   }
 
   /** The image for the next server. */
   prepare(/** @type {Workload} */ { kind, cache }) {
-    const image = this.#paths.get(`${kind} ${cache === 'none' ? 'direct' : 'cached'}`) ?? '';
+    const image = this.#path(kind);
     if (kind === 'empty') run('qemu-img', ['create', '-f', 'qcow2', image, `${EMPTY_MIB}M`]);
-    // Hosts with little memory drop cold files from the page cache.
-    else if (cache !== 'none') readFileSync(image);
-    return image;
+    return kind === 'empty' || cache === 'none' ? image : this.#cached(image);
+  }
+
+  /** A copy in the page cache. Some hosts drop a file that nobody uses for a while: it is anew. */
+  #cached(/** @type {string} */ image) {
+    const copy = `${image}.cached`;
+    if (copy === this.#warm) readFileSync(copy);
+    else {
+      rmSync(copy, { force: true });
+      run('dd', [`if=${image}`, `of=${copy}`, 'bs=4k', 'conv=fsync']);
+    }
+    this.#warm = copy;
+    return copy;
   }
 }
 

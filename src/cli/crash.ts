@@ -56,7 +56,7 @@ export async function crash(options: CrashOptions, terminal: Terminal): Promise<
     terminal.status(progressTexts(explorer.progress, states, explorer.seconds));
   const drawing = terminal.interactive ? setInterval(draw, REDRAW_MS) : undefined;
   let stopped = false;
-  void stopRequested(() => terminal.error('gave up: the result is lost')).then(() => {
+  void stopRequested({ giveUp: () => terminal.error('gave up: the result is lost') }).then(() => {
     stopped = true;
     clearInterval(drawing);
     terminal.status(['Stopping. Ctrl-C gives up.']);

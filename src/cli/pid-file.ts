@@ -1,4 +1,5 @@
 /** The file that tells scripts which process serves. */
+import { rmSync } from 'node:fs';
 import { readFile, unlink, writeFile } from 'node:fs/promises';
 import { Refusal } from './refusal.ts';
 
@@ -20,6 +21,11 @@ export class PidFile implements AsyncDisposable {
     });
     this.#written = true;
   }
+
+  /** Removes it at once, when nothing else will. */
+  readonly removeNow = (): void => {
+    if (this.#path !== undefined && this.#written) rmSync(this.#path, { force: true });
+  };
 
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#path === undefined || !this.#written) return;

@@ -37,13 +37,16 @@ export async function serve(
 ): Promise<void> {
   let code = 0;
   await toTheEnd(terminal, async () => {
+    // First: whoever sees a file or a socket of ours may signal at once.
+    const signals = listenToSignals(options, terminal);
     await using pidFile = new PidFile(options.pidFile);
+    signals.lastActs.push(pidFile.removeNow);
     const isPrivate = options.run !== undefined && !options.addressed;
     await using folder = isPrivate ? await PrivateFolder.make() : undefined;
+    if (folder !== undefined) signals.lastActs.push(folder.removeNow);
     const notices: string[] = [];
     const placed = { ...options, ...folder?.place };
-    const lastActs = folder === undefined ? [] : [folder.removeNow];
-    const served = { exports, options: placed, terminal, pidFile, notices, lastActs };
+    const served = { exports, options: placed, terminal, pidFile, notices, signals };
     const notice = (text: string): void => void notices.push(text);
     const outcome = await withImages(exports, options, notice, (disks) =>
       serveDisks(disks, served),
@@ -63,8 +66,20 @@ interface Served {
   readonly pidFile: PidFile;
   /** Said of the images while they were opened. */
   readonly notices: readonly string[];
-  /** What a second signal does before it ends the process. */
+  readonly signals: Signals;
+}
+
+/** What signals do; what needs a server, or a command, is there when these are. */
+interface Signals {
+  /** Resolves with the signal that asks the server to stop. */
+  readonly stop: Promise<NodeJS.Signals>;
+  /** What one that ends the process at once does before: the second, and any while starting. */
   readonly lastActs: (() => void)[];
+  isStarting: boolean;
+  /** Of SIGHUP, to a daemon. */
+  reload: () => void;
+  /** Of SIGUSR2. */
+  report: () => void;
 }
 
 /** On the way out the disks are flushed and closed. */
@@ -77,9 +92,13 @@ async function serveDisks(
   await using server = await listen(disks, exports, options, tls);
   const renewal = new TlsRenewal(server, options, terminal);
   const controlled = { server, disks: namedDisks(disks, exports), renewal };
+  const { signals } = served;
+  const { stop } = signals;
+  signals.reload = () => renewal.request();
+  signals.report = () => terminal.line(statsText(controlStats(controlled)).trimEnd());
   await using _control = await Control.open(options.control, controlled);
   await served.pidFile.write();
-  const stop = listenToSignals(controlled, served);
+  signals.isStarting = false;
   const uris = server.uris.map((uri) => uriForClients(uri, options, tls));
   using _log = tell(disks, server, { ...served, uris });
   releaseCommand();
@@ -92,7 +111,7 @@ async function serveDisks(
           uris,
           stop,
           warn: (text) => terminal.warn(text),
-          onStart: (kill) => void served.lastActs.unshift(kill),
+          onStart: (kill) => void signals.lastActs.unshift(kill),
         });
   for (const timer of watching) clearInterval(timer);
   await server.close();
@@ -107,21 +126,27 @@ function namedDisks(disks: readonly Disk[], exports: readonly ServedExport[]): C
   });
 }
 
-/** Resolves with the signal that asks the server to stop. */
-function listenToSignals(
-  controlled: Controlled & { readonly renewal: TlsRenewal },
-  { options, terminal, lastActs }: Served,
-): Promise<NodeJS.Signals> {
-  process.on('SIGUSR2', () => terminal.line(statsText(controlStats(controlled)).trimEnd()));
+function listenToSignals(options: ServeOptions, terminal: Terminal): Signals {
+  const lastActs: (() => void)[] = [];
   // Whoever passes a socket has no terminal that could hang up.
   const isDaemon = isForked() || options.fd !== undefined;
-  return stopRequested(
-    () => {
-      for (const act of lastActs) act();
-      terminal.error('gave up: the last flush was not finished');
+  const lost = options.readOnly === true ? '' : ': the last flush was not finished';
+  const act = (): void => {
+    for (const lastAct of lastActs) lastAct();
+  };
+  const stop = stopRequested({
+    isStarting: () => signals.isStarting,
+    abandon: act,
+    giveUp: () => {
+      act();
+      terminal.error(`gave up${lost}`);
     },
-    isDaemon ? () => controlled.renewal.request() : undefined,
-  );
+    ...(isDaemon ? { reload: () => signals.reload() } : {}),
+  });
+  const nothing = (): void => undefined;
+  const signals: Signals = { stop, lastActs, isStarting: true, reload: nothing, report: nothing };
+  process.on('SIGUSR2', () => signals.report());
+  return signals;
 }
 
 /** Says that clients can connect, and from here on what else there is to say. */

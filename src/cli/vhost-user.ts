@@ -39,11 +39,11 @@ async function serveImage(
   const warn = sparingly((text) => terminal.warn(text));
   server.on('fault', (error) => warn(error.message));
   await pidFile.write();
-  const stop = stopRequested(
-    () => terminal.error('gave up: the last flush was not finished'),
+  const stop = stopRequested({
+    giveUp: () => terminal.error('gave up: the last flush was not finished'),
     // There are no files to read anew.
-    isForked() ? () => undefined : undefined,
-  );
+    ...(isForked() ? { reload: () => undefined } : {}),
+  });
   terminal.line(`vhost-user-blk at ${socketPath(options.socket)}`);
   warnUnsafe(terminal, [disk]);
   for (const notice of notices) terminal.warn(notice);

@@ -2,32 +2,33 @@
  * One connection's way to buffers of the arena: its share first, then the line.
  *
  * A connection that holds nothing may take one buffer of any size; beyond that it stays within a
- * part of the arena, for small and for large buffers apart, so that others always find room. A
- * large WRITE is in the reception as well until its data is here. Who stands in a line stays there
- * until it is served, even when its client has gone: what was received completely is executed.
+ * part of the arena, for small and for large buffers apart, so that others always find room. Who
+ * stands in the line for something that changes the disk stays there until it is served, even when
+ * its client has gone: what was received completely is executed.
  */
 import { type Arena, isSmall } from '../arena.ts';
 import { LARGE_SHARE, SMALL_SHARE } from './limits.ts';
-import type { Reception } from './reception.ts';
+
+/** A place in the line. */
+interface Wait {
+  readonly lengthBytes: number;
+  /** It was served, or given up: then the buffer goes back as soon as it comes. */
+  isOver: boolean;
+}
 
 export class ArenaShare {
   readonly #arena: Arena;
-  readonly #reception: Reception;
   readonly #smallBudgetBytes: number;
   readonly #largeBudgetBytes: number;
   readonly #granted: () => void;
-  #waiting = false;
+  /** The place in the line. */
+  #wait: Wait | undefined;
   /** A buffer that was waited for, 0: none. */
   #address = 0;
-  /** Bytes of the reception that it holds. */
-  #receivingBytes = 0;
-  /** Of what it waits for there. */
-  #announcedBytes = 0;
 
   /** @param granted called when a buffer that was waited for is there; ask again then */
-  constructor(arena: Arena, reception: Reception, granted: () => void) {
+  constructor(arena: Arena, granted: () => void) {
     this.#arena = arena;
-    this.#reception = reception;
     this.#smallBudgetBytes = Math.floor(arena.smallBytes / SMALL_SHARE);
     this.#largeBudgetBytes = Math.floor(arena.largestBytes / LARGE_SHARE);
     this.#granted = granted;
@@ -35,7 +36,7 @@ export class ArenaShare {
 
   /** In the line for a buffer. */
   get waiting(): boolean {
-    return this.#waiting;
+    return this.#wait?.isOver === false;
   }
 
   /**
@@ -43,49 +44,30 @@ export class ArenaShare {
    * called or less is held.
    * @param heldSmallBytes what the connection holds of small buffers
    * @param heldLargeBytes and of large ones
-   * @param receives data is to come into it; `received` says when it has, or never will
    */
-  take(
-    lengthBytes: number,
-    heldSmallBytes: number,
-    heldLargeBytes: number,
-    receives: boolean,
-  ): number {
+  take(lengthBytes: number, heldSmallBytes: number, heldLargeBytes: number): number {
     if (this.#address !== 0) return this.#takeGranted();
-    if (this.#waiting) return 0;
+    if (this.waiting) return 0;
     const small = isSmall(lengthBytes);
     const heldBytes = small ? heldSmallBytes : heldLargeBytes;
     const budgetBytes = small ? this.#smallBudgetBytes : this.#largeBudgetBytes;
     if (heldBytes > 0 && heldBytes + lengthBytes > budgetBytes) return 0;
-    if (receives && !small && !this.#enter(lengthBytes)) return 0;
     const address = this.#arena.allocate(lengthBytes);
     if (address !== 0) return address;
-    this.#waiting = true;
-    this.#arena.whenFree(lengthBytes, this.#grant);
+    const wait = { lengthBytes, isOver: false };
+    this.#wait = wait;
+    this.#arena.whenFree(lengthBytes, (granted) => this.#grant(wait, granted));
     return this.#takeGranted();
   }
 
-  /** Nothing more comes into the buffer that was taken last. */
-  received(): void {
-    const bytes = this.#receivingBytes;
-    this.#receivingBytes = 0;
-    if (bytes > 0) this.#reception.leave(bytes);
+  /** Nobody wants the buffer any more that is waited for, if one is. */
+  giveUp(): void {
+    const wait = this.#wait;
+    if (wait === undefined) return;
+    const address = this.#takeGranted();
+    if (address !== 0) this.#arena.release(address, wait.lengthBytes);
+    wait.isOver = true;
   }
-
-  /** Through the reception: its line first, then that of the arena. */
-  #enter(lengthBytes: number): boolean {
-    if (this.#receivingBytes > 0) return true;
-    this.#announcedBytes = lengthBytes;
-    if (this.#reception.enter(lengthBytes, this.#entered)) this.#receivingBytes = lengthBytes;
-    else this.#waiting = true;
-    return !this.#waiting;
-  }
-
-  readonly #entered = (): void => {
-    this.#waiting = false;
-    this.#receivingBytes = this.#announcedBytes;
-    this.#granted();
-  };
 
   #takeGranted(): number {
     const address = this.#address;
@@ -93,9 +75,10 @@ export class ArenaShare {
     return address;
   }
 
-  readonly #grant = (address: number): void => {
-    this.#waiting = false;
+  #grant(wait: Wait, address: number): void {
+    if (wait.isOver) return this.#arena.release(address, wait.lengthBytes);
+    wait.isOver = true;
     this.#address = address;
     this.#granted();
-  };
+  }
 }

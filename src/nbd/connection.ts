@@ -2,17 +2,15 @@
  * One client in transmission: bytes in, requests to the device, replies out.
  * NBD proto, "Transmission phase".
  *
- *     ┌────────────────────────────────────────────────────────────────┐
- *   header ──▶ first ──▶ buffer ──▶ payload ──▶ submit ─────────────────┤
- *     │ │ │ └───────────▶ │ └───────────────────▶ │                   │
- *     │ │ └──▶ ids ──▶ buffer, submit or header ───────────────────────┤
- *     │ └────▶ drain ───────────────────────────────────────────────────┘
+ *     ┌──────────────────────────────────────────┐
+ *   header ──▶ intake ──▶ submit ────────────────┤
+ *     │ │ │ └───────────▶  │                     │
+ *     │ │ └──▶ ids ──▶ intake, submit or header ─┤
+ *     │ └────▶ drain ────────────────────────────┘
  *     └──────▶ over
  *
  * header    #header: a complete header is checked; a refusal is answered here
- * first     #first: a large WRITE is taken for real when the first of its data is here
- * buffer    #claim: waits for its share of the arena
- * payload   #receive: the data of a WRITE comes in
+ * intake    its buffer, and the data of a WRITE (intake.ts)
  * submit    #submit: waits until the device takes it
  * ids       #ids: the payload of a BLOCK_STATUS comes in
  * drain     #drain: the payload of what was refused goes by
@@ -27,17 +25,17 @@
  */
 import type { Device } from '../device.ts';
 import { Answers } from './answers.ts';
-import { ArenaShare } from './arena-share.ts';
 import { MAX_POLLED_BURST } from './busy-poll.ts';
-import type { ConnectionParts } from './connection-parts.ts';
 import { Dispatch } from './dispatch.ts';
 import { Incoming } from './incoming.ts';
-import { FIRST_BYTES, GATHER_BYTES, MAX_REQUESTS } from './limits.ts';
+import { Intake } from './intake.ts';
+import { GATHER_BYTES, MAX_REQUESTS } from './limits.ts';
 import { bufferBytesOf, changesDisk } from './operations.ts';
 import { CMD_BLOCK_STATUS, CMD_CACHE, CMD_DISC, CMD_FLUSH, CMD_WRITE } from './protocol.ts';
 import { ALLOWED } from './refusals.ts';
 import { type HeaderForm, headerOf, isAbsurd, NO_SLOT } from './requests.ts';
 import { payloadBytes, refusal, type Session } from './requests.ts';
+import type { Reception } from './reception.ts';
 import type { ByteSocket, SocketOwner } from './socket.ts';
 import type { Staging } from './staging.ts';
 import { StatusPayload } from './status-payload.ts';
@@ -47,13 +45,25 @@ import type { NbdEndReason } from './stats/types.ts';
 import type { Attended, Turn } from './turn.ts';
 
 const STATE_HEADER = 0;
-const STATE_BUFFER = 1;
-const STATE_PAYLOAD = 2;
-const STATE_SUBMIT = 3;
-const STATE_DRAIN = 4;
-const STATE_IDS = 5;
-const STATE_FIRST = 6;
-const STATE_OVER = 7;
+const STATE_INTAKE = 1;
+const STATE_SUBMIT = 2;
+const STATE_DRAIN = 3;
+const STATE_IDS = 4;
+const STATE_OVER = 5;
+
+/** What a connection is made of. */
+export interface ConnectionParts {
+  readonly device: Device;
+  readonly turn: Turn;
+  readonly reception: Reception;
+  readonly socket: ByteSocket;
+  readonly session: Session;
+  readonly tally: Tally;
+  /** Bytes that came behind the negotiation. */
+  readonly early: Uint8Array;
+  /** Called once, when every request is executed and nothing of the device is held any more. */
+  readonly finished: () => void;
+}
 
 export class Connection implements SocketOwner, Attended, CountedClient {
   woken = false;
@@ -72,7 +82,7 @@ export class Connection implements SocketOwner, Attended, CountedClient {
   readonly #incoming: Incoming;
   readonly #staging: Staging;
   readonly #statusPayload = new StatusPayload();
-  readonly #share: ArenaShare;
+  readonly #intake: Intake;
   #state = STATE_HEADER;
   /** The request between its header and its submission. */
   #slot = NO_SLOT;
@@ -97,7 +107,8 @@ export class Connection implements SocketOwner, Attended, CountedClient {
     this.tally = parts.tally;
     this.#answers = new Answers(device, parts.socket, session, parts.tally, this.#wake);
     this.#dispatch = new Dispatch(device, this.#answers, this.#wake);
-    this.#share = new ArenaShare(device.arena, parts.reception, this.#wake);
+    const { reception } = parts;
+    this.#intake = new Intake(device, reception, this.#answers, this.#incoming, this.#wake);
     this.#staging.preset(parts.early);
   }
 
@@ -110,18 +121,18 @@ export class Connection implements SocketOwner, Attended, CountedClient {
 
   /** In the line for a buffer of the arena. */
   get waiting(): boolean {
-    return this.#share.waiting;
+    return this.#intake.waiting;
   }
 
   /** Holds memory until the client sends or reads. */
   get stalling(): boolean {
     const { heldBytes, sender } = this.#answers;
-    return this.#state === STATE_PAYLOAD || (sender.blocked && heldBytes > 0);
+    return this.#intake.stalling || (sender.blocked && heldBytes > 0);
   }
 
   /** Nothing is at the device or waits for it: the next move is the client's. */
   get awaitsClient(): boolean {
-    return this.#dispatch.idle && this.#state !== STATE_SUBMIT && !this.#share.waiting;
+    return this.#dispatch.idle && this.#state !== STATE_SUBMIT && !this.#intake.waiting;
   }
 
   /** Bytes of the arena that it holds. */
@@ -162,7 +173,7 @@ export class Connection implements SocketOwner, Attended, CountedClient {
   }
 
   target(): Uint8Array {
-    return this.#incoming.target(this.#state === STATE_PAYLOAD);
+    return this.#incoming.target(this.#intake.receiving);
   }
 
   received(lengthBytes: number): boolean {
@@ -230,12 +241,8 @@ export class Connection implements SocketOwner, Attended, CountedClient {
     switch (this.#state) {
       case STATE_HEADER:
         return this.#header();
-      case STATE_FIRST:
-        return this.#first();
-      case STATE_BUFFER:
-        return this.#claim();
-      case STATE_PAYLOAD:
-        return this.#receive();
+      case STATE_INTAKE:
+        return this.#takeIn();
       case STATE_SUBMIT:
         return this.#submit();
       case STATE_IDS:
@@ -281,14 +288,14 @@ export class Connection implements SocketOwner, Attended, CountedClient {
   #accept(slot: number, type: number, length: number): boolean {
     // With O_DIRECT there is no page cache that a CACHE could fill.
     const isUncached = type === CMD_CACHE && this.#device.blockSizeBytes > 1;
-    const isUnheard = this.#answers.sender.deaf && !changesDisk(type);
-    if (type !== CMD_FLUSH && (length === 0 || isUncached || isUnheard)) {
+    if (type !== CMD_FLUSH && (length === 0 || isUncached || this.#isUnheard(type))) {
       this.#answers.done(slot);
       return true;
     }
     this.#slot = slot;
-    if (type === CMD_WRITE && length > FIRST_BYTES) this.#state = STATE_FIRST;
-    else this.#state = bufferBytesOf(type, length) > 0 ? STATE_BUFFER : STATE_SUBMIT;
+    const needsBuffer = bufferBytesOf(type, length) > 0;
+    if (needsBuffer) this.#intake.begin(slot, type, length);
+    this.#state = needsBuffer ? STATE_INTAKE : STATE_SUBMIT;
     return true;
   }
 
@@ -317,30 +324,22 @@ export class Connection implements SocketOwner, Attended, CountedClient {
     return reason === ALLOWED ? this.#acceptStatus(slot) : this.#refuse(slot, 0, reason);
   }
 
-  #first(): boolean {
-    if (this.#staging.length < FIRST_BYTES) return false;
-    this.#state = STATE_BUFFER;
-    return true;
+  #takeIn(): boolean {
+    const ready = this.#intake.step();
+    if (!ready && this.#isUnheard(this.#answers.table.type[this.#slot] ?? 0)) return this.#forgo();
+    if (ready) this.#state = STATE_SUBMIT;
+    return ready;
   }
 
-  #claim(): boolean {
-    const slot = this.#slot;
-    const { table } = this.#answers;
-    const bytes = bufferBytesOf(table.type[slot] ?? 0, table.length[slot] ?? 0);
-    const isWrite = table.type[slot] === CMD_WRITE;
-    const { heldSmallBytes, heldLargeBytes } = this.#answers;
-    const address = this.#share.take(bytes, heldSmallBytes, heldLargeBytes, isWrite);
-    if (address === 0) return false;
-    this.#answers.hold(slot, address, bytes);
-    this.#incoming.expect(address, isWrite ? bytes : 0);
-    this.#state = isWrite ? STATE_PAYLOAD : STATE_SUBMIT;
-    return true;
+  /** Nobody waits for the answer to what only asks (C2). */
+  #isUnheard(type: number): boolean {
+    return this.#answers.sender.deaf && !changesDisk(type);
   }
 
-  #receive(): boolean {
-    if (!this.#incoming.receive()) return false;
-    this.#share.received();
-    this.#state = STATE_SUBMIT;
+  #forgo(): boolean {
+    this.#intake.abandon();
+    this.#answers.done(this.#slot);
+    this.#state = STATE_HEADER;
     return true;
   }
 
@@ -383,15 +382,14 @@ export class Connection implements SocketOwner, Attended, CountedClient {
   #starved(): boolean {
     const state = this.#state;
     if (state === STATE_HEADER) return this.#staging.length < this.#headerForm.bytes;
-    if (state === STATE_FIRST) return this.#staging.length < FIRST_BYTES;
-    return state === STATE_PAYLOAD || state === STATE_IDS || state === STATE_DRAIN;
+    if (state === STATE_INTAKE) return this.#intake.starved;
+    return state === STATE_IDS || state === STATE_DRAIN;
   }
 
   #finish(): void {
     this.#done = true;
     // Nobody reads into it any more: the end, the close or `shutdown` came before.
-    if (this.#state === STATE_PAYLOAD) this.#answers.release(this.#slot);
-    this.#share.received();
+    this.#intake.abandon();
     this.#state = STATE_OVER;
     if (!this.#closed) this.#socket.end();
     this.#finished();

@@ -10,17 +10,23 @@ export interface Idler {
   readonly awaitsClient: boolean;
   /** Bytes that moved in either direction so far. */
   readonly movedBytes: number;
+  /** Those of replies; 0: nothing that it asked for was done so far. */
+  readonly sentBytes: number;
 }
 
 /** Where a connection was, and since when. */
 interface Mark {
   readonly movedBytes: number;
   readonly sinceMs: number;
+  readonly isSilent: boolean;
 }
+
+/** What is less is no request on its way: a client that sends a byte now and then is silent. */
+const FIRST_REQUEST_BYTES = 4096;
 
 /** How long a client may be idle when others wait, in milliseconds; 0: for ever. */
 export interface IdleLimits {
-  /** One that has asked for something before. */
+  /** One that has got a reply before. */
   readonly idleMs: number;
   /** One that never has: it may have come only to be there. */
   readonly silentMs: number;
@@ -38,10 +44,12 @@ export class IdleWatch<T extends Idler> {
   look(connections: Iterable<T>, nowMs: number): void {
     const marks = new Map<T, Mark>();
     for (const connection of connections) {
-      const { movedBytes, awaitsClient } = connection;
+      const { movedBytes, sentBytes, awaitsClient } = connection;
       const mark = this.#marks.get(connection);
-      const stays = mark !== undefined && awaitsClient && mark.movedBytes === movedBytes;
-      marks.set(connection, stays ? mark : { movedBytes, sinceMs: nowMs });
+      const isSilent = sentBytes === 0;
+      const mostBytes = isSilent ? FIRST_REQUEST_BYTES : 0;
+      const stays = mark !== undefined && awaitsClient && movedBytes - mark.movedBytes <= mostBytes;
+      marks.set(connection, stays ? mark : { movedBytes, sinceMs: nowMs, isSilent });
     }
     this.#marks = marks;
   }
@@ -54,7 +62,7 @@ export class IdleWatch<T extends Idler> {
       const mark = this.#marks.get(connection);
       if (mark === undefined) continue;
       const { idleMs, silentMs } = this.#limits;
-      const limitMs = mark.movedBytes === 0 ? silentMs : idleMs;
+      const limitMs = mark.isSilent ? silentMs : idleMs;
       const restedMs = nowMs - mark.sinceMs;
       if (limitMs === 0 || restedMs < limitMs || restedMs <= longestMs) continue;
       found = connection;

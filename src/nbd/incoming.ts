@@ -1,6 +1,6 @@
 /**
  * The bytes of one connection as they come in: by way of a window, and the data of a WRITE straight
- * into the arena as soon as nothing else is in front of it.
+ * into the arena, or memory of the heap, as soon as nothing else is in front of it.
  */
 import type { Device } from '../device.ts';
 import { Staging } from './staging.ts';
@@ -13,7 +13,9 @@ export class Incoming {
   /** The part of a payload that has not come yet: where it goes, or how much goes by. */
   #at = 0;
   #left = 0;
-  /** The last target was the arena itself. */
+  /** Where a payload goes that does not go into the arena. */
+  #heap: Uint8Array | undefined;
+  /** The last target was that of the payload itself. */
   #direct = false;
 
   constructor(device: Device) {
@@ -27,7 +29,7 @@ export class Incoming {
   target(ofPayload: boolean): Uint8Array {
     this.#direct = ofPayload && this.staging.length === 0;
     if (!this.#direct) return this.staging.window(this.narrow);
-    return this.#device.bytes.subarray(this.#at, this.#at + this.#left);
+    return this.#memory.subarray(this.#at, this.#at + this.#left);
   }
 
   /** Bytes have come into the last target. */
@@ -48,12 +50,30 @@ export class Incoming {
     this.#left = lengthBytes;
   }
 
-  /** Takes what is staged of a payload, the rest comes straight into the arena; true: all of it. */
+  /** A payload follows that stays in the heap until `deliver`, or `forget`. */
+  expectInHeap(lengthBytes: number): void {
+    // Untouched: the system provides its pages as bytes come.
+    this.#heap = Buffer.allocUnsafeSlow(lengthBytes);
+    this.expect(0, lengthBytes);
+  }
+
+  /** Puts the payload that is in the heap at an address of the arena. */
+  deliver(address: number): void {
+    if (this.#heap !== undefined) this.#device.bytes.set(this.#heap, address);
+    this.#heap = undefined;
+  }
+
+  /** Nobody wants the payload that is in the heap, if one is. */
+  forget(): void {
+    this.#heap = undefined;
+  }
+
+  /** Takes what is staged of a payload, the rest comes straight to its place; true: all of it. */
   receive(): boolean {
     const { at, bytes } = this.staging;
     const length = Math.min(this.#left, this.staging.length);
     if (length > 0) {
-      this.#device.bytes.set(bytes.subarray(at, at + length), this.#at);
+      this.#memory.set(bytes.subarray(at, at + length), this.#at);
       this.staging.consume(length);
       this.#advance(length);
     }
@@ -66,6 +86,10 @@ export class Incoming {
     this.staging.consume(length);
     this.#left -= length;
     return this.#left === 0;
+  }
+
+  get #memory(): Uint8Array {
+    return this.#heap ?? this.#device.bytes;
   }
 
   #advance(lengthBytes: number): void {

@@ -1,87 +1,47 @@
 /**
- * What WRITEs whose data is still coming hold of a device's large buffers, over all connections.
- * So clients that announce data and are slow to send it leave room for what others ask for, and
- * wait for each other in lines of their own: one for those of the usual sizes, which get a quarter
- * of the space together, and one for still larger ones, which get half of it, or one its place.
+ * Room for WRITEs of the usual sizes whose data is still coming, over all connections of a device.
+ *
+ * The data of some of them comes straight into the arena: what those hold is a part of it, so that
+ * clients that are slow to send leave the rest to others. That of further ones comes into memory of
+ * the heap, which the system provides as bytes come, and is copied into the arena when all of it is
+ * here: nobody waits for somebody else's data.
  */
-import type { Arena } from '../arena.ts';
+import { type Arena, isSmall, isUsual } from '../arena.ts';
 
-/** Longest WRITE of the usual sizes, those of kernels and of copying programs. */
-const USUAL_BYTES = 2_097_152;
+/** Of the arena's space for them. */
+const ARENA_PART = 1 / 2;
+/** What may be announced to the heap together. */
+const HEAP_BYTES = 268_435_456;
 
-/** A WRITE that waits to be received. */
-interface Waiter {
-  readonly lengthBytes: number;
-  readonly enter: () => void;
-}
-
-class Lane {
-  readonly #arena: Arena;
-  readonly #part: number;
-  readonly #waiters: Waiter[] = [];
-  #heldBytes = 0;
-
-  /** @param part of the space for large buffers */
-  constructor(arena: Arena, part: number) {
-    this.#arena = arena;
-    this.#part = part;
-  }
-
-  get contended(): boolean {
-    return this.#waiters.length > 0;
-  }
-
-  enter(lengthBytes: number, enter: () => void): boolean {
-    if (!this.contended && this.#admits(lengthBytes)) return true;
-    this.#waiters.push({ lengthBytes, enter });
-    return false;
-  }
-
-  leave(lengthBytes: number): void {
-    this.#heldBytes -= lengthBytes;
-    for (;;) {
-      const first = this.#waiters[0];
-      if (first === undefined || !this.#admits(first.lengthBytes)) return;
-      this.#waiters.shift();
-      first.enter();
-    }
-  }
-
-  #admits(lengthBytes: number): boolean {
-    const heldBytes = this.#heldBytes + lengthBytes;
-    if (this.#heldBytes > 0 && heldBytes > this.#arena.largestBytes * this.#part) return false;
-    this.#heldBytes = heldBytes;
-    return true;
-  }
-}
+/** Where the data of a WRITE comes. */
+export type Entrance = 'arena' | 'heap';
 
 export class Reception {
-  readonly #usual: Lane;
-  readonly #larger: Lane;
+  readonly #arena: Arena;
+  readonly #heldBytes = { arena: 0, heap: 0 };
 
   constructor(arena: Arena) {
-    this.#usual = new Lane(arena, 1 / 4);
-    this.#larger = new Lane(arena, 1 / 2);
-  }
-
-  /** True when somebody waits. */
-  get contended(): boolean {
-    return this.#usual.contended || this.#larger.contended;
+    this.#arena = arena;
   }
 
   /**
-   * True: the data may come. False: not yet, `enter` is called then; in the order of the calls.
-   * @param lengthBytes all the data, to be given to `leave` when it has come or never will
+   * Where the data of a WRITE is to come, until `leave`; undefined: there are no rules for it, and
+   * it waits for a buffer as everything else.
    */
-  enter(lengthBytes: number, enter: () => void): boolean {
-    return this.#laneOf(lengthBytes).enter(lengthBytes, enter);
+  enter(lengthBytes: number): Entrance | undefined {
+    if (isSmall(lengthBytes) || !isUsual(lengthBytes)) return undefined;
+    const held = this.#heldBytes;
+    const mostBytes = { arena: this.#arena.usualBytes * ARENA_PART, heap: HEAP_BYTES };
+    for (const entrance of ['arena', 'heap'] as const) {
+      if (held[entrance] + lengthBytes > mostBytes[entrance]) continue;
+      held[entrance] += lengthBytes;
+      return entrance;
+    }
+    return undefined;
   }
 
-  leave(lengthBytes: number): void {
-    this.#laneOf(lengthBytes).leave(lengthBytes);
-  }
-
-  #laneOf(lengthBytes: number): Lane {
-    return lengthBytes <= USUAL_BYTES ? this.#usual : this.#larger;
+  /** The data has come, or never will. */
+  leave(entrance: Entrance, lengthBytes: number): void {
+    this.#heldBytes[entrance] -= lengthBytes;
   }
 }

@@ -113,8 +113,8 @@ class ExportServer extends EventEmitter<NbdServerEvents> implements DeviceServer
   constructor(settings: ServerSettings, exports: Export[]) {
     super();
     this.#exports = exports;
-    for (const { device, reception } of this.#exports) {
-      this.#watches.set(device, new StallWatch(device.arena, reception));
+    for (const { device } of this.#exports) {
+      this.#watches.set(device, new StallWatch(device.arena));
     }
     this.handshakeTimeoutMs = settings.handshakeTimeoutMs;
     this.busyPollMicros = settings.busyPollMicros;

@@ -11,7 +11,6 @@ import {
   STALL_MS,
   STALL_PART,
 } from './limits.ts';
-import type { Reception } from './reception.ts';
 
 /** What is watched of a connection. */
 export interface Watched {
@@ -37,23 +36,21 @@ const CALM_CHECKS = STALL_CALM_MS / STALL_CHECK_MS;
 
 export class StallWatch<T extends Watched> {
   readonly #arena: Arena;
-  readonly #reception: Reception;
   #marks = new Map<T, Mark>();
   /** Checks without movement that are too many. */
   #patience = CHECKS;
   /** Checks since somebody was dropped. */
   #calm = 0;
 
-  constructor(arena: Arena, reception: Reception) {
+  constructor(arena: Arena) {
     this.#arena = arena;
-    this.#reception = reception;
   }
 
   /** Called every STALL_CHECK_MS; returns those to drop. */
   check(connections: Iterable<T>): T[] {
     const all = [...connections];
     const marks = new Map<T, Mark>();
-    if (this.#arena.contended || this.#reception.contended) {
+    if (this.#arena.contended) {
       const waiting = all.filter((connection) => connection.waiting).length;
       for (const connection of all) {
         // Who waits for itself alone keeps nobody from anything.

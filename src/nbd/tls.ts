@@ -134,10 +134,25 @@ export function beginTls(
 /** What a server is told of a client with which there is no TLS. */
 export function tlsFault(cause: Error): SluiceError {
   // OpenSSL's own words, without its numbers and files.
-  const { reason = cause.message } = cause as Error & { readonly reason?: string };
-  const message = `no TLS with a client: ${reason}`;
+  const { code = '', reason = cause.message } = cause as TlsCause;
+  const found = KEY_FAULTS.get(code);
+  const message = `no TLS with a client: ${found ?? reason}`;
   return new SluiceError('ERR_SLUICE_CONNECTION', message, { operation: 'accept', cause });
 }
+
+interface TlsCause extends Error {
+  readonly code?: string;
+  readonly reason?: string;
+}
+
+/** What OpenSSL says of clients with pre-shared keys, and what it means. */
+const KEY_FAULTS: ReadonlyMap<string, string> = new Map([
+  [
+    'ERR_SSL_NO_SUITABLE_SIGNATURE_ALGORITHM',
+    'it names no user whose key is here, or has no pre-shared key at all',
+  ],
+  ['ERR_SSL_BINDER_DOES_NOT_VERIFY', 'its key is not the one that is here for the user it names'],
+]);
 
 function keyOf(psk: ReadonlyMap<string, Uint8Array>, user: string): Buffer | null {
   const key = psk.get(user);

@@ -299,6 +299,39 @@ describe('sluice stats', () => {
     mute.close();
     strange.close();
   });
+
+  it('says so when the answer is cut off, or that of somebody else', async () => {
+    const bodies = new Map([
+      ['cut', 'HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\n{"a"'],
+      ...['null', '[]', '7', '{}', '{"server":{}}'].map((body): [string, string] => [
+        body,
+        `HTTP/1.1 200 OK\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
+      ]),
+    ]);
+    for (const [body, answer] of bodies) {
+      const path = folder.file('odd');
+      const odd = createServer((client) => void client.end(answer)).listen(path);
+      const { code, stdout, stderr } = await sluice(['stats', path]);
+      odd.close();
+      expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
+      const reason =
+        body === 'cut' ? 'it closed before the end of its answer' : 'the answer is not that of a';
+      expect(stderr).toContain(reason);
+    }
+  });
+
+  it('shows no control characters of a server', async () => {
+    await using _server = await serveControlled();
+    const stats = JSON.parse((await ask('/stats')).body) as { server: { uri: string } };
+    stats.server.uri = 'nbd://\u001b[2J\u009b2J';
+    const body = JSON.stringify(stats);
+    const path = folder.file('odd');
+    const head = `HTTP/1.1 200 OK\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n`;
+    const odd = createServer((client) => void client.end(head + body)).listen(path);
+    const { stdout } = await sluice(['stats', path]);
+    odd.close();
+    expect(stdout).toMatch(/^nbd:\/\/\?\[2J\?2J {2}pid /);
+  });
 });
 
 describe('SIGUSR2', () => {

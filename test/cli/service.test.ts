@@ -1,5 +1,5 @@
 /** `sluice serve` under service managers, clients that start it, and commands that it starts. */
-import { mkdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { ServerLog } from '../../src/cli/server-log.ts';
@@ -280,6 +280,16 @@ describe('sluice serve --run', () => {
     expect([code, stderr]).toEqual([130, expect.stringContaining('gave up')]);
     await until(async () => !(await isThere(pid)));
     expect(await exists(place)).toBe(false);
+  });
+
+  it('leaves no folder when the signal comes before the server is up', async () => {
+    const place = folder.file('tmp');
+    await mkdir(place);
+    const args = [...SERVE.slice(1), '--run', 'exec sleep 600', image];
+    await using server = new Running(SERVE[0]!, args, { env: { TMPDIR: place } });
+    await until(async () => (await readdir(place)).length > 0);
+    expect(await server.stop()).toMatchObject({ code: 143 });
+    expect(await readdir(place)).toEqual([]);
   });
 
   it('does not begin when the image cannot be served', async () => {

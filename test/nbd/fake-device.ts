@@ -57,6 +57,8 @@ export interface FakeDeviceOptions {
 
 /** The longest small buffer. */
 const SMALL_BYTES = 32_768;
+/** The longest one that is not among the largest. */
+const USUAL_BYTES = 2_097_152;
 
 export class FakeDevice implements Device {
   readonly bytes: Uint8Array;
@@ -107,6 +109,9 @@ export class FakeDevice implements Device {
       return address !== 0;
     };
     let whole = take(arena.largestBytes);
+    // A large arena has a part for the usual buffers besides.
+    const usualBytes = arena.largestBytes < arena.smallBytes ? arena.usualBytes : 0;
+    for (let at = 0; at < usualBytes; at += USUAL_BYTES) whole = take(USUAL_BYTES) && whole;
     for (let at = 0; at < arena.smallBytes; at += SMALL_BYTES) whole = take(SMALL_BYTES) && whole;
     for (const [address, lengthBytes] of taken) arena.release(address, lengthBytes);
     return whole;

@@ -206,20 +206,70 @@ describe('back-pressure', () => {
     for (const one of sitters) one.destroy();
   });
 
-  it('clients that send their WRITEs slowly leave room for what others read', async () => {
+  it('clients that send their WRITEs slowly keep nobody waiting, and get them done', async () => {
     await using serving = await serveFake({ arenaBytes: 8 * MIB, sizeBytes: 4 * MIB });
-    const slow = await Promise.all(Array.from({ length: 8 }, () => serving.go()));
-    for (const client of slow) {
-      client.send(request({ type: WRITE, length: MIB }), Buffer.alloc(FIRST_BYTES));
+    const slow = await Promise.all(Array.from({ length: 16 }, () => serving.go()));
+    const data = pattern(2 * MIB);
+    const half = data.length / 2;
+    for (const [index, client] of slow.entries()) {
+      const header = { type: WRITE, offset: (index % 2) * 2 * MIB, length: data.length };
+      client.send(request(header), data.subarray(0, half));
     }
     await settle();
     await using honest = await serving.go();
-    for (let read = 0; read < 20; read++) {
-      expect((await honest.ask({ type: READ, length: 2 * MIB })).error).toBe(0);
+    for (let round = 0; round < 20; round++) {
+      expect((await honest.ask({ type: READ, length: MIB })).error).toBe(0);
+      expect((await honest.ask({ type: WRITE, data: pattern(MIB) })).error).toBe(0);
     }
-    for (const client of slow) client.send(Buffer.alloc(MIB - FIRST_BYTES));
+    serving.device.storage.fill(0);
+    for (const client of slow) client.send(data.subarray(half));
     for (const client of slow) expect((await client.reply()).error).toBe(0);
-    expect(serving.device.ops().filter((op) => op === OP_WRITE)).toHaveLength(8);
+    for (const offset of [0, 2 * MIB]) {
+      expect(
+        Buffer.compare(serving.device.storage.subarray(offset, offset + data.length), data),
+      ).toBe(0);
+    }
+    expect(serving.device.arenaIsWhole).toBe(true);
+  });
+
+  it('WRITEs that are half here when their clients leave are not executed', async () => {
+    await using serving = await serveFake({ arenaBytes: 8 * MIB, sizeBytes: 4 * MIB });
+    const slow = await Promise.all(Array.from({ length: 16 }, () => serving.go()));
+    for (const client of slow) {
+      client.send(request({ type: WRITE, length: 2 * MIB }), Buffer.alloc(MIB));
+    }
+    await settle();
+    for (const client of slow) client.destroy();
+    await until(() => serving.server.clients === 0);
+    expect(serving.device.log).toEqual([]);
+    expect(serving.device.arenaIsWhole).toBe(true);
+  });
+
+  it('a WRITE that came into the heap is executed though its client leaves', async () => {
+    await using serving = await serveFake({
+      arenaBytes: 8 * MIB,
+      mode: 'held',
+      sizeBytes: 8 * MIB,
+    });
+    const slow = await Promise.all(Array.from({ length: 2 }, () => serving.go()));
+    for (const client of slow) {
+      client.send(request({ type: WRITE, length: 2 * MIB }), Buffer.alloc(FIRST_BYTES));
+    }
+    await settle();
+    await using holder = await serving.go();
+    holder.send(request({ type: READ, length: 4 * MIB }));
+    await until(() => serving.device.open === 1);
+    await using late = await serving.go();
+    const data = pattern(2 * MIB);
+    late.send(request({ type: WRITE, offset: 2 * MIB, data }));
+    await until(() => serving.device.arena.contended);
+    late.destroy();
+    await settle();
+    serving.device.mode = 'inline';
+    serving.device.release();
+    await until(() => serving.device.ops().includes(OP_WRITE));
+    expect(Buffer.compare(serving.device.storage.subarray(2 * MIB, 4 * MIB), data)).toBe(0);
+    for (const client of slow) client.destroy();
   });
 
   it('clients that take no replies of small reads leave room for others', async () => {
@@ -266,6 +316,21 @@ describe.concurrent('clients that take their time', () => {
     expect(performance.now() - began).toBeGreaterThan(STALL_MS - STALL_CHECK_MS);
     expect(await holder.rest()).toHaveLength(0);
     expect(serving.device.ops()).toEqual([OP_READ]);
+  });
+
+  it('one that takes no replies is dropped, and with it what it asks for', async () => {
+    await using serving = await serveFake({ arenaBytes: 4 * MIB, sizeBytes: 4 * MIB });
+    await using holder = await serving.go();
+    holder.socket.pause();
+    for (let read = 0; read < 3; read++) holder.send(request({ type: READ, length: 4 * MIB }));
+    await until(() => serving.device.log.length === 1);
+    await using waiter = await serving.go();
+    const asked = { type: READ, offset: MIB, length: MIB };
+    expect((await waiter.ask(asked)).error).toBe(0);
+    await until(() => serving.server.clients === 1);
+    expect((await waiter.ask(asked)).error).toBe(0);
+    expect(serving.device.log.map(({ length }) => length)).toEqual([4 * MIB, MIB, MIB]);
+    expect(serving.device.arenaIsWhole).toBe(true);
   });
 
   it('one that does not read is left alone while nobody waits', async () => {
@@ -441,6 +506,23 @@ describe('several connections', () => {
     serving.device.release();
     expect((await working.reply()).error).toBe(0);
     expect(third.socket.readableEnded).toBe(false);
+  });
+
+  it('neither a byte of a request nor half of one is an answered one', async () => {
+    const limits = { maxClients: 2, handshakeTimeoutMs: 2000 };
+    await using serving = await serveFake({}, limits);
+    await using byte = await serving.go();
+    byte.send(Buffer.of(0x25));
+    await using half = await serving.go();
+    half.send(request({ type: WRITE, data: pattern(4096) }).subarray(0, 1000));
+    // Those that wait have no more time than these, from when they come.
+    await settle(1000);
+    await using third = await serving.go();
+    await using fourth = await serving.go();
+    expect((await third.ask({ type: READ, length: 512 })).error).toBe(0);
+    expect((await fourth.ask({ type: READ, length: 512 })).error).toBe(0);
+    expect(await byte.rest()).toHaveLength(0);
+    expect(await half.rest()).toHaveLength(0);
   });
 
   it('0 is no limit for the handshake', async () => {

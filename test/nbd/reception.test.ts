@@ -3,58 +3,45 @@ import { Arena, PAGE_SIZE } from '../../src/arena.ts';
 import { Reception } from '../../src/nbd/reception.ts';
 
 const MIB = 2 ** 20;
-const ARENA_BYTES = 64 * MIB;
-/** Large buffers have half of the arena; WRITEs of the usual sizes a quarter of that. */
-const USUAL_BYTES = ARENA_BYTES / 8;
+/** Half of it is for large buffers, half of that for the usual ones, and half of that here. */
+const ARENA_BYTES = 128 * MIB;
+const IN_ARENA_BYTES = ARENA_BYTES / 8;
+const IN_HEAP_BYTES = 256 * MIB;
 
-function never(): void {
-  throw new Error('it did not wait');
+function reception(): Reception {
+  return new Reception(new Arena(PAGE_SIZE, ARENA_BYTES));
 }
 
-/** A reception where WRITEs of the usual sizes are coming. */
-function reception(heldBytes: number): Reception {
-  const place = new Reception(new Arena(PAGE_SIZE, ARENA_BYTES));
-  for (let held = 0; held < heldBytes; held += 2 * MIB) {
-    expect(place.enter(Math.min(2 * MIB, heldBytes - held), never)).toBe(true);
-  }
-  return place;
+/** As many of 2 MiB as make so many bytes. */
+function enterAll(place: Reception, bytes: number): Set<string | undefined> {
+  const count = bytes / (2 * MIB);
+  return new Set(Array.from({ length: count }, () => place.enter(2 * MIB)));
 }
 
 describe('the reception of WRITEs', () => {
-  it('has a limit, and who finds it full waits in line', () => {
-    const place = reception(USUAL_BYTES - 1);
-    const entered: string[] = [];
-    expect(place.enter(1, never)).toBe(true);
-    expect(place.contended).toBe(false);
-    expect(place.enter(2, () => entered.push('two'))).toBe(false);
-    expect(place.contended).toBe(true);
-    place.leave(1);
-    expect(entered).toEqual([]);
-    place.leave(2 * MIB - 1);
-    expect(entered).toEqual(['two']);
-    expect(place.contended).toBe(false);
+  it('has room in the arena, then in the heap, then none', () => {
+    const place = reception();
+    expect(enterAll(place, IN_ARENA_BYTES)).toEqual(new Set(['arena']));
+    expect(enterAll(place, IN_HEAP_BYTES)).toEqual(new Set(['heap']));
+    expect(place.enter(40_000)).toBeUndefined();
   });
 
-  it('lets nobody overtake', () => {
-    const place = reception(USUAL_BYTES);
-    const entered: string[] = [];
-    place.enter(2 * MIB, () => entered.push('large'));
-    expect(place.enter(1, () => entered.push('small'))).toBe(false);
-    place.leave(MIB);
-    expect(entered).toEqual([]);
-    place.leave(MIB);
-    expect(entered).toEqual(['large']);
-    place.leave(1);
-    expect(entered).toEqual(['large', 'small']);
+  it('has room again where one has left', () => {
+    const place = reception();
+    enterAll(place, IN_ARENA_BYTES + IN_HEAP_BYTES);
+    place.leave('heap', 2 * MIB);
+    expect(place.enter(MIB)).toBe('heap');
+    place.leave('arena', 2 * MIB);
+    expect(place.enter(MIB)).toBe('arena');
+    expect(place.enter(MIB)).toBe('arena');
+    expect(place.enter(MIB)).toBe('heap');
+    expect(place.enter(MIB)).toBeUndefined();
   });
 
-  it('has a place for one of the largest, and keeps the usual ones apart from them', () => {
-    const place = reception(0);
-    const entered: string[] = [];
-    expect(place.enter(ARENA_BYTES / 2, never)).toBe(true);
-    expect(place.enter(ARENA_BYTES / 2, () => entered.push('next'))).toBe(false);
-    expect(place.enter(2 * MIB, never)).toBe(true);
-    place.leave(ARENA_BYTES / 2);
-    expect(entered).toEqual(['next']);
+  it('is not for small ones, nor for the largest', () => {
+    const place = reception();
+    expect(place.enter(32_768)).toBeUndefined();
+    expect(place.enter(32_769)).toBe('arena');
+    expect(place.enter(2 * MIB + 1)).toBeUndefined();
   });
 });

@@ -7,7 +7,6 @@ import {
   STALL_CHECK_MS,
   STALL_MS,
 } from '../../src/nbd/limits.ts';
-import { Reception } from '../../src/nbd/reception.ts';
 import { StallWatch, type Watched } from '../../src/nbd/stall-watch.ts';
 
 const CHECKS = STALL_MS / STALL_CHECK_MS;
@@ -28,7 +27,7 @@ function contendedWatch(): { watch: StallWatch<Connection>; relieve: () => void 
   const arena = new Arena(PAGE_SIZE, 65_536);
   const address = arena.allocate(arena.smallBytes);
   arena.whenFree(1, () => undefined);
-  const watch = new StallWatch<Connection>(arena, new Reception(arena));
+  const watch = new StallWatch<Connection>(arena);
   return { watch, relieve: () => arena.release(address, arena.smallBytes) };
 }
 
@@ -94,17 +93,6 @@ describe('the stall watch', () => {
     expect(checksFor()).toBe(LEAST_STALL_MS / STALL_CHECK_MS);
     after(watch, STALL_CALM_MS / STALL_CHECK_MS, []);
     expect(checksFor()).toBe(CHECKS);
-  });
-
-  it('looks when WRITEs wait to be received', () => {
-    const arena = new Arena(PAGE_SIZE, 65_536);
-    const reception = new Reception(arena);
-    const watch = new StallWatch<Connection>(arena, reception);
-    const holder = connection({ stalling: true });
-    reception.enter(arena.largestBytes, () => undefined);
-    expect(after(watch, CHECKS + 1, [holder])).toEqual([]);
-    reception.enter(arena.largestBytes, () => undefined);
-    expect(after(watch, CHECKS + 1, [holder])).toEqual([holder]);
   });
 
   it('starts anew when nobody waited in between', () => {

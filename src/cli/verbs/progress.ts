@@ -34,7 +34,7 @@ export async function withProgress<T>(
   work: Work<T>,
 ): Promise<T> {
   const stop = new AbortController();
-  void stopRequested(() => terminal.error('gave up')).then(() => {
+  void stopRequested({ giveUp: () => terminal.error('gave up') }).then(() => {
     process.exitCode = EXIT_INTERRUPTED;
     stop.abort(new Stopped(options.whatThereIs ?? 'nothing was made'));
   });

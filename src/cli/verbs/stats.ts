@@ -23,6 +23,8 @@ Examples:
 
 /** A server that hangs is told from one that is slow. */
 const TIMEOUT_MS = 5000;
+/** For a whole answer. */
+const ANSWER_MS = 30_000;
 /** Far more than 10,000 clients make. */
 const MAX_ANSWER_BYTES = 64 * 2 ** 20;
 const CLEAR_SCREEN = '\x1b[H\x1b[2J';
@@ -56,7 +58,7 @@ export function addStats(program: Command): void {
 async function stats(socket: string, { output, watch }: StatsOptions): Promise<void> {
   for (;;) {
     const body = await fetchStats(socket);
-    const text = output === 'json' ? body : statsText(parse(socket, body));
+    const text = output === 'json' ? body : textOf(socket, body);
     const clear = watch !== undefined && output === 'human' && process.stdout.isTTY;
     const wanted = await writePart(clear ? CLEAR_SCREEN + text : text);
     if (watch === undefined || !wanted) return;
@@ -77,15 +79,15 @@ function fetchStats(socket: string): Promise<string> {
         body += text;
         if (body.length > MAX_ANSWER_BYTES) asked.destroy(new Error('it answers without end'));
       });
-      response.on('end', () => {
-        if (response.statusCode === 200) resolve(body);
+      response.on('close', () => {
+        if (!response.complete) fail('it closed before the end of its answer', 'ECONNRESET');
+        else if (response.statusCode === 200) resolve(body);
         else fail(`it answers ${response.statusCode}, so it is no control socket`, 'EPROTO');
       });
     });
-    asked.setTimeout(TIMEOUT_MS, () => {
-      const error = new Error(`no answer for ${TIMEOUT_MS / 1000} s`);
-      asked.destroy(Object.assign(error, { code: 'ETIMEDOUT' }));
-    });
+    const deadline = setTimeout(() => asked.destroy(late(ANSWER_MS)), ANSWER_MS);
+    asked.on('close', () => clearTimeout(deadline));
+    asked.setTimeout(TIMEOUT_MS, () => asked.destroy(late(TIMEOUT_MS)));
     asked.on('error', (cause: NodeJS.ErrnoException) => {
       const strange = cause.code?.startsWith('HPE_') === true;
       if (strange) fail('it does not speak HTTP, so it is no control socket', 'EPROTO');
@@ -95,11 +97,19 @@ function fetchStats(socket: string): Promise<string> {
   });
 }
 
-function parse(socket: string, body: string): ControlStats {
+function late(ms: number): Error {
+  return Object.assign(new Error(`no answer for ${ms / 1000} s`), { code: 'ETIMEDOUT' });
+}
+
+/** What is not as it must be comes from somebody else; it may have control characters, too. */
+function textOf(socket: string, body: string): string {
   try {
-    return JSON.parse(body) as ControlStats;
+    const text = statsText(JSON.parse(body) as ControlStats);
+    return text.replaceAll(/[^\n\x20-\x7e\xa0-\uffff]/g, '?');
   } catch (cause) {
-    const reason = Object.assign(new Error('the answer is no JSON', { cause }), { code: 'EPROTO' });
+    const isJson = !(cause instanceof SyntaxError);
+    const found = isJson ? 'the answer is not that of a control socket' : 'the answer is no JSON';
+    const reason = Object.assign(new Error(found, { cause }), { code: 'EPROTO' });
     throw new Refusal(`ask the server at ${JSON.stringify(socket)}`, reason);
   }
 }

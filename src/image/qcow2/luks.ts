@@ -66,8 +66,13 @@ export async function unlockLuks(
     if (await isVolumeKey(header, key)) return xtsCipher(key);
   }
   const slots = `${header.slots.length} key slots in use`;
-  throw keyError(path, `the passphrase opens none of its ${slots}; check it`);
+  const hint = Buffer.from(passphrase).at(-1) === LINE_FEED ? `, ${WITH_LINE_FEED}` : '';
+  throw keyError(path, `the passphrase opens none of its ${slots}; check it${hint}`);
 }
+
+const LINE_FEED = 0x0a;
+/** Editors and echo put it there. */
+const WITH_LINE_FEED = 'and the line feed that it ends with, which counts';
 
 /** The volume's key if the passphrase is the slot's; else noise. */
 async function volumeKey(
