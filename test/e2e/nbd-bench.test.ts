@@ -82,7 +82,7 @@ describeWithPeers(['fio', 'qemu-nbd', 'nbdkit', 'qemu-img'], 'a row', () => {
     if (workload === undefined) throw new Error('there are no rows');
     const servers = serversOf(workload, ['--busy-poll 0']);
     const images = new Images(folder);
-    const results = await measure(workload, servers, { images, folder, rounds: 1, seconds: 0.3 });
+    const results = await measure(workload, servers, { images, folder, rounds: 1, seconds: 0.1 });
     expect(results.map(({ name }) => name)).toEqual([
       'sluice',
       'sluice --busy-poll 0',

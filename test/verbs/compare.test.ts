@@ -13,7 +13,7 @@ import { makeImages } from './images.ts';
 
 const MIB = 2 ** 20;
 const SEED = 5;
-const ROUNDS = 30;
+const ROUNDS = 15;
 
 describeWithPeers(['qemu-img', 'qemu-io'], 'compare', () => {
   const folder = imageFolder();
