@@ -1,5 +1,5 @@
 /** What the command line refuses to do, because the system refused it first. */
-import { getSystemErrorMap } from 'node:util';
+import { systemWords } from '../system-words.ts';
 
 /** `cannot WHAT: reason`, with the system's code. */
 export class Refusal extends Error {
@@ -7,8 +7,8 @@ export class Refusal extends Error {
   readonly code: string;
 
   constructor(what: string, cause: unknown, advice?: string) {
-    const { code = 'unknown', errno = 0, message } = cause as NodeJS.ErrnoException;
-    const reason = getSystemErrorMap().get(errno)?.[1] ?? message;
+    const { code = 'unknown' } = cause as NodeJS.ErrnoException;
+    const reason = systemWords(cause);
     super(`cannot ${what}: ${advice === undefined ? reason : `${reason}; ${advice}`}`, { cause });
     this.code = code;
   }

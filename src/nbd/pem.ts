@@ -2,6 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { SluiceError } from '../errors.ts';
+import { systemWords } from '../system-words.ts';
 
 /** @throws SluiceError ERR_SLUICE_OPEN */
 export async function readPem(folder: string, name: string): Promise<Buffer> {
@@ -9,7 +10,7 @@ export async function readPem(folder: string, name: string): Promise<Buffer> {
   try {
     return await readFile(path);
   } catch (cause) {
-    const message = `cannot read ${JSON.stringify(path)}: ${(cause as Error).message}`;
+    const message = `cannot read ${JSON.stringify(path)}: ${systemWords(cause)}`;
     throw new SluiceError('ERR_SLUICE_OPEN', message, { operation: 'open', path, cause });
   }
 }

@@ -1,6 +1,7 @@
 /** Files of pre-shared keys, as psktool(1) of GnuTLS writes them: lines of USER:KEY, in hex. */
 import { readFile } from 'node:fs/promises';
 import { SluiceError } from '../errors.ts';
+import { systemWords } from '../system-words.ts';
 
 /** OpenSSL takes no longer name (PSK_MAX_IDENTITY_LEN) and no longer key (PSK_MAX_PSK_LEN). */
 const MAX_USER_BYTES = 128;
@@ -21,7 +22,7 @@ export async function readPskFile(path: string): Promise<Map<string, Uint8Array>
   try {
     bytes = await readFile(path);
   } catch (cause) {
-    const message = `cannot read the keys in ${JSON.stringify(path)}: ${(cause as Error).message}`;
+    const message = `cannot read the keys in ${JSON.stringify(path)}: ${systemWords(cause)}`;
     throw new SluiceError('ERR_SLUICE_OPEN', message, { operation: 'open', path, cause });
   }
   const keys = new Map<string, Uint8Array>();
