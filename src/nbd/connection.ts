@@ -33,8 +33,8 @@ import { GATHER_BYTES, MAX_REQUESTS } from './limits.ts';
 import { bufferBytesOf, changesDisk } from './operations.ts';
 import { CMD_BLOCK_STATUS, CMD_CACHE, CMD_DISC, CMD_FLUSH, CMD_WRITE } from './protocol.ts';
 import { ALLOWED } from './refusals.ts';
-import { type HeaderForm, headerOf, isAbsurd, NO_SLOT } from './requests.ts';
-import { payloadBytes, refusal, type Session } from './requests.ts';
+import { headerOf, isAbsurd, NO_SLOT, payloadBytes, refusal } from './requests.ts';
+import type { HeaderForm, Session } from './requests.ts';
 import type { Reception } from './reception.ts';
 import type { ByteSocket, SocketOwner } from './socket.ts';
 import type { Staging } from './staging.ts';
@@ -293,9 +293,9 @@ export class Connection implements SocketOwner, Attended, CountedClient {
       return true;
     }
     this.#slot = slot;
-    const needsBuffer = bufferBytesOf(type, length) > 0;
-    if (needsBuffer) this.#intake.begin(slot, type, length);
-    this.#state = needsBuffer ? STATE_INTAKE : STATE_SUBMIT;
+    const bytes = bufferBytesOf(type, length);
+    if (bytes > 0) this.#intake.begin(slot, type, bytes);
+    this.#state = bytes > 0 ? STATE_INTAKE : STATE_SUBMIT;
     return true;
   }
 

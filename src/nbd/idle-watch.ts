@@ -18,7 +18,6 @@ export interface Idler {
 interface Mark {
   readonly movedBytes: number;
   readonly sinceMs: number;
-  readonly isSilent: boolean;
 }
 
 /** What is less is no request on its way: a client that sends a byte now and then is silent. */
@@ -46,10 +45,9 @@ export class IdleWatch<T extends Idler> {
     for (const connection of connections) {
       const { movedBytes, sentBytes, awaitsClient } = connection;
       const mark = this.#marks.get(connection);
-      const isSilent = sentBytes === 0;
-      const mostBytes = isSilent ? FIRST_REQUEST_BYTES : 0;
+      const mostBytes = sentBytes === 0 ? FIRST_REQUEST_BYTES : 0;
       const stays = mark !== undefined && awaitsClient && movedBytes - mark.movedBytes <= mostBytes;
-      marks.set(connection, stays ? mark : { movedBytes, sinceMs: nowMs, isSilent });
+      marks.set(connection, stays ? mark : { movedBytes, sinceMs: nowMs });
     }
     this.#marks = marks;
   }
@@ -62,7 +60,7 @@ export class IdleWatch<T extends Idler> {
       const mark = this.#marks.get(connection);
       if (mark === undefined) continue;
       const { idleMs, silentMs } = this.#limits;
-      const limitMs = mark.isSilent ? silentMs : idleMs;
+      const limitMs = connection.sentBytes === 0 ? silentMs : idleMs;
       const restedMs = nowMs - mark.sinceMs;
       if (limitMs === 0 || restedMs < limitMs || restedMs <= longestMs) continue;
       found = connection;

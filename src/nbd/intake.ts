@@ -16,7 +16,6 @@ import type { Answers } from './answers.ts';
 import { ArenaShare } from './arena-share.ts';
 import type { Incoming } from './incoming.ts';
 import { FIRST_BYTES } from './limits.ts';
-import { bufferBytesOf } from './operations.ts';
 import { CMD_WRITE } from './protocol.ts';
 import type { Entrance, Reception } from './reception.ts';
 import { NO_SLOT } from './requests.ts';
@@ -73,12 +72,12 @@ export class Intake {
     return this.#share.waiting;
   }
 
-  /** A request that needs a buffer, with its payload behind it. */
-  begin(slot: number, type: number, lengthBytes: number): void {
+  /** A request that needs a buffer of so many bytes, which are the data of a WRITE. */
+  begin(slot: number, type: number, bytes: number): void {
     this.#slot = slot;
-    this.#bytes = bufferBytesOf(type, lengthBytes);
+    this.#bytes = bytes;
     this.#isWrite = type === CMD_WRITE;
-    this.#state = this.#isWrite && lengthBytes > FIRST_BYTES ? STATE_FIRST : STATE_BUFFER;
+    this.#state = this.#isWrite && bytes > FIRST_BYTES ? STATE_FIRST : STATE_BUFFER;
   }
 
   /** Goes on as far as it can; true: the request has all that it needs. */

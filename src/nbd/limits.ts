@@ -46,7 +46,7 @@ export const REPLY_BUFFER_BYTES = 262_144;
 /** Data of at least this size is sent from the arena instead of being copied behind its header. */
 export const GATHER_BYTES = 32_768;
 
-/** So much of a large WRITE's data, or all of it, has come before it gets a buffer. */
+/** So much of the data of a WRITE that is longer has come before it gets a buffer. */
 export const FIRST_BYTES = 32_768;
 
 /** How often clients that hold memory are looked at while others wait for it. */

@@ -99,17 +99,8 @@ describe('several images', () => {
     });
 
     it('a key that fits none, or an image that it was given for, is refused by name', async () => {
-      const none = await sluice([
-        'serve',
-        '--key-file',
-        key,
-        '-f',
-        'qcow2',
-        '-f',
-        'raw',
-        open,
-        image,
-      ]);
+      const both = ['-f', 'qcow2', '-f', 'raw', open, image];
+      const none = await sluice(['serve', '--key-file', key, ...both]);
       expect(none).toMatchObject({ code: 1 });
       expect(none.stderr).toMatch(
         /--key-file ".*key" is for encrypted images, and none of ".*open/,
@@ -134,18 +125,8 @@ describe('several images', () => {
       await using server = await serve(['-t', '-k', socket, ...shared, open, image]);
       await using client = await NbdClient.connect(server.uri, 'disk.img');
       expect(client.sizeBytes).toBe(MEGABYTE);
-      const none = await sluice([
-        'serve',
-        '-r',
-        '-B',
-        'b1',
-        '-f',
-        'qcow2',
-        '-f',
-        'raw',
-        open,
-        image,
-      ]);
+      const both = ['-f', 'qcow2', '-f', 'raw', open, image];
+      const none = await sluice(['serve', '-r', '-B', 'b1', ...both]);
       expect(none).toMatchObject({ code: 1 });
       expect(none.stderr).toContain('none of "open.qcow2", "disk.img" has a bitmap "b1"; only');
       const only = await sluice(['serve', '-r', '-B', 'b1', '-f', 'qcow2', open]);

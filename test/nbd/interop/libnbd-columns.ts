@@ -7,7 +7,7 @@ import { BLOCK_STATUS, FLUSH, FUA, READ, TRIM, WRITE, WRITE_ZEROES } from '../wi
 import { type Column, no, NOT_APPLICABLE, type Work, yes } from './cells.ts';
 import type { ServerFeature } from './features.ts';
 import { DATA_BYTES, expectSame, isVersion, type Place, SIZE, uriOf } from './places.ts';
-import type { Served } from './serving.ts';
+import { everyWay, type Served } from './serving.ts';
 
 const EXTENDED_HEADERS = 11;
 const HALF = DATA_BYTES / 2;
@@ -98,10 +98,7 @@ export const NBDINFO: Column<Served, ServerFeature> = {
       NEEDS_LIBNBD,
       asksByVersion(({ raw }) => look(raw)),
     ),
-    'unix socket': yes(({ raw }) => look(raw)),
-    TCP: yes(({ tcp }) => look(tcp)),
-    'TLS, X.509': yes(({ x509 }) => look(x509)),
-    'TLS, pre-shared key': yes(({ psk }) => look(psk)),
+    ...everyWay((_, place) => look(place)),
   },
 };
 
@@ -160,10 +157,7 @@ export const NBDCOPY: Column<Served, ServerFeature> = {
       NEEDS_LIBNBD,
       asksByVersion((at) => copy(at, at.raw)),
     ),
-    'unix socket': yes((at) => copy(at, at.raw)),
-    TCP: yes((at) => copy(at, at.tcp)),
-    'TLS, X.509': yes((at) => copy(at, at.x509)),
-    'TLS, pre-shared key': yes((at) => copy(at, at.psk)),
+    ...everyWay(copy),
   },
 };
 
@@ -281,9 +275,6 @@ export const NBDSH: Column<Served, ServerFeature> = {
       NEEDS_LIBNBD,
       asksByVersion(({ raw }) => readAll(raw)),
     ),
-    'unix socket': yes(({ raw }) => readAll(raw)),
-    TCP: yes(({ tcp }) => readAll(tcp)),
-    'TLS, X.509': yes(({ x509 }) => readAll(x509)),
-    'TLS, pre-shared key': yes(({ psk }) => readAll(psk)),
+    ...everyWay((_, place) => readAll(place)),
   },
 };

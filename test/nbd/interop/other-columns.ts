@@ -8,7 +8,7 @@ import { type Column, no, NOT_APPLICABLE, type Work, yes } from './cells.ts';
 import type { ServerFeature } from './features.ts';
 import { asksByVersion, NEEDS_LIBNBD } from './libnbd-columns.ts';
 import { DATA_BYTES, expectSame, nbdkitArgs, type Place, SIZE, uriOf } from './places.ts';
-import type { Served } from './serving.ts';
+import { everyWay, type Served } from './serving.ts';
 
 // nbdkit's nbd plugin passes an export on; a client of nbdkit runs behind it.
 
@@ -80,10 +80,7 @@ export const NBDKIT_PROXY: Column<Served, ServerFeature> = {
       NEEDS_LIBNBD,
       asksByVersion((at) => copy(at, at.raw)),
     ),
-    'unix socket': yes((at) => copy(at, at.raw)),
-    TCP: yes((at) => copy(at, at.tcp)),
-    'TLS, X.509': yes((at) => copy(at, at.x509)),
-    'TLS, pre-shared key': yes((at) => copy(at, at.psk)),
+    ...everyWay(copy),
   },
 };
 

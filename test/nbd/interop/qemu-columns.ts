@@ -6,7 +6,7 @@ import { BLOCK_STATUS, FLUSH, FUA, TRIM, WRITE, WRITE_ZEROES } from '../wire.ts'
 import { type Column, no, NOT_APPLICABLE, type Work, yes } from './cells.ts';
 import type { ServerFeature } from './features.ts';
 import { DATA_BYTES, isVersion, type Place, qemuArgs, SIZE } from './places.ts';
-import type { Served } from './serving.ts';
+import { everyWay, type Served } from './serving.ts';
 
 const EXTENDED_HEADERS = 11;
 const HALF = DATA_BYTES / 2;
@@ -102,10 +102,7 @@ export const QEMU_IMG: Column<Served, ServerFeature> = {
       NEEDS_QEMU,
       asksByVersion((at) => compare(at, at.raw)),
     ),
-    'unix socket': yes((at) => compare(at, at.raw)),
-    TCP: yes((at) => compare(at, at.tcp)),
-    'TLS, X.509': yes((at) => compare(at, at.x509)),
-    'TLS, pre-shared key': yes((at) => compare(at, at.psk)),
+    ...everyWay(compare),
   },
 };
 
@@ -190,9 +187,6 @@ export const QEMU_IO: Column<Served, ServerFeature> = {
       NEEDS_QEMU,
       asksByVersion(({ raw }) => readAll(raw)),
     ),
-    'unix socket': yes(({ raw }) => readAll(raw)),
-    TCP: yes(({ tcp }) => readAll(tcp)),
-    'TLS, X.509': yes(({ x509 }) => readAll(x509)),
-    'TLS, pre-shared key': yes(({ psk }) => readAll(psk)),
+    ...everyWay((_, place) => readAll(place)),
   },
 };

@@ -13,6 +13,7 @@ import {
   SIZE,
   writeContent,
 } from './places.ts';
+import { type Cell, yes } from './cells.ts';
 import { Wiretap } from './wiretap.ts';
 
 /** The built package: its threads are files. */
@@ -152,4 +153,18 @@ async function fill(path: string, offset: number, length: number): Promise<void>
   const disk = await openDisk(path, { format: 'qcow2', writable: true, backing });
   await disk.write(offset, Buffer.alloc(length, DATA));
   await disk.close();
+}
+
+type Way = 'unix socket' | 'TCP' | 'TLS, X.509' | 'TLS, pre-shared key';
+
+/** The cells of the ways to a server, of a program that does the same work on each. */
+export function everyWay(
+  work: (at: Served, place: Place) => Promise<void>,
+): Record<Way, Cell<Served>> {
+  return {
+    'unix socket': yes((at) => work(at, at.raw)),
+    TCP: yes((at) => work(at, at.tcp)),
+    'TLS, X.509': yes((at) => work(at, at.x509)),
+    'TLS, pre-shared key': yes((at) => work(at, at.psk)),
+  };
 }
