@@ -1,13 +1,13 @@
 /**
  * Transfers by io_uring: one ring for each thread, on which everything that was asked for in a turn
- * of the event loop is submitted by one system call, and whose answers take none.
+ * of the event loop is submitted by a few system calls, and whose answers take none.
  *
  *   transfer ──▶ queued ──submit──▶ at the kernel ──ring readable──▶ settle(result)
  *
  * U1  A transfer is settled once, from the event loop, never from inside `transfer`.
  * U2  No more are open than the completion ring has entries: the kernel never has to hold one back.
- * U3  Vectors are the caller's, and are left alone until `submit` has returned (the kernel copies
- *     them then: IORING_FEAT_SUBMIT_STABLE). `submissions` tells that it has.
+ * U3  Vectors are the caller's, and are left alone until they were handed over (the kernel copies
+ *     them then: IORING_FEAT_SUBMIT_STABLE). `submissions` tells that all were.
  * U4  What the kernel does not take is settled with its error, or offered again when it is short of
  *     memory.
  *
@@ -58,6 +58,14 @@ const CQE_WORDS = 4;
 const CQE_RESULT = 2;
 
 const WORD = 2 ** 32;
+/**
+ * What is asked for together is submitted in so many parts, and no part is larger than this: a host
+ * answers together what it got together, and then rests until the asker has seen it all and asks
+ * again. In parts one part is under way while another is looked at.
+ */
+const PARTS = 4;
+const LARGEST_PART = 8;
+
 /** Looks at the ring in one turn of the event loop; then others have theirs. */
 const ROUNDS_OF_A_TURN = 4;
 const RETRY_MS = 1;
@@ -66,7 +74,7 @@ const RETRY_MS = 1;
 export type UringSettle = (result: number) => void;
 
 export class Uring {
-  /** Calls of `submit` that have handed something over. */
+  /** How often all that was queued has been handed over. */
   submissions = 0;
   readonly #native: UringNative;
   readonly #fd: number;
@@ -168,11 +176,12 @@ export class Uring {
 
   /** Hands over what is queued. */
   submit(): void {
+    const part = Math.min(Math.ceil(this.#queued / PARTS), LARGEST_PART);
     while (this.#queued > 0) {
-      const taken = this.#native.submit(this.#fd, this.#queued);
+      const taken = this.#native.submit(this.#fd, Math.min(this.#queued, part));
       if (taken > 0) {
         this.#queued -= taken;
-        this.submissions += 1;
+        if (this.#queued === 0) this.submissions += 1;
       } else if (taken === -EAGAIN || taken === -EBUSY || taken === -EINTR || taken === 0) {
         this.#scheduled = true;
         setTimeout(this.#submitSoon, RETRY_MS);

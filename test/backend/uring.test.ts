@@ -139,6 +139,33 @@ describe('a ring', () => {
     expect(offsets).toEqual(Array.from({ length: started }, (_, index) => index * 4096));
   });
 
+  it('hands over in parts, of which the kernel answers one while the next is seen to', async () => {
+    const kernel = new Kernel();
+    const calls = vi.spyOn(kernel, 'submit');
+    const ring = ringOf(kernel);
+    const sizes = async (count: number): Promise<number[]> => {
+      calls.mockClear();
+      for (let index = 0; index < count; index++) start(ring, index * 4096, []);
+      await Promise.resolve();
+      return calls.mock.calls.map(([, part]) => part);
+    };
+    expect(await sizes(1)).toEqual([1]);
+    expect(await sizes(6)).toEqual([2, 2, 2]);
+    expect(await sizes(16)).toEqual([4, 4, 4, 4]);
+    expect(await sizes(50)).toEqual([8, 8, 8, 8, 8, 8, 2]);
+  });
+
+  it('says that vectors are free when all were handed over, and not before (U3)', async () => {
+    const kernel = new Kernel();
+    const ring = ringOf(kernel);
+    kernel.answers.push(1, -EAGAIN);
+    for (const offset of [0, 4096]) start(ring, offset, []);
+    await Promise.resolve();
+    expect([kernel.taken.length, ring.submissions]).toEqual([1, 0]);
+    await vi.waitFor(() => expect(kernel.taken).toHaveLength(2));
+    expect(ring.submissions).toBe(1);
+  });
+
   it('offers again what the kernel has no memory for (U4)', async () => {
     const kernel = new Kernel();
     const ring = ringOf(kernel);
