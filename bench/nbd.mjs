@@ -4,7 +4,9 @@
 // `sluice serve` against qemu-nbd (threads, io_uring, native) and nbdkit: IOPS, latency and
 // processor time over NBD on a unix socket. One server at a time on the same image, fio as the
 // client; every round measures each server once, so that whatever else the machine does falls on
-// all of them. --only picks rows by name. --all adds every format, cache, size, order, direction
+// all of them. For raw images in the page cache there is a floor, too: a server in C that does the
+// least that a server can do (bench/c/nbd-floor.c), so what it gets is what the client and the
+// kernel leave. --only picks rows by name. --all adds every format, cache, size, order, direction
 // and depth. --with adds a sluice with further arguments, and may be repeated. --from reports what
 // an earlier run wrote to --json.
 
@@ -17,7 +19,7 @@ import { machine } from './nbd/machine.mjs';
 import { Images, measure } from './nbd/measure.mjs';
 import { plot } from './nbd/plot.mjs';
 import { groupsOf, latencyTable, lines, misses, throughputTable } from './nbd/report.mjs';
-import { serversOf } from './nbd/servers.mjs';
+import { compileFloor, serversOf } from './nbd/servers.mjs';
 import { workloads } from './nbd/workloads.mjs';
 
 /** @typedef {import('./nbd/report.mjs').Row} Row */
@@ -69,9 +71,10 @@ async function run() {
   const how = { rounds: Number(options.rounds), seconds: Number(options.seconds) };
   try {
     const images = new Images(folder);
+    const floor = compileFloor(folder);
     for (const workload of chosen()) {
       const { name, group, target } = workload;
-      const servers = serversOf(workload, options.with);
+      const servers = serversOf(workload, options.with, floor);
       const results = await measure(workload, servers, { ...how, images, folder });
       const row = { name, group, target, results };
       rows.push(row);
@@ -96,7 +99,8 @@ function markdown(/** @type {Report} */ report) {
   const head =
     `${processors} x ${model}, ${memoryMib} MiB, Linux ${kernel}; ${texts.join(', ')}. ` +
     'Medians (lowest-highest round); latency and processor time are those of ' +
-    'sluice / the best qemu-nbd / nbdkit.';
+    'sluice / the best qemu-nbd / nbdkit. The floor is a server in C that only calls pread, ' +
+    'pwrite and fdatasync.';
   const groups = [...groupsOf(report.rows)].map(([group, rows]) =>
     [`## ${group}`, throughputTable(rows).join('\n'), latencyTable(rows).join('\n')].join('\n\n'),
   );

@@ -79,6 +79,12 @@ const BROKEN: readonly [path: string, finding: string, text: string][] = [
   ['src/a.ts', '1: fdatasync is called in one place in src, not 2', `promisify(fdatasync);${SYNC}`],
   ['src/a.ts', '1: fdatasync is called in one place in src', `c('int fdatasync(int)');${SYNC}`],
   ['src/a.ts', 'fdatasync is called in one place in src, not 0', `f();`],
+  ['src/a.ts', 'fdatasync is called in one place in src, not 0', `fdatasyncSync(1);`],
+  [
+    'src/a.ts',
+    '1: fdatasyncSync is called in one place in src, beside fdatasync',
+    `fdatasyncSync(1); fdatasyncSync(2);${SYNC}`,
+  ],
 
   ['src/a.ts', '1: nothing is swallowed', `try { f(); } catch {}`],
   ['test/a.ts', '1: nothing is swallowed', `f().catch(() => {});`],

@@ -21,12 +21,12 @@ import { EMPTY_MIB, IMAGE_MIB } from './workloads.mjs';
 /** The rounds of one server. @typedef {{ name: string, family: string, rounds: Round[] }} Result */
 
 /**
- * Code is compiled, caches are warm, the server has found out what its disk can do: after so long
- * (or a round, if that is shorter), as often as it takes for so many requests, within reason.
+ * Code is compiled, caches are warm, the server has found out what its disk can do: after so many
+ * rounds' time, and again if that was not enough for so many requests.
  */
-const WARM_UP_SECONDS = 0.7;
+const WARM_UP_ROUNDS = 3;
 const WARM_UP_REQUESTS = 10_000;
-const WARM_UP_TIMES = 4;
+const WARM_UP_TIMES = 2;
 
 /**
  * The images that all servers share, one after the other. Those that are served from the page cache
@@ -105,7 +105,7 @@ export async function measure(workload, servers, { images, folder, rounds, secon
  */
 async function load(pid, socket, { fio: args }, seconds) {
   for (let times = 0, requests = 0; times < WARM_UP_TIMES && requests < WARM_UP_REQUESTS; times++) {
-    const { read, write } = await fio(socket, args, Math.min(WARM_UP_SECONDS, seconds));
+    const { read, write } = await fio(socket, args, WARM_UP_ROUNDS * seconds);
     requests += read.total_ios + write.total_ios;
   }
   const before = processorSeconds(pid);

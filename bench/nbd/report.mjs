@@ -1,4 +1,5 @@
-// The Markdown tables of bench:nbd: IOPS against the best qemu-nbd and nbdkit, latency, processor.
+// The Markdown tables of bench:nbd: IOPS against the best qemu-nbd, nbdkit and the floor, latency,
+// processor time.
 
 import { median, ratios, spread } from '../statistics.mjs';
 import { SLUICE_NAME } from './servers.mjs';
@@ -43,7 +44,7 @@ export function oursOf(/** @type {Row} */ { results }) {
 /**
  * Round by round, the IOPS of sluice by those of the best of a family.
  * @param {Row} row
- * @param {'qemu' | 'nbdkit'} family
+ * @param {'qemu' | 'nbdkit' | 'floor'} family
  */
 export function ratiosTo(row, family) {
   const other = bestOf(row, family);
@@ -54,12 +55,12 @@ export function ratiosTo(row, family) {
 /**
  * `2.10 (1.90-2.30)`, and the target where it is missed.
  * @param {Row} row
- * @param {'qemu' | 'nbdkit'} family
+ * @param {'qemu' | 'nbdkit' | 'floor'} family
  */
 function comparison(row, family) {
   const found = ratiosTo(row, family);
   if (found.length === 0) return '-';
-  const target = row.target[family];
+  const target = family === 'floor' ? undefined : row.target[family];
   const missed = target !== undefined && median(found) < target;
   return `${spread(found, 2)}${missed ? `, below ${target}` : ''}`;
 }
@@ -70,8 +71,8 @@ function comparison(row, family) {
  */
 export function throughputTable(rows) {
   return [
-    '| workload | sluice, IOPS | by the best qemu-nbd | which | by nbdkit |',
-    '|---|---|---|---|---|',
+    '| workload | sluice, IOPS | by the best qemu-nbd | which | by nbdkit | by the floor |',
+    '|---|---|---|---|---|---|',
     ...rows.map((row) =>
       cells(
         withoutGroup(row),
@@ -79,6 +80,7 @@ export function throughputTable(rows) {
         comparison(row, 'qemu'),
         bestOf(row, 'qemu')?.name.replace('qemu-nbd ', '') ?? '-',
         comparison(row, 'nbdkit'),
+        comparison(row, 'floor'),
       ),
     ),
   ];

@@ -1,12 +1,15 @@
 // The servers that bench:nbd compares.
 
+import { spawnSync } from 'node:child_process';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { hasPeer } from '../../scripts/peers.mjs';
 import { nbdkit, qemuNbd, sluice } from '../nbd-servers.mjs';
 
 /**
- * `family`: members of one are compared by their best.
+ * `family`: members of one are compared by their best; `floor` is bench/c/nbd-floor.c.
  * @typedef {{
- *   name: string, family: 'sluice' | 'qemu' | 'nbdkit',
+ *   name: string, family: 'sluice' | 'qemu' | 'nbdkit' | 'floor',
  *   command: import('../nbd-servers.mjs').Command,
  * }} Server
  */
@@ -15,14 +18,30 @@ import { nbdkit, qemuNbd, sluice } from '../nbd-servers.mjs';
 
 export const SLUICE_NAME = 'sluice';
 
+const FLOOR_SOURCE = fileURLToPath(new URL('../c/nbd-floor.c', import.meta.url));
+
+/**
+ * Compiles the least that a server can do into a folder; undefined where there is no gcc.
+ * @param {string} folder
+ */
+export function compileFloor(folder) {
+  if (!hasPeer('gcc')) return undefined;
+  const program = join(folder, 'nbd-floor');
+  const args = ['-std=c11', '-O2', '-pthread', '-o', program, FLOOR_SOURCE];
+  const { status, stderr } = spawnSync('gcc', args, { encoding: 'utf8' });
+  if (status !== 0) throw new Error(`gcc failed: ${stderr}`);
+  return program;
+}
+
 /**
  * The contenders of a row that are installed: nbdkit serves no qcow2, and its file plugin neither
  * bypasses the page cache nor writes through; Linux AIO is for O_DIRECT.
  * @param {Workload} workload
  * @param {string[]} more arguments of further sluices
+ * @param {string} [floor] the program of compileFloor
  * @returns {Server[]}
  */
-export function serversOf({ kind, cache }, more) {
+export function serversOf({ kind, cache }, more, floor) {
   const served = { format: kind === 'raw' ? 'raw' : 'qcow2', cache };
   /** @type {Server[]} */
   const servers = [{ name: SLUICE_NAME, family: 'sluice', command: sluice(served) }];
@@ -36,8 +55,15 @@ export function serversOf({ kind, cache }, more) {
       servers.push({ name: `qemu-nbd ${aio}`, family: 'qemu', command: qemuNbd(served, aio) });
     }
   }
-  if (kind === 'raw' && cache === 'writeback' && hasPeer('nbdkit')) {
-    servers.push({ name: 'nbdkit file', family: 'nbdkit', command: nbdkit });
+  if (kind !== 'raw' || cache !== 'writeback') return servers;
+  if (hasPeer('nbdkit')) servers.push({ name: 'nbdkit file', family: 'nbdkit', command: nbdkit });
+  if (floor !== undefined) {
+    const command = (/** @type {string} */ image, /** @type {string} */ socket) => [
+      floor,
+      image,
+      socket,
+    ];
+    servers.push({ name: 'floor', family: 'floor', command });
   }
   return servers;
 }

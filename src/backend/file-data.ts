@@ -33,15 +33,10 @@ import type { FileState } from './file-state.ts';
 import { readPooled, type Views, writePooled } from './file-transfer.ts';
 import { IoVectors, VECTOR_ENTRIES } from './file-vectors.ts';
 import type { Native } from './native.ts';
-import { Patience } from './patience.ts';
+import { DISK_PATIENCE, Patience, WAITED_BYTES } from './patience.ts';
 import { type Uring, URING_READ, URING_READV, URING_WRITE, URING_WRITEV } from './uring.ts';
 
 const DEFAULT_INLINE_BYTES = 4 * 1024 * 1024;
-/** A disk that takes longer than a change of threads by far is waited for elsewhere. */
-const PATIENCE = { slowMs: 1, firstRest: 32, longestRest: 4096 };
-/** Longer transfers take their time on any disk. */
-const WAITED_BYTES = 128 * 1024;
-
 /** The part of io_uring that is used. */
 export type Ring = Pick<Uring, 'transfer' | 'submit' | 'submissions'>;
 
@@ -69,7 +64,7 @@ export class FileData {
   readonly #direct: boolean;
   readonly #inlineBytes: number;
   readonly #waits: boolean;
-  readonly #patience = new Patience(PATIENCE);
+  readonly #patience = new Patience(DISK_PATIENCE);
   #nowait: boolean;
   /** Cached reads would wait for the disk, and the file does not know RWF_NOWAIT. */
   #readsPooled = false;

@@ -8,7 +8,7 @@
  * - EINTR is repeated at once (libuv does so for writes, not for reads), EAGAIN after a pause.
  *   Both, and short counts within one block, have a bound: no input makes this loop for ever.
  */
-import { fdatasync, readv, writev } from 'node:fs';
+import { fdatasync, fdatasyncSync, readv, writev } from 'node:fs';
 
 import { ERRNO_EIO } from '../abi/command.ts';
 import { EAGAIN, EINTR, errnoOf } from './errno.ts';
@@ -50,8 +50,8 @@ export function writePooled(request: TransferRequest, settle: Settle): void {
 }
 
 /**
- * Makes everything written to the file before this call stable, through any descriptor. The one
- * place where fdatasync is called. EINTR is repeated; any other error is reported and never
+ * Makes everything written to the file before this call stable, through any descriptor. fdatasync
+ * is called in this file alone. EINTR is repeated; any other error is reported and never
  * tried again: the next sync would say OK although the data is gone (durability section 6).
  */
 export function syncData(fd: number, path: string, settle: Settle): void {
@@ -64,6 +64,25 @@ function sync(fd: number, settle: Settle, interruptions: number): void {
     if (errno === EINTR && interruptions > 0) sync(fd, settle, interruptions - 1);
     else settle(errno);
   });
+}
+
+/** The same on the calling thread; answers the errno. */
+export function syncDataHere(fd: number, path: string): number {
+  let errno = 0;
+  const settle = announced(path, (found) => (errno = found));
+  let found = syncHere(fd);
+  for (let left = INTERRUPTIONS; found === EINTR && left > 0; left--) found = syncHere(fd);
+  settle(found);
+  return errno;
+}
+
+function syncHere(fd: number): number {
+  try {
+    fdatasyncSync(fd);
+    return 0;
+  } catch (error) {
+    return errnoOf(error);
+  }
 }
 
 /** The promise of a pooled call, for the paths where speed does not matter. */

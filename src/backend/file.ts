@@ -5,7 +5,7 @@
  *     write zeroes,
  *     discard            fallocate, pooled (file-zero.ts)
  *     block status       lseek (file-extents.ts)
- *     sync               fdatasync, pooled
+ *     sync               file-sync.ts: fdatasync, pooled or here
  *     extend             ftruncate, pooled, one at a time
  */
 import process from 'node:process';
@@ -33,7 +33,8 @@ import { extendFile, type ExtendTarget, fitToBlocks } from './file-extend.ts';
 import type { FileBackendOptions } from './file-options.ts';
 import { resizeFile } from './file-resize.ts';
 import { type FileState, newFileState } from './file-state.ts';
-import { type Settle, syncData } from './file-transfer.ts';
+import { FileSync } from './file-sync.ts';
+import { type Settle, syncData, syncDataHere } from './file-transfer.ts';
 import { Zeroes } from './file-zero.ts';
 import { lockImage } from './lock.ts';
 import { loadNative } from './native.ts';
@@ -115,6 +116,7 @@ export class FileBackend implements Backend {
   readonly #direct: boolean;
   readonly #noFlush: boolean;
   readonly #data: FileData;
+  readonly #sync: FileSync;
   readonly #zeroes: Zeroes;
   readonly #scanner: ExtentScanner;
   readonly #state: FileState;
@@ -134,6 +136,12 @@ export class FileBackend implements Backend {
     this.#files = files;
     this.#noFlush = options.noFlush === true;
     this.#data = new FileData({ ...image, counters: this.counters });
+    const { path } = image;
+    const calls = {
+      pooled: (settle: Settle): void => syncData(files.plain, path, settle),
+      here: (): number => syncDataHere(files.plain, path),
+    };
+    this.#sync = new FileSync(calls, this.counters, options.aio !== 'threads');
     this.#scanner = new ExtentScanner(files.plain, state, native);
     this.#zeroes = new Zeroes({
       fd: files.plain,
@@ -229,7 +237,7 @@ export class FileBackend implements Backend {
     if (this.#state.closing !== undefined) return this.#done(id, EBADF, 0);
     if (this.#noFlush || this.readOnly) return this.#done(id, 0, 0);
     this.counters.syncs++;
-    syncData(this.#files.plain, this.#image.path, this.#settle(id));
+    this.#sync.run(this.alone, this.#settle(id));
   }
 
   extend(id: number, sizeBytes: number): void {

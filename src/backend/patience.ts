@@ -9,6 +9,11 @@ export interface PatienceLimits {
   readonly longestRest: number;
 }
 
+/** A disk that takes longer than a change of threads by far is waited for elsewhere. */
+export const DISK_PATIENCE: PatienceLimits = { slowMs: 1, firstRest: 32, longestRest: 4096 };
+/** More than this takes its time on any disk. */
+export const WAITED_BYTES = 128 * 1024;
+
 /** Learns from how long calls take: it rests after a slow one, longer each time. */
 export class Patience {
   readonly #limits: PatienceLimits;

@@ -10,7 +10,8 @@
  *
  * So a client that thinks for longer than the budget costs MAX_SCORE budgets when it begins to, and
  * then one in PROBE_INTERVAL requests. Nobody polls when nothing was received: an idle server
- * sleeps.
+ * sleeps. Nor after requests that took longer than the budget: they waited for a disk, the thread
+ * has slept already, and polling costs more than it gains.
  */
 import { availableParallelism } from 'node:os';
 import { loadNative, type Native } from '../backend/native.ts';
@@ -37,8 +38,9 @@ const MSG_DONTWAIT = 0x40;
 export type PollCalls = Pick<Native, 'addressOf' | 'recv'>;
 
 export class BusyPoll {
+  /** How long a wait lasts at most. */
+  readonly budgetMs: number;
   readonly #calls: PollCalls;
-  readonly #budgetMs: number;
   readonly #now: () => number;
   #score = 0;
   /** Waits until the next probe. */
@@ -50,7 +52,7 @@ export class BusyPoll {
   /** @param now milliseconds, as performance.now() counts them */
   constructor(calls: PollCalls, budgetMicros: number, now = (): number => performance.now()) {
     this.#calls = calls;
-    this.#budgetMs = budgetMicros / 1000;
+    this.budgetMs = budgetMicros / 1000;
     this.#now = now;
   }
 
@@ -62,7 +64,7 @@ export class BusyPoll {
   wait(fd: number, target: Uint8Array): number {
     if (!this.#worthIt()) return 0;
     this.#locate(target);
-    const deadlineMs = this.#now() + this.#budgetMs;
+    const deadlineMs = this.#now() + this.budgetMs;
     do {
       const received = this.#calls.recv(fd, this.#address, target.length, MSG_DONTWAIT);
       if (received > 0) this.#score = Math.min(this.#score + 1, MAX_SCORE);

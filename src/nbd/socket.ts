@@ -198,14 +198,18 @@ export class ByteSocket {
   #received(handle: StreamHandle, lengthBytes: number): boolean {
     const owner = this.#owner;
     const poll = this.#poll;
+    if (poll === undefined) return owner.received(lengthBytes);
+    let startMs = performance.now();
+    const deadlineMs = startMs + MAX_POLL_MS;
     let wanted = owner.received(lengthBytes);
-    if (poll === undefined || !wanted) return wanted;
-    const deadlineMs = performance.now() + MAX_POLL_MS;
     for (let round = 0; round < MAX_POLL_ROUNDS && wanted && owner.idle; round++) {
+      const nowMs = performance.now();
+      if (nowMs >= deadlineMs || nowMs - startMs > poll.budgetMs) break;
       // A destroyed socket's number may be another file's by now.
-      if (this.#socket.destroyed || performance.now() >= deadlineMs) break;
+      if (this.#socket.destroyed) break;
       const polled = poll.wait(handle.fd, owner.target());
       if (polled === 0) break;
+      startMs = performance.now();
       wanted = owner.received(polled);
     }
     return wanted;
