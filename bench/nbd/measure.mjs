@@ -12,7 +12,7 @@ import { EMPTY_MIB, IMAGE_MIB } from './workloads.mjs';
 
 /**
  * What one round showed: requests a second, their latency in microseconds, processor time of the
- * server in microseconds a request.
+ * server in microseconds a request, 0 where there is none.
  * @typedef {{
  *   iops: number, p50: number, p99: number, p999: number, processor: number,
  * }} Round
@@ -85,32 +85,45 @@ export async function measure(workload, servers, { images, folder, rounds, secon
       const index = (round + turn) % servers.length;
       const server = servers[index];
       if (server === undefined) continue;
-      const socket = join(folder, 'socket');
-      const command = server.command(images.prepare(workload), socket);
-      const found = await withServer(command, socket, (pid) =>
-        load(pid, socket, workload, seconds),
-      );
-      results[index]?.rounds.push(found);
+      const image = images.prepare(workload);
+      results[index]?.rounds.push(await measureOne(server, image, workload, { folder, seconds }));
     }
   }
   return results;
 }
 
 /**
- * @param {number} pid of the server
- * @param {string} socket
+ * @param {Server} server
+ * @param {string} image
  * @param {Workload} workload
+ * @param {{ folder: string, seconds: number }} how
+ */
+function measureOne({ command }, image, { fio: args }, { folder, seconds }) {
+  if (command === undefined) {
+    const file = ['--ioengine=io_uring', '--direct=1', `--filename=${image}`];
+    return load([...file, ...args], seconds, () => 0);
+  }
+  const socket = join(folder, 'socket');
+  const remote = ['--ioengine=nbd', `--uri=nbd+unix:///?socket=${socket}`];
+  return withServer(command(image, socket), socket, (pid) =>
+    load([...remote, ...args], seconds, () => processorSeconds(pid)),
+  );
+}
+
+/**
+ * @param {string[]} args
  * @param {number} seconds
+ * @param {() => number} processorSoFar what the server has used, in seconds
  * @returns {Promise<Round>}
  */
-async function load(pid, socket, { fio: args }, seconds) {
+async function load(args, seconds, processorSoFar) {
   for (let times = 0, requests = 0; times < WARM_UP_TIMES && requests < WARM_UP_REQUESTS; times++) {
-    const { read, write } = await fio(socket, args, WARM_UP_ROUNDS * seconds);
+    const { read, write } = await fio(args, WARM_UP_ROUNDS * seconds);
     requests += read.total_ios + write.total_ios;
   }
-  const before = processorSeconds(pid);
-  const { read, write } = await fio(socket, args, seconds);
-  const processor = processorSeconds(pid) - before;
+  const before = processorSoFar();
+  const { read, write } = await fio(args, seconds);
+  const processor = processorSoFar() - before;
   const { clat_ns: latency } = write.total_ios > read.total_ios ? write : read;
   return {
     iops: read.iops + write.iops,
@@ -136,16 +149,13 @@ function percentile(/** @type {Direction['clat_ns']} */ latency, /** @type {stri
 
 /**
  * One run of fio, all of whose jobs are counted as one.
- * @param {string} socket
  * @param {string[]} args
  * @param {number} seconds
  * @returns {Promise<{ read: Direction, write: Direction }>}
  */
-async function fio(socket, args, seconds) {
+async function fio(args, seconds) {
   const child = spawn('fio', [
     '--name=bench',
-    '--ioengine=nbd',
-    `--uri=nbd+unix:///?socket=${socket}`,
     '--time_based',
     `--runtime=${Math.round(seconds * 1000)}ms`,
     '--thread',

@@ -7,10 +7,11 @@ import { hasPeer } from '../../scripts/peers.mjs';
 import { nbdkit, qemuNbd, sluice } from '../nbd-servers.mjs';
 
 /**
- * `family`: members of one are compared by their best; `floor` is bench/c/nbd-floor.c.
+ * `family`: members of one are compared by their best. `floor`: the least that a server can do, or
+ * none at all, where there is no `command` and the client has the file itself.
  * @typedef {{
  *   name: string, family: 'sluice' | 'qemu' | 'nbdkit' | 'floor',
- *   command: import('../nbd-servers.mjs').Command,
+ *   command: import('../nbd-servers.mjs').Command | undefined,
  * }} Server
  */
 
@@ -55,7 +56,9 @@ export function serversOf({ kind, cache }, more, floor) {
       servers.push({ name: `qemu-nbd ${aio}`, family: 'qemu', command: qemuNbd(served, aio) });
     }
   }
-  if (kind !== 'raw' || cache !== 'writeback') return servers;
+  if (kind !== 'raw') return servers;
+  if (cache === 'none') servers.push({ name: 'no server', family: 'floor', command: undefined });
+  if (cache !== 'writeback') return servers;
   if (hasPeer('nbdkit')) servers.push({ name: 'nbdkit file', family: 'nbdkit', command: nbdkit });
   if (floor !== undefined) {
     const command = (/** @type {string} */ image, /** @type {string} */ socket) => [
@@ -63,7 +66,7 @@ export function serversOf({ kind, cache }, more, floor) {
       image,
       socket,
     ];
-    servers.push({ name: 'floor', family: 'floor', command });
+    servers.push({ name: 'nbd-floor', family: 'floor', command });
   }
   return servers;
 }

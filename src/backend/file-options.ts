@@ -21,10 +21,11 @@ export interface FileBackendOptions {
   /** Longer transfers never run on the calling thread. Default 4 MiB, about a millisecond. */
   readonly inlineBytes?: number;
   /**
-   * Where transfers run that wait for a disk. `auto` (default): short direct and stable ones on the
-   * calling thread when they are alone in flight, while the disk answers within a millisecond, as a
-   * change of threads takes as long; other direct ones, and cached reads that miss, by io_uring;
-   * the rest, and where there is no io_uring, on libuv's pool. `io_uring`: the same, but opening
+   * Where transfers and syncs run that wait for a disk. `auto` (default): short direct and stable
+   * transfers, and syncs of little, on the calling thread when they are alone in flight, while the
+   * disk answers within a millisecond, as a change of threads takes as long; other direct
+   * transfers, and cached reads that miss, by io_uring; the rest, and where there is no io_uring,
+   * on libuv's pool. `io_uring`: the same, but opening
    * fails where there is none. `threads`: always on the pool.
    */
   readonly aio?: 'auto' | 'io_uring' | 'threads';
