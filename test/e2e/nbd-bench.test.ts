@@ -10,7 +10,7 @@ import {
   type Row,
   throughputTable,
 } from '../../bench/nbd/report.mjs';
-import { serversOf } from '../../bench/nbd/servers.mjs';
+import { compileFloor, serversOf } from '../../bench/nbd/servers.mjs';
 import { workloads } from '../../bench/nbd/workloads.mjs';
 import { describeWithPeers } from '../support/peers.ts';
 import { scratchFolder } from '../backend/scratch.ts';
@@ -37,6 +37,7 @@ const ROW: Row = {
     { name: 'qemu-nbd threads', family: 'qemu', rounds: roundsOf(100, 100, 100) },
     { name: 'qemu-nbd io_uring', family: 'qemu', rounds: roundsOf(200, 200, 200) },
     { name: 'nbdkit file', family: 'nbdkit', rounds: roundsOf(200, 100, 100) },
+    { name: 'nbd-floor', family: 'floor', rounds: roundsOf(400, 400, 400) },
   ],
 };
 
@@ -44,7 +45,7 @@ it('compares with the best of each peer, round by round, and says what misses it
   const [, , line] = throughputTable([ROW]);
   expect(line).toBe(
     '| 4 KiB random <read>, depth 1 | 300 (200-400) | 1.50 (1.00-2.00), below 2 | io_uring | ' +
-      '2.00 (1.50-4.00) |',
+      '2.00 (1.50-4.00) | 0.75 (0.50-1.00) |',
   );
   expect(latencyTable([ROW])[2]).toContain(
     '| 1 / 1 / 1 | 2 / 2 / 2 | 3 / 3 / 3 | 4.0 / 4.0 / 4.0 |',
@@ -76,11 +77,11 @@ it('has every combination of the matrix once', () => {
   expect([...groupsOf([ROW, ROW])]).toEqual([[ROW.group, [ROW, ROW]]]);
 });
 
-describeWithPeers(['fio', 'qemu-nbd', 'nbdkit', 'qemu-img'], 'a row', () => {
+describeWithPeers(['fio', 'qemu-nbd', 'nbdkit', 'qemu-img', 'gcc'], 'a row', () => {
   it('is measured', async () => {
     const [workload] = workloads('main');
     if (workload === undefined) throw new Error('there are no rows');
-    const servers = serversOf(workload, ['--busy-poll 0']);
+    const servers = serversOf(workload, ['--busy-poll 0'], compileFloor(folder));
     const images = new Images(folder);
     const results = await measure(workload, servers, { images, folder, rounds: 1, seconds: 0.1 });
     expect(results.map(({ name }) => name)).toEqual([
@@ -89,6 +90,7 @@ describeWithPeers(['fio', 'qemu-nbd', 'nbdkit', 'qemu-img'], 'a row', () => {
       'qemu-nbd threads',
       'qemu-nbd io_uring',
       'nbdkit file',
+      'nbd-floor',
     ]);
     for (const { rounds } of results) {
       expect(rounds).toHaveLength(1);
@@ -96,5 +98,16 @@ describeWithPeers(['fio', 'qemu-nbd', 'nbdkit', 'qemu-img'], 'a row', () => {
       expect(rounds[0]?.p99).toBeGreaterThanOrEqual(rounds[0]?.p50 ?? Infinity);
       expect(rounds[0]?.processor).toBeGreaterThan(0);
     }
+  });
+
+  it('that bypasses the page cache is measured without a server, too', async () => {
+    const workload = workloads('main').find(({ cache }) => cache === 'none');
+    if (workload === undefined) throw new Error('there is no such row');
+    const servers = serversOf(workload, []).filter(({ command }) => command === undefined);
+    const images = new Images(folder);
+    const results = await measure(workload, servers, { images, folder, rounds: 1, seconds: 0.1 });
+    expect(results).toMatchObject([{ name: 'no server', family: 'floor' }]);
+    expect(results[0]?.rounds[0]).toMatchObject({ processor: 0 });
+    expect(results[0]?.rounds[0]?.iops).toBeGreaterThan(0);
   });
 });
