@@ -7,7 +7,6 @@
 // from the lowest to the highest round, and how many times faster sluice is. The first counts the
 // start of Node, some 0.1 s.
 
-import { spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import {
   closeSync,
@@ -23,6 +22,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { image } from '../dist/node.js';
+import { run } from './program.mjs';
 
 const SLUICE = fileURLToPath(new URL('../dist/bin.cjs', import.meta.url));
 const MIB = 1 << 20;
@@ -120,11 +120,6 @@ function makeDisk(/** @type {string} */ path, /** @type {number} */ mib) {
   }
   ftruncateSync(fd, mib * MIB);
   closeSync(fd);
-}
-
-function run(/** @type {string} */ program, /** @type {string[]} */ args) {
-  const { status, stderr } = spawnSync(program, args, { encoding: 'utf8' });
-  if (status !== 0) throw new Error(`${program} ${args.join(' ')}: ${stderr}`);
 }
 
 /**

@@ -26,5 +26,11 @@ export const qemuNbd =
       .split(' ')
       .concat(socket, image);
 
+/**
+ * bench/c/nbd-floor.c, compiled: raw images, in the page cache.
+ * @type {(program: string) => Command}
+ */
+export const nbdFloor = (program) => (image, socket) => [program, image, socket];
+
 /** Raw images, in the page cache. @type {Command} */
 export const nbdkit = (image, socket) => ['nbdkit', '-f', '-U', socket, 'file', image];

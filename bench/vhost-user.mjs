@@ -7,7 +7,7 @@
 // spread from the lowest to the highest round, and ratios. Needs gcc, and libblkio as
 // `node scripts/guests.mjs` fetches it.
 
-import { spawn, spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -18,6 +18,7 @@ import { parseArgs } from 'node:util';
 import { openDisk, serveVhostUser } from '../dist/node.js';
 import { guestFolder, hasGuest } from '../scripts/guests.mjs';
 import { processorSeconds } from './processor.mjs';
+import { run } from './program.mjs';
 import { median } from './statistics.mjs';
 
 const SLUICE = fileURLToPath(new URL('../dist/bin.cjs', import.meta.url));
@@ -73,12 +74,6 @@ const SERVERS = {
     `type=vhost-user-blk,id=e,addr.type=unix,addr.path=${socket},node-name=disk,writable=on`,
   ],
 };
-
-function run(/** @type {string} */ program, /** @type {string[]} */ args) {
-  const { status, stdout, stderr } = spawnSync(program, args, { encoding: 'utf8' });
-  if (status !== 0) throw new Error(`${program} ${args.join(' ')}: ${stderr}`);
-  return stdout;
-}
 
 /**
  * One round of one server.

@@ -1,10 +1,11 @@
 // One server, one row, one round: fio on the socket, and what it cost the server.
 
-import { spawn, spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { withServer } from '../with-server.mjs';
 import { processorSeconds } from '../processor.mjs';
+import { run } from '../program.mjs';
 import { EMPTY_MIB, IMAGE_MIB } from './workloads.mjs';
 
 /** @typedef {import('./workloads.mjs').Workload} Workload */
@@ -170,9 +171,4 @@ async function fio(args, seconds) {
   const status = await new Promise((resolve) => child.once('close', resolve));
   if (status !== 0) throw new Error(`fio failed: ${errors}`);
   return JSON.parse(text.slice(text.indexOf('{'))).jobs[0];
-}
-
-function run(/** @type {string} */ program, /** @type {string[]} */ args) {
-  const { status, stderr, error } = spawnSync(program, args, { encoding: 'utf8' });
-  if (status !== 0) throw new Error(`${program} failed: ${error?.message ?? stderr}`);
 }

@@ -60,7 +60,7 @@ export function ratiosTo(row, family) {
 function comparison(row, family) {
   const found = ratiosTo(row, family);
   if (found.length === 0) return '-';
-  const target = family === 'floor' ? undefined : row.target[family];
+  const target = row.target[family];
   const missed = target !== undefined && median(found) < target;
   return `${spread(found, 2)}${missed ? `, below ${target}` : ''}`;
 }

@@ -1,10 +1,10 @@
 // The servers that bench:nbd compares.
 
-import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { hasPeer } from '../../scripts/peers.mjs';
-import { nbdkit, qemuNbd, sluice } from '../nbd-servers.mjs';
+import { nbdFloor, nbdkit, qemuNbd, sluice } from '../nbd-servers.mjs';
+import { run } from '../program.mjs';
 
 /**
  * `family`: members of one are compared by their best. `floor`: the least that a server can do, or
@@ -28,9 +28,7 @@ const FLOOR_SOURCE = fileURLToPath(new URL('../c/nbd-floor.c', import.meta.url))
 export function compileFloor(folder) {
   if (!hasPeer('gcc')) return undefined;
   const program = join(folder, 'nbd-floor');
-  const args = ['-std=c11', '-O2', '-pthread', '-o', program, FLOOR_SOURCE];
-  const { status, stderr } = spawnSync('gcc', args, { encoding: 'utf8' });
-  if (status !== 0) throw new Error(`gcc failed: ${stderr}`);
+  run('gcc', ['-std=c11', '-O2', '-pthread', '-o', program, FLOOR_SOURCE]);
   return program;
 }
 
@@ -61,12 +59,7 @@ export function serversOf({ kind, cache }, more, floor) {
   if (cache !== 'writeback') return servers;
   if (hasPeer('nbdkit')) servers.push({ name: 'nbdkit file', family: 'nbdkit', command: nbdkit });
   if (floor !== undefined) {
-    const command = (/** @type {string} */ image, /** @type {string} */ socket) => [
-      floor,
-      image,
-      socket,
-    ];
-    servers.push({ name: 'nbd-floor', family: 'floor', command });
+    servers.push({ name: 'nbd-floor', family: 'floor', command: nbdFloor(floor) });
   }
   return servers;
 }

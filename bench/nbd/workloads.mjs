@@ -1,8 +1,8 @@
 // Who asks for what in a row of bench:nbd, and what the row is to show.
 
 /**
- * At least so many times the IOPS of the best qemu-nbd, and of nbdkit.
- * @typedef {{ qemu?: number, nbdkit?: number }} Target
+ * At least so many times the IOPS of the best qemu-nbd, of nbdkit, of the floor.
+ * @typedef {{ qemu?: number, nbdkit?: number, floor?: number }} Target
  */
 
 /**

@@ -4,11 +4,11 @@
  * does. But nobody else of the thread is served while it waits for a disk, and syncs that could
  * have been one follow each other. So a sync is made here only when
  *
- *   Q1  nothing else is in flight, and no read, write or sync came while the last QUIET_SYNCS
+ *   L1  nothing else is in flight, and no read, write or sync came while the last QUIET_SYNCS
  *       pooled ones ran; every PROBE_INTERVAL-th is pooled all the same, to see whether that is
  *       still so
- *   Q2  little was written since the last one, of which the disk has to see all
- *   Q3  the disk answers soon (patience.ts)
+ *   L2  little was written since the last one, of which the disk has to see all
+ *   L3  the disk answers soon (patience.ts)
  */
 import type { FileCounters } from './file-counters.ts';
 import type { Settle } from './file-transfer.ts';

@@ -68,11 +68,10 @@ function sync(fd: number, settle: Settle, interruptions: number): void {
 
 /** The same on the calling thread; answers the errno. */
 export function syncDataHere(fd: number, path: string): number {
-  let errno = 0;
-  const settle = announced(path, (found) => (errno = found));
-  let found = syncHere(fd);
-  for (let left = INTERRUPTIONS; found === EINTR && left > 0; left--) found = syncHere(fd);
-  settle(found);
+  const announce = announced(path, () => undefined);
+  let errno = syncHere(fd);
+  for (let left = INTERRUPTIONS; errno === EINTR && left > 0; left--) errno = syncHere(fd);
+  announce(errno);
   return errno;
 }
 

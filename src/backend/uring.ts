@@ -58,6 +58,7 @@ const CQE_WORDS = 4;
 const CQE_RESULT = 2;
 
 const WORD = 2 ** 32;
+
 /**
  * What is asked for together is submitted in so many parts, and no part is larger than this: a host
  * answers together what it got together, and then rests until the asker has seen it all and asks

@@ -10,8 +10,8 @@
  *
  * So a client that thinks for longer than the budget costs MAX_SCORE budgets when it begins to, and
  * then one in PROBE_INTERVAL requests. Nobody polls when nothing was received: an idle server
- * sleeps. Nor after requests that took longer than the budget: they waited for a disk, the thread
- * has slept already, and polling costs more than it gains.
+ * sleeps. Nor after requests that took longer than the budget: they waited for a disk, and polling
+ * costs more than it gains then.
  */
 import { availableParallelism } from 'node:os';
 import { loadNative, type Native } from '../backend/native.ts';

@@ -63,7 +63,7 @@ describe('syncs of a file', () => {
     vi.restoreAllMocks();
   });
 
-  it('are pooled at first, then made on the thread, but for probes (Q1)', () => {
+  it('are pooled at first, then made on the thread, but for probes (L1)', () => {
     expect(fake.here).toBe(0);
     expect(fake.lone(1)).toBe(1);
     expect(fake.lone(10 * PROBE_INTERVAL)).toBe(10 * (PROBE_INTERVAL - 1));
@@ -73,21 +73,21 @@ describe('syncs of a file', () => {
     ['a read', () => fake.counters.reads++],
     ['a write', () => fake.counters.writes++],
     ['another sync', () => fake.counters.syncs++],
-  ])('are pooled again when %s came while a probe ran (Q1)', (_, company) => {
+  ])('are pooled again when %s came while a probe ran (L1)', (_, company) => {
     fake.lone(PROBE_INTERVAL - 1);
     fake.lone(1, company);
     expect(fake.lone(QUIET_SYNCS)).toBe(0);
     expect(fake.lone(1)).toBe(1);
   });
 
-  it('are pooled when something else is in flight (Q1)', () => {
+  it('are pooled when something else is in flight (L1)', () => {
     fake.sync.run(false, () => undefined);
     expect([fake.here, fake.pooled.length]).toEqual([0, 1]);
     fake.pooled.pop()?.(0);
     expect(fake.lone(QUIET_SYNCS)).toBe(0);
   });
 
-  it('are pooled when much was written since the last (Q2)', () => {
+  it('are pooled when much was written since the last (L2)', () => {
     fake.counters.bytesWritten += WAITED_BYTES;
     expect(fake.lone(1)).toBe(1);
     fake.counters.bytesWritten += WAITED_BYTES + 1;
@@ -95,7 +95,7 @@ describe('syncs of a file', () => {
     expect(fake.lone(1)).toBe(1);
   });
 
-  it('are pooled for a while when the disk is slow (Q3)', () => {
+  it('are pooled for a while when the disk is slow (L3)', () => {
     fake.syncMs = 2;
     expect(fake.lone(1)).toBe(1);
     expect(fake.lone(32)).toBe(0);
