@@ -26,7 +26,7 @@ import { EMPTY_MIB, IMAGE_MIB } from './workloads.mjs';
  * rounds' time, and again if that was not enough for so many requests.
  */
 const WARM_UP_ROUNDS = 3;
-const WARM_UP_REQUESTS = 10_000;
+const WARM_UP_REQUESTS = 30_000;
 const WARM_UP_TIMES = 2;
 
 /**

@@ -55,7 +55,7 @@ export class Control implements AsyncDisposable {
     try {
       await listen(server, { path: toSocketPath(socketPath(path)) }, PRIVATE_UMASK);
     } catch (cause) {
-      throw await listenRefusal(cause, JSON.stringify(path), path, '--control');
+      throw listenRefusal(cause, JSON.stringify(path), '--control');
     }
     return new Control(server);
   }

@@ -1,6 +1,5 @@
 /** Listening where the command line says, and what is said when that does not work. */
-import { lstat, stat } from 'node:fs/promises';
-import { dirname, resolve } from 'node:path';
+import { resolve } from 'node:path';
 import { SluiceError } from '../errors.ts';
 import { MAX_SOCKET_PATH_BYTES } from '../nbd/uri.ts';
 import {
@@ -37,7 +36,7 @@ export async function listen(
     if (options.fd !== undefined) {
       throw new Refusal(`listen on ${placeOf(options)}`, cause, 'it must listen: Accept=no');
     }
-    throw await listenRefusal(cause, placeOf(options), options.socket, '-p or -k');
+    throw listenRefusal(cause, placeOf(options), '-p or -k');
   }
 }
 
@@ -48,21 +47,15 @@ function ofImage(error: SluiceError, [only, ...others]: readonly ServedExport[])
 }
 
 /**
- * What is said when a server cannot listen at a place, which may be a unix socket.
+ * What is said when a server cannot listen at a place.
  * @param options of the command that choose the place
  */
-export async function listenRefusal(
-  cause: unknown,
-  place: string,
-  socket: string | undefined,
-  options: string,
-): Promise<unknown> {
+export function listenRefusal(cause: unknown, place: string, options: string): unknown {
   const { code } = cause as NodeJS.ErrnoException;
   // What the library refuses itself, it explains itself.
   if (code === undefined || code.startsWith('ERR_')) return cause;
-  const found = socket === undefined ? undefined : await pathError(code, socket);
-  const error = found ?? (cause as NodeJS.ErrnoException);
-  return new Refusal(`listen on ${place}`, error, adviceFor(found?.code ?? code, options));
+  const error = cause as NodeJS.ErrnoException;
+  return new Refusal(`listen on ${place}`, error, adviceFor(code, options));
 }
 
 /** What to do about an error of the system; `options` say where a server listens. */
@@ -71,40 +64,11 @@ function adviceFor(code: string, options: string): string | undefined {
   const advice: Readonly<Record<string, string>> = {
     EADDRINUSE: `stop the other server, or ${elsewhere}`,
     EACCES: elsewhere,
-    EEXIST: elsewhere,
-    ENOENT: `create it, or ${elsewhere}`,
+    EEXIST: `it is not a socket: ${elsewhere}`,
+    ENOENT: `create its folder, or ${elsewhere}`,
     ENAMETOOLONG: `a socket's path has at most ${MAX_SOCKET_PATH_BYTES} bytes; use a relative one`,
   };
   return advice[code];
-}
-
-/**
- * The error for the path of a socket where the system's does not tell: libuv makes EACCES of a
- * folder that is not there, and bind(2) says EADDRINUSE whatever kind of file it meets.
- */
-async function pathError(code: string, path: string): Promise<NodeJS.ErrnoException | undefined> {
-  if (code === 'EACCES' && (await isMissing(dirname(path)))) {
-    return Object.assign(new Error('no such folder'), { code: 'ENOENT' });
-  }
-  if (code === 'EADDRINUSE' && (await isNoSocket(path))) {
-    const reason = 'a file that is not a socket is in the way';
-    return Object.assign(new Error(reason), { code: 'EEXIST' });
-  }
-  return undefined;
-}
-
-function isMissing(path: string): Promise<boolean> {
-  return stat(path).then(
-    () => false,
-    ({ code }: NodeJS.ErrnoException) => code === 'ENOENT',
-  );
-}
-
-function isNoSocket(path: string): Promise<boolean> {
-  return lstat(path).then(
-    (found) => !found.isSocket(),
-    () => false,
-  );
 }
 
 function placeOf({ socket, port, bind, fd }: ServeOptions): string {

@@ -64,7 +64,7 @@ async function listen(disk: Disk, options: VhostUserCommandOptions): Promise<Vho
   try {
     return await serveVhostUser(disk, { socket: socketPath(socket), queues, serial, packed });
   } catch (cause) {
-    throw await listenRefusal(cause, JSON.stringify(socket), socket, '-k');
+    throw listenRefusal(cause, JSON.stringify(socket), '-k');
   }
 }
 

@@ -1,7 +1,9 @@
 /** Binding the server's socket. */
 import { readFileSync, readlinkSync } from 'node:fs';
-import { lstat, unlink } from 'node:fs/promises';
+import { lstat, stat, unlink } from 'node:fs/promises';
 import { connect, type Server } from 'node:net';
+import { constants } from 'node:os';
+import { dirname } from 'node:path';
 import { invalid } from '../arguments.ts';
 import type { ServerAddress } from './options.ts';
 import { MAX_SOCKET_PATH_BYTES, tcpUri, unixUri } from './uri.ts';
@@ -20,7 +22,8 @@ export function toSocketPath(socket: unknown): string {
 
 /**
  * Listens at an address. The file of a unix socket that nobody listens at any more is replaced.
- * Rejects with the system's error.
+ * Rejects with the system's error, or with ENOENT or EEXIST where that does not tell what is wrong
+ * with a path.
  * @param umask for the file of a unix socket, instead of the process's
  */
 export async function listen(
@@ -31,7 +34,8 @@ export async function listen(
   try {
     await tryListen(server, address, umask);
   } catch (error) {
-    if (!('path' in address) || !(await isStale(error, address.path))) throw error;
+    if (!('path' in address)) throw error;
+    if (!(await isStale(error, address.path))) throw await pathError(error, address.path);
     await unlink(address.path);
     await tryListen(server, address, umask);
   }
@@ -97,4 +101,44 @@ function isRefused(path: string): Promise<boolean> {
       resolve(refusal.code === 'ECONNREFUSED');
     });
   });
+}
+
+/**
+ * The error of listening at a path, where the system's does not tell: libuv makes EACCES of a
+ * folder that is not there, and bind(2) says EADDRINUSE whatever kind of file it meets.
+ */
+async function pathError(error: unknown, path: string): Promise<unknown> {
+  const { code } = error as NodeJS.ErrnoException;
+  if (code === 'EACCES' && (await isMissing(dirname(path)))) {
+    return systemError('ENOENT', 'no such folder', path);
+  }
+  if (code === 'EADDRINUSE' && (await isNoSocket(path))) {
+    return systemError('EEXIST', 'a file that is not a socket is in the way', path);
+  }
+  return error;
+}
+
+/** In the form of libuv's. */
+function systemError(
+  code: 'EEXIST' | 'ENOENT',
+  reason: string,
+  path: string,
+): NodeJS.ErrnoException {
+  const message = `${code}: ${reason}, listen '${path}'`;
+  const errno = -constants.errno[code];
+  return Object.assign(new Error(message), { code, errno, syscall: 'listen', path });
+}
+
+function isMissing(path: string): Promise<boolean> {
+  return stat(path).then(
+    () => false,
+    ({ code }: NodeJS.ErrnoException) => code === 'ENOENT',
+  );
+}
+
+function isNoSocket(path: string): Promise<boolean> {
+  return lstat(path).then(
+    (found) => !found.isSocket(),
+    () => false,
+  );
 }

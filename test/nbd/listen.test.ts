@@ -50,8 +50,15 @@ describe('a unix socket', () => {
 
   it('never replaces a file of another kind', async () => {
     await writeFile(path, 'data');
-    await expect(serveNbd(new FakeDevice(), { socket: path })).rejects.toThrow('EADDRINUSE');
+    const refused = serveNbd(new FakeDevice(), { socket: path });
+    await expect(refused).rejects.toMatchObject({ code: 'EEXIST', syscall: 'listen', path });
     expect((await stat(path)).size).toBe(4);
+  });
+
+  it('in a folder that is not there: said so', async () => {
+    const lost = join(folder, 'none', 'socket');
+    const refused = serveNbd(new FakeDevice(), { socket: lost });
+    await expect(refused).rejects.toMatchObject({ code: 'ENOENT', syscall: 'listen', path: lost });
   });
 });
 

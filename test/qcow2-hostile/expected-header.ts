@@ -9,7 +9,7 @@ const FILE_REFUSED = 'ERR_SLUICE_FILE_REFUSED';
 
 /** By the id of the row. */
 export const HEADER_ROWS: Readonly<Record<string, Expected>> = {
-  Q01: refused(IMAGE, /offset 0: this is not a qcow2 image; name its format/),
+  Q01: refused(IMAGE, /offset 0: this is not a qcow2 image; name the format that it has/),
   Q02: refused(IMAGE, /offset 0: the file has 71 bytes and ends inside it/),
   Q03: refused(IMAGE, /the file has 80 bytes and ends inside its first cluster/),
   Q04: refused(IMAGE, /this is not a qcow2 image/),

@@ -42,7 +42,7 @@ export function startOf(image: Uint8Array, path: string): HeaderStart {
 export function clusterBitsOf(bytes: Uint8Array, path: string): number {
   const header = fieldsOf(bytes, path);
   if (bytes.length < 4 || header.u32(HEADER_MAGIC) !== QCOW2_MAGIC) {
-    throw header.refusal(HEADER_MAGIC, 'this is not a qcow2 image; name its format');
+    throw header.refusal(HEADER_MAGIC, 'this is not a qcow2 image; name the format that it has');
   }
   if (bytes.length < HEADER_BYTES_V2) {
     throw header.refusal(HEADER_MAGIC, `the file has ${bytes.length} bytes and ends inside it`);
