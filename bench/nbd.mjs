@@ -10,7 +10,7 @@
 // adds every format, cache, size, order, direction and depth. --with adds a sluice with further
 // arguments, and may be repeated. --from reports what an earlier run wrote to --json.
 
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -57,7 +57,9 @@ const USAGE = `npm run bench:nbd -- [OPTIONS]
 function chosen() {
   const rows = workloads(options.all ? 'all' : 'main');
   const named = rows.filter(({ name }) => name === options.only);
-  return named.length > 0 ? named : rows.filter(({ name }) => name.includes(options.only));
+  const found = named.length > 0 ? named : rows.filter(({ name }) => name.includes(options.only));
+  if (found.length === 0) throw new Error(`no row has "${options.only}" in its name; see --list`);
+  return found;
 }
 
 /** Measures the rows, and shows each when it is done. */
@@ -109,6 +111,8 @@ function markdown(/** @type {Report} */ report) {
 
 /** Measures, or reads what was measured, and reports it. */
 async function main() {
+  // Before hours of measuring, not after them.
+  if (options.plots !== undefined) mkdirSync(options.plots, { recursive: true });
   /** @type {Report} */
   const report =
     options.from === undefined ? await run() : JSON.parse(readFileSync(options.from, 'utf8'));

@@ -147,9 +147,14 @@ function variables(uris: readonly string[]): Record<string, string> {
   const [uri = ''] = uris;
   const { exportName, place, tls } = parseNbdUri(uri);
   const [unixsocket, port] = 'path' in place ? [place.path, ''] : ['', String(place.port)];
-  const where = 'path' in place ? `unix:${place.path}` : `${place.host}:${place.port}`;
+  const where = 'path' in place ? `unix:${place.path}` : `${bracketed(place.host)}:${place.port}`;
   const name = exportName === '' ? '' : `:exportname=${exportName}`;
   // QEMU's old form has no words for TLS.
   const nbd = tls === undefined ? `nbd:${where}${name}` : '';
   return { uri, uris: uris.join(' '), unixsocket, port, exportname: exportName, nbd };
+}
+
+/** The colons of an IPv6 address are not the one before the port. */
+function bracketed(host: string): string {
+  return host.includes(':') ? `[${host}]` : host;
 }

@@ -1,4 +1,5 @@
 /** TLS of `sluice serve`, in the words of nbdkit. */
+import { resolve } from 'node:path';
 import { type Command, Option } from 'commander';
 import { type NbdServer, type NbdTlsOptions, readPskFile } from '../node.ts';
 import { readPem } from '../nbd/pem.ts';
@@ -130,7 +131,8 @@ export function uriForClients(
   const place = user === undefined ? uri : uri.replace('://', `://${encodeURIComponent(user)}@`);
   const [key, value] =
     tlsPsk === undefined ? ['tls-certificates', tlsCertificates] : ['tls-psk-file', tlsPsk];
-  return `${place}${uri.includes('?') ? '&' : '?'}${key}=${encodeURIComponent(value ?? '')}`;
+  const path = encodeURIComponent(resolve(value ?? ''));
+  return `${place}${uri.includes('?') ? '&' : '?'}${key}=${path}`;
 }
 
 /** Says which clients have no TLS, but not each of many. */

@@ -4,6 +4,9 @@
  * D1  Nothing is submitted from inside a completion; what is left of a CACHE waits for `proceed`.
  * D2  A CACHE is a hint: no more of it is read than is worth it, and nothing for a client that has
  *     gone.
+ * D3  A piece of a CACHE, or a BLOCK_STATUS, may keep the thread for long. The device has one of
+ *     them at a time from each connection, and gets the next in another turn of the event loop:
+ *     whatever a client asks for of these, the others have their turns.
  */
 import { STATUS_OK } from '../abi/request.ts';
 import type { CompletionTarget, Device } from '../device.ts';
@@ -17,11 +20,17 @@ export class Dispatch implements CompletionTarget {
   readonly #answers: Answers;
   readonly #wake: () => void;
   #inFlight = 0;
-  /** CACHE requests that were read in part. */
-  readonly #partial: number[] = [];
+  /** What waits for the long one before it (D3); a CACHE that was read in part comes first. */
+  readonly #long: number[] = [];
+  /** The device has a long one, or had it in this turn of the event loop. */
+  #busy = false;
   #submitted = false;
   #spaceAwaited = false;
   #hasGone = false;
+  readonly #rested = (): void => {
+    this.#busy = false;
+    if (this.#long.length > 0) this.#wake();
+  };
 
   /** @param wake called when a reply is ready, or the device takes requests again */
   constructor(device: Device, answers: Answers, wake: () => void) {
@@ -32,7 +41,7 @@ export class Dispatch implements CompletionTarget {
 
   /** The device has nothing of this connection, and gets nothing more unless it is submitted. */
   get idle(): boolean {
-    return this.#inFlight === 0 && this.#partial.length === 0;
+    return this.#inFlight === 0 && this.#long.length === 0;
   }
 
   /** The client sends nothing more: what it only hinted at is ended where it is (D2). */
@@ -40,8 +49,51 @@ export class Dispatch implements CompletionTarget {
     this.#hasGone = true;
   }
 
-  /** Gives a request to the device; false: not now, try again when woken. */
+  /** Takes a request; false: not now, try again when woken. */
   submit(slot: number): boolean {
+    const isLong = this.#isLong(slot);
+    if (isLong && this.#busy) this.#long.push(slot);
+    else if (!this.#give(slot)) return false;
+    else if (isLong) this.#busy = true;
+    return true;
+  }
+
+  /** Goes on with what waits. */
+  proceed(): void {
+    if (this.#hasGone) this.#endHints();
+    const [slot] = this.#long;
+    if (this.#busy || slot === undefined || !this.#give(slot)) return;
+    this.#busy = true;
+    this.#long.shift();
+  }
+
+  /** True when something was submitted since the last call: the device wants a kick. */
+  takeSubmitted(): boolean {
+    const submitted = this.#submitted;
+    this.#submitted = false;
+    return submitted;
+  }
+
+  completed(token: number, status: number, value: number, errno: number): void {
+    const answers = this.#answers;
+    const type = answers.table.type[token] ?? 0;
+    this.#inFlight--;
+    if (this.#isLong(token)) setImmediate(this.#rested);
+    if (status !== STATUS_OK) answers.fail(token, status, errno);
+    else if (type === CMD_READ) answers.data(token);
+    else if (type === CMD_BLOCK_STATUS) answers.extents(token, value);
+    else if (type === CMD_CACHE && this.#moreToRead(token)) this.#long.unshift(token);
+    else answers.done(token);
+    this.#wake();
+  }
+
+  #isLong(slot: number): boolean {
+    const type = this.#answers.table.type[slot] ?? 0;
+    return type === CMD_CACHE || type === CMD_BLOCK_STATUS;
+  }
+
+  /** Gives a request, or its next piece, to the device; false: it has no room. */
+  #give(slot: number): boolean {
     const { table } = this.#answers;
     const type = table.type[slot] ?? 0;
     const done = table.done[slot] ?? 0;
@@ -62,34 +114,14 @@ export class Dispatch implements CompletionTarget {
     return taken;
   }
 
-  /** Goes on with what was read in part. */
-  proceed(): void {
-    for (;;) {
-      const slot = this.#partial.at(-1);
-      if (slot === undefined) return;
-      if (this.#hasGone) this.#answers.done(slot);
-      else if (!this.submit(slot)) return;
-      this.#partial.pop();
+  /** No hints for a client that sends nothing more, no answers for one that hears nothing (D2). */
+  #endHints(): void {
+    const { table, sender } = this.#answers;
+    for (const slot of this.#long.splice(0)) {
+      const isHeard = table.type[slot] === CMD_BLOCK_STATUS && !sender.deaf;
+      if (isHeard) this.#long.push(slot);
+      else this.#answers.done(slot);
     }
-  }
-
-  /** True when something was submitted since the last call: the device wants a kick. */
-  takeSubmitted(): boolean {
-    const submitted = this.#submitted;
-    this.#submitted = false;
-    return submitted;
-  }
-
-  completed(token: number, status: number, value: number, errno: number): void {
-    const answers = this.#answers;
-    const type = answers.table.type[token] ?? 0;
-    this.#inFlight--;
-    if (status !== STATUS_OK) answers.fail(token, status, errno);
-    else if (type === CMD_READ) answers.data(token);
-    else if (type === CMD_BLOCK_STATUS) answers.extents(token, value);
-    else if (type === CMD_CACHE && this.#moreToRead(token)) this.#partial.push(token);
-    else answers.done(token);
-    this.#wake();
   }
 
   #awaitSpace(): void {

@@ -198,6 +198,8 @@ describe('sluice serve --run', () => {
     const script = 'echo "$uri $port [$unixsocket] $nbd"';
     const { stdout } = await sluice(['serve', '-p', '0', '--run', script, image]);
     expect(stdout).toMatch(/^nbd:\/\/127\.0\.0\.1:(\d+)\/ \1 \[\] nbd:127\.0\.0\.1:\1\n$/);
+    const six = await sluice(['serve', '-b', '::1', '-p', '0', '--run', 'echo $nbd', image]);
+    expect(six.stdout).toMatch(/^nbd:\[::1\]:\d+\n$/);
     const unix = await sluice(['serve', '-k', socket, '--run', 'echo $unixsocket', image]);
     expect(unix.stdout).toBe(`${socket}\n`);
   });

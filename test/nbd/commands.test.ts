@@ -350,6 +350,63 @@ describe('CACHE', () => {
   });
 });
 
+describe('what takes long', () => {
+  const LONG = 64 * 2 ** 20;
+
+  it.each([
+    ['CACHE', CACHE, LONG / 2 ** 18],
+    ['BLOCK_STATUS', BLOCK_STATUS, 1],
+  ])('%s: one in a turn of the event loop for each connection', async (_, type, pieces) => {
+    await using serving = await serveFake({ sizeBytes: LONG, storage: false });
+    await using client = await serving.go(STRUCTURED, CONTEXT);
+    const requests = Array.from({ length: 16 }, () => request({ type, length: LONG }));
+    client.send(...requests);
+    const { log } = serving.device;
+    let most = 0;
+    for (let before = 0; before < 16 * pieces;) {
+      await new Promise((resolve) => void setImmediate(resolve));
+      most = Math.max(most, log.length - before);
+      before = log.length;
+    }
+    // The event loop may have its immediates between ours.
+    expect(most).toBeLessThanOrEqual(2);
+    for (const _one of requests) expect((await client.reply()).error).toBe(0);
+    expect(log).toHaveLength(16 * pieces);
+    expect(serving.device.arenaIsWhole).toBe(true);
+  });
+
+  it('is passed by other requests', async () => {
+    await using serving = await serveFake({ mode: 'held' });
+    await using client = await serving.go(STRUCTURED, CONTEXT);
+    const status = request({ type: BLOCK_STATUS, length: SIZE });
+    client.send(status, status, request({ type: CACHE, length: SIZE }), request({ type: FLUSH }));
+    await until(() => serving.device.open === 2);
+    expect(serving.device.ops()).toEqual([OP_BLOCK_STATUS, OP_FLUSH]);
+    serving.device.mode = 'inline';
+    serving.device.release();
+    for (let left = 4; left > 0; left--) expect((await client.reply()).error).toBe(0);
+  });
+
+  it('is done for a client that only listens, and not for one that has gone', async () => {
+    for (const gone of [false, true]) {
+      await using serving = await serveFake({ mode: 'held' });
+      await using client = await serving.go(STRUCTURED, CONTEXT);
+      const status = request({ type: BLOCK_STATUS, length: SIZE });
+      client.send(...Array.from({ length: 8 }, () => status));
+      await until(() => serving.device.open === 1);
+      if (gone) client.destroy();
+      else client.socket.end();
+      await until(() => {
+        serving.device.release();
+        return serving.server.clients === 0;
+      });
+      expect(serving.device.log).toHaveLength(gone ? 1 : 8);
+      if (!gone) for (let left = 8; left > 0; left--) expect((await client.reply()).type).toBe(5);
+      expect(serving.device.arenaIsWhole).toBe(true);
+    }
+  });
+});
+
 describe('BLOCK_STATUS', () => {
   const HOLE = 3;
 

@@ -166,7 +166,11 @@ describe('extents', () => {
     for (let at = 0; at < storage.length; at += 8192) storage.fill(1, at, at + 4096);
     await using client = await serving.go(EXTENDED, CONTEXT);
     const one = request({ type: BLOCK_STATUS, length: 2 ** 21, extended: true });
+    // Replies that nobody takes fill the server's buffer.
+    client.socket.pause();
     client.send(...Array.from({ length: 256 }, () => one));
+    await until(() => serving.device.log.length === 256);
+    client.socket.resume();
     const counts: number[] = [];
     for (let seen = 0; seen < 256; seen++) {
       const { data, error } = await client.reply();
