@@ -67,6 +67,7 @@ async function run() {
   for (const program of /** @type {const} */ (['fio', 'qemu-img'])) {
     if (!hasPeer(program)) throw new Error(`${program} is not installed`);
   }
+  const chosenRows = chosen();
   const folder = mkdtempSync(join(tmpdir(), 'sluice-bench-'));
   /** @type {Row[]} */
   const rows = [];
@@ -74,7 +75,7 @@ async function run() {
   try {
     const images = new Images(folder);
     const floor = compileFloor(folder);
-    for (const workload of chosen()) {
+    for (const workload of chosenRows) {
       const { name, group, target } = workload;
       const servers = serversOf(workload, options.with, floor);
       const results = await measure(workload, servers, { ...how, images, folder });

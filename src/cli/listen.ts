@@ -54,7 +54,8 @@ export function listenRefusal(cause: unknown, place: string, options: string): u
   const { code } = cause as NodeJS.ErrnoException;
   // What the library refuses itself, it explains itself.
   if (code === undefined || code.startsWith('ERR_')) return cause;
-  const error = cause as NodeJS.ErrnoException;
+  // The reason alone, where the library found it at the path; libuv's errors have no cause.
+  const error = (cause as Error).cause ?? cause;
   return new Refusal(`listen on ${place}`, error, adviceFor(code, options));
 }
 
@@ -64,8 +65,8 @@ function adviceFor(code: string, options: string): string | undefined {
   const advice: Readonly<Record<string, string>> = {
     EADDRINUSE: `stop the other server, or ${elsewhere}`,
     EACCES: elsewhere,
-    EEXIST: `it is not a socket: ${elsewhere}`,
-    ENOENT: `create its folder, or ${elsewhere}`,
+    EEXIST: elsewhere,
+    ENOENT: `create it, or ${elsewhere}`,
     ENAMETOOLONG: `a socket's path has at most ${MAX_SOCKET_PATH_BYTES} bytes; use a relative one`,
   };
   return advice[code];

@@ -60,7 +60,7 @@ export class Dispatch implements CompletionTarget {
 
   /** Goes on with what waits. */
   proceed(): void {
-    if (this.#hasGone) this.#endHints();
+    if (this.#hasGone) this.#forgo();
     const [slot] = this.#long;
     if (this.#busy || slot === undefined || !this.#give(slot)) return;
     this.#busy = true;
@@ -115,7 +115,7 @@ export class Dispatch implements CompletionTarget {
   }
 
   /** No hints for a client that sends nothing more, no answers for one that hears nothing (D2). */
-  #endHints(): void {
+  #forgo(): void {
     const { table, sender } = this.#answers;
     for (const slot of this.#long.splice(0)) {
       const isHeard = table.type[slot] === CMD_BLOCK_STATUS && !sender.deaf;

@@ -2,7 +2,6 @@
 import { readFileSync, readlinkSync } from 'node:fs';
 import { lstat, stat, unlink } from 'node:fs/promises';
 import { connect, type Server } from 'node:net';
-import { constants } from 'node:os';
 import { dirname } from 'node:path';
 import { invalid } from '../arguments.ts';
 import type { ServerAddress } from './options.ts';
@@ -118,15 +117,11 @@ async function pathError(error: unknown, path: string): Promise<unknown> {
   return error;
 }
 
-/** In the form of libuv's. */
-function systemError(
-  code: 'EEXIST' | 'ENOENT',
-  reason: string,
-  path: string,
-): NodeJS.ErrnoException {
-  const message = `${code}: ${reason}, listen '${path}'`;
-  const errno = -constants.errno[code];
-  return Object.assign(new Error(message), { code, errno, syscall: 'listen', path });
+/** In the form of libuv's; the reason alone is its cause. */
+function systemError(code: string, reason: string, path: string): NodeJS.ErrnoException {
+  const cause = Object.assign(new Error(reason), { code });
+  const error = new Error(`listen ${code}: ${reason} ${path}`, { cause });
+  return Object.assign(error, { code, syscall: 'listen', path });
 }
 
 function isMissing(path: string): Promise<boolean> {

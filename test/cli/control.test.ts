@@ -205,7 +205,7 @@ describe('the control socket', () => {
     const file = folder.file('precious');
     await writeFile(file, 'x');
     const refused = await sluice([...args, file, other]);
-    expect(refused.stderr).toMatch(/file already exists; it is not a socket: .*--control \(EEXI/);
+    expect(refused.stderr).toMatch(/a file that is not a socket is in the way; .*--control \(EEXI/);
     await expect(stat(folder.file('b.sock'))).rejects.toThrow('ENOENT');
   });
 

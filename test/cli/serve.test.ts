@@ -470,7 +470,7 @@ describe('sluice serve refuses', () => {
   it('a socket in a folder that does not exist', async () => {
     const path = join(folder.path, 'none', 'a.sock');
     expect(await refusal(['-k', path, image])).toMatch(
-      /^cannot listen on ".*none\/a\.sock": no such file or .*; create its folder, .*\(ENOENT\)$/,
+      /^cannot listen on ".*none\/a\.sock": no such folder; create it, .*\(ENOENT\)$/,
     );
   });
 
@@ -478,7 +478,7 @@ describe('sluice serve refuses', () => {
     const file = folder.file('file');
     await writeFile(file, 'precious');
     expect(await refusal(['-k', file, image])).toMatch(
-      /^cannot listen on ".*file": file already exists; it is not a socket: .*\(EEXIST\)$/,
+      /^cannot listen on ".*file": a file that is not a socket is in the way; .*\(EEXIST\)$/,
     );
     expect(await readFile(file, 'utf8')).toBe('precious');
   });
