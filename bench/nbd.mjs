@@ -5,7 +5,8 @@
 // processor time over NBD on a unix socket. One server at a time on the same image, fio as the
 // client; every round measures each server once, so that whatever else the machine does falls on
 // all of them. Raw images have a floor, too: in the page cache a server in C that does the least
-// that a server can do (bench/c/nbd-floor.c), with O_DIRECT no server, but fio on the file itself.
+// that a server can do (bench/c/nbd-floor.c, and nbd-floor-loop.c where several connections flush),
+// with O_DIRECT no server, but fio on the file itself.
 // What it gets is what the client, the kernel and the disk leave. --only picks rows by name. --all
 // adds every format, cache, size, order, direction and depth. --with adds a sluice with further
 // arguments, and may be repeated. --from reports what an earlier run wrote to --json.
@@ -19,7 +20,7 @@ import { machine } from './nbd/machine.mjs';
 import { Images, measure } from './nbd/measure.mjs';
 import { plot } from './nbd/plot.mjs';
 import { groupsOf, latencyTable, lines, misses, throughputTable } from './nbd/report.mjs';
-import { compileFloor, serversOf } from './nbd/servers.mjs';
+import { compileFloors, serversOf } from './nbd/servers.mjs';
 import { workloads } from './nbd/workloads.mjs';
 
 /** @typedef {import('./nbd/report.mjs').Row} Row */
@@ -74,10 +75,10 @@ async function run() {
   const how = { rounds: Number(options.rounds), seconds: Number(options.seconds) };
   try {
     const images = new Images(folder);
-    const floor = compileFloor(folder);
+    const floors = compileFloors(folder);
     for (const workload of chosenRows) {
       const { name, group, target } = workload;
-      const servers = serversOf(workload, options.with, floor);
+      const servers = serversOf(workload, options.with, floors);
       const results = await measure(workload, servers, { ...how, images, folder });
       const row = { name, group, target, results };
       rows.push(row);

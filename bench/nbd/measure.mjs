@@ -23,11 +23,12 @@ import { EMPTY_MIB, IMAGE_MIB } from './workloads.mjs';
 
 /**
  * Code is compiled, caches are warm, the server has found out what its disk can do: after so many
- * rounds' time, and again if that was not enough for so many requests.
+ * clients, one after the other (what was compiled for one alone is compiled again for the second),
+ * each of so many rounds' time, and more of them if that was not enough for so many requests.
  */
-const WARM_UP_ROUNDS = 3;
+const WARM_UP_CLIENTS = { least: 2, most: 4 };
+const WARM_UP_ROUNDS = 1.5;
 const WARM_UP_REQUESTS = 30_000;
-const WARM_UP_TIMES = 2;
 
 /**
  * The images that all servers share, one after the other. Those that are served from the page cache
@@ -118,7 +119,9 @@ function measureOne({ command }, image, { fio: args }, { folder, seconds }) {
  * @returns {Promise<Round>}
  */
 async function load(args, seconds, processorSoFar) {
-  for (let times = 0, requests = 0; times < WARM_UP_TIMES && requests < WARM_UP_REQUESTS; times++) {
+  const { least, most } = WARM_UP_CLIENTS;
+  for (let clients = 0, requests = 0; clients < most; clients++) {
+    if (clients >= least && requests >= WARM_UP_REQUESTS) break;
     const { read, write } = await fio(args, WARM_UP_ROUNDS * seconds);
     requests += read.total_ios + write.total_ios;
   }

@@ -19,28 +19,35 @@ import { run } from '../program.mjs';
 
 export const SLUICE_NAME = 'sluice';
 
-const FLOOR_SOURCE = fileURLToPath(new URL('../c/nbd-floor.c', import.meta.url));
+/** Programs in bench/c. */
+const FLOORS = ['nbd-floor', 'nbd-floor-loop'];
 
 /**
- * Compiles the least that a server can do into a folder; undefined where there is no gcc.
+ * Compiles the least that a server can do into a folder: a program for each way to do it, by name.
+ * None where there is no gcc.
  * @param {string} folder
+ * @returns {Map<string, string>}
  */
-export function compileFloor(folder) {
-  if (!hasPeer('gcc')) return undefined;
-  const program = join(folder, 'nbd-floor');
-  run('gcc', ['-std=c11', '-O2', '-pthread', '-o', program, FLOOR_SOURCE]);
-  return program;
+export function compileFloors(folder) {
+  const programs = new Map(FLOORS.map((name) => [name, join(folder, name)]));
+  if (!hasPeer('gcc')) return new Map();
+  for (const [name, program] of programs) {
+    const source = fileURLToPath(new URL(`../c/${name}.c`, import.meta.url));
+    run('gcc', ['-std=c11', '-O2', '-pthread', '-o', program, source]);
+  }
+  return programs;
 }
 
 /**
  * The contenders of a row that are installed: nbdkit serves no qcow2, and its file plugin neither
- * bypasses the page cache nor writes through; Linux AIO is for O_DIRECT.
+ * bypasses the page cache nor writes through; Linux AIO is for O_DIRECT; a floor that shares syncs
+ * is for several connections that flush.
  * @param {Workload} workload
  * @param {string[]} more arguments of further sluices
- * @param {string} [floor] the program of compileFloor
+ * @param {Map<string, string>} [floors] of compileFloors
  * @returns {Server[]}
  */
-export function serversOf({ kind, cache }, more, floor) {
+export function serversOf({ kind, cache, connections, flushes }, more, floors = new Map()) {
   const served = { format: kind === 'raw' ? 'raw' : 'qcow2', cache };
   /** @type {Server[]} */
   const servers = [{ name: SLUICE_NAME, family: 'sluice', command: sluice(served) }];
@@ -58,8 +65,9 @@ export function serversOf({ kind, cache }, more, floor) {
   if (cache === 'none') servers.push({ name: 'no server', family: 'floor', command: undefined });
   if (cache !== 'writeback') return servers;
   if (hasPeer('nbdkit')) servers.push({ name: 'nbdkit file', family: 'nbdkit', command: nbdkit });
-  if (floor !== undefined) {
-    servers.push({ name: 'nbd-floor', family: 'floor', command: nbdFloor(floor) });
+  for (const [name, program] of floors) {
+    if (name === 'nbd-floor-loop' && !(flushes && connections > 1)) continue;
+    servers.push({ name, family: 'floor', command: nbdFloor(program) });
   }
   return servers;
 }

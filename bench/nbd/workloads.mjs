@@ -16,7 +16,7 @@
  * `set`: the rows that design the server (`main`), or the rest of the matrix (`all`).
  * @typedef {{
  *   name: string, group: string, set: 'main' | 'all', kind: Kind, cache: Cache,
- *   connections: number, fio: string[], target: Target,
+ *   connections: number, flushes: boolean, fio: string[], target: Target,
  * }} Workload
  */
 
@@ -58,6 +58,7 @@ function workload(row) {
     kind,
     cache,
     connections,
+    flushes: flush,
     fio: [
       `--rw=${rw}`,
       `--bs=${kib}k`,

@@ -10,7 +10,7 @@ import {
   type Row,
   throughputTable,
 } from '../../bench/nbd/report.mjs';
-import { compileFloor, serversOf } from '../../bench/nbd/servers.mjs';
+import { compileFloors, serversOf } from '../../bench/nbd/servers.mjs';
 import { workloads } from '../../bench/nbd/workloads.mjs';
 import { describeWithPeers } from '../support/peers.ts';
 import { scratchFolder } from '../backend/scratch.ts';
@@ -81,7 +81,7 @@ describeWithPeers(['fio', 'qemu-nbd', 'nbdkit', 'qemu-img', 'gcc'], 'a row', () 
   it('is measured', async () => {
     const [workload] = workloads('main');
     if (workload === undefined) throw new Error('there are no rows');
-    const servers = serversOf(workload, ['--busy-poll 0'], compileFloor(folder));
+    const servers = serversOf(workload, ['--busy-poll 0'], compileFloors(folder));
     const images = new Images(folder);
     const results = await measure(workload, servers, { images, folder, rounds: 1, seconds: 0.1 });
     expect(results.map(({ name }) => name)).toEqual([
@@ -98,6 +98,19 @@ describeWithPeers(['fio', 'qemu-nbd', 'nbdkit', 'qemu-img', 'gcc'], 'a row', () 
       expect(rounds[0]?.p99).toBeGreaterThanOrEqual(rounds[0]?.p50 ?? Infinity);
       expect(rounds[0]?.processor).toBeGreaterThan(0);
     }
+  });
+
+  it('of several connections that flush has a floor that shares syncs', async () => {
+    const workload = workloads('main').find(
+      ({ flushes, connections }) => flushes && connections > 1,
+    );
+    if (workload === undefined) throw new Error('there is no such row');
+    const servers = serversOf(workload, [], compileFloors(folder));
+    const floors = servers.filter(({ family }) => family === 'floor');
+    const images = new Images(folder);
+    const results = await measure(workload, floors, { images, folder, rounds: 1, seconds: 0.1 });
+    expect(results.map(({ name }) => name)).toEqual(['nbd-floor', 'nbd-floor-loop']);
+    for (const { rounds } of results) expect(rounds[0]?.iops).toBeGreaterThan(0);
   });
 
   it('that bypasses the page cache is measured without a server, too', async () => {
