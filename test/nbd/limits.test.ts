@@ -509,14 +509,14 @@ describe('several connections', () => {
   });
 
   it('neither a byte of a request nor half of one is an answered one', async () => {
-    const limits = { maxClients: 2, handshakeTimeoutMs: 2000 };
+    const limits = { maxClients: 2, handshakeTimeoutMs: 4000 };
     await using serving = await serveFake({}, limits);
     await using byte = await serving.go();
     byte.send(Buffer.of(0x25));
     await using half = await serving.go();
     half.send(request({ type: WRITE, data: pattern(4096) }).subarray(0, 1000));
     // Those that wait have no more time than these, from when they come.
-    await settle(1000);
+    await settle(2500);
     await using third = await serving.go();
     await using fourth = await serving.go();
     expect((await third.ask({ type: READ, length: 512 })).error).toBe(0);
