@@ -29,8 +29,8 @@ const FLOORS = ['nbd-floor', 'nbd-floor-loop'];
  * @returns {Map<string, string>}
  */
 export function compileFloors(folder) {
-  const programs = new Map(FLOORS.map((name) => [name, join(folder, name)]));
   if (!hasPeer('gcc')) return new Map();
+  const programs = new Map(FLOORS.map((name) => [name, join(folder, name)]));
   for (const [name, program] of programs) {
     const source = fileURLToPath(new URL(`../c/${name}.c`, import.meta.url));
     run('gcc', ['-std=c11', '-O2', '-pthread', '-o', program, source]);
