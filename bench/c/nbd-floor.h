@@ -208,7 +208,7 @@ static int accept_all(int count, char **arguments, void *(*begin)(void *)) {
   for (;;) {
     pthread_t thread;
     struct connection *client = calloc(1, sizeof *client);
-    if (client == NULL) fail("malloc");
+    if (client == NULL) fail("calloc");
     client->socket = accept(listener, NULL, NULL);
     if (client->socket < 0) fail("accept");
     if (pthread_create(&thread, NULL, begin, client) != 0) fail("pthread_create");

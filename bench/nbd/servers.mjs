@@ -20,7 +20,8 @@ import { run } from '../program.mjs';
 export const SLUICE_NAME = 'sluice';
 
 /** Programs in bench/c. */
-const FLOORS = ['nbd-floor', 'nbd-floor-loop'];
+const SHARES_SYNCS = 'nbd-floor-loop';
+const FLOORS = ['nbd-floor', SHARES_SYNCS];
 
 /**
  * Compiles the least that a server can do into a folder: a program for each way to do it, by name.
@@ -66,7 +67,7 @@ export function serversOf({ kind, cache, connections, flushes }, more, floors = 
   if (cache !== 'writeback') return servers;
   if (hasPeer('nbdkit')) servers.push({ name: 'nbdkit file', family: 'nbdkit', command: nbdkit });
   for (const [name, program] of floors) {
-    if (name === 'nbd-floor-loop' && !(flushes && connections > 1)) continue;
+    if (name === SHARES_SYNCS && !(flushes && connections > 1)) continue;
     servers.push({ name, family: 'floor', command: nbdFloor(program) });
   }
   return servers;
