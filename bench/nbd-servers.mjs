@@ -27,7 +27,7 @@ export const qemuNbd =
       .concat(socket, image);
 
 /**
- * bench/c/nbd-floor.c or nbd-floor-loop.c, compiled: raw images, in the page cache.
+ * bench/c/nbd-floor.c, nbd-floor-loop.c or nbd-floor-direct.c, compiled: raw images.
  * @type {(program: string) => Command}
  */
 export const nbdFloor = (program) => (image, socket) => [program, image, socket];

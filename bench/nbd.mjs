@@ -4,12 +4,11 @@
 // `sluice serve` against qemu-nbd (threads, io_uring, native) and nbdkit: IOPS, latency and
 // processor time over NBD on a unix socket. One server at a time on the same image, fio as the
 // client; every round measures each server once, so that whatever else the machine does falls on
-// all of them. Raw images have a floor, too: in the page cache a server in C that does the least
-// that a server can do (bench/c/nbd-floor.c, and nbd-floor-loop.c where several connections flush),
-// with O_DIRECT no server, but fio on the file itself.
-// What it gets is what the client, the kernel and the disk leave. --only picks rows by name. --all
-// adds every format, cache, size, order, direction and depth. --with adds a sluice with further
-// arguments, and may be repeated. --from reports what an earlier run wrote to --json.
+// all of them. Raw images have a floor, too, a server in C that does the least that a server can do
+// (bench/c/nbd-floor.c; nbd-floor-loop.c where several connections flush; nbd-floor-direct.c with
+// O_DIRECT): what it gets is what the client, the kernel and the disk leave. --only picks rows by
+// name. --all adds every format, cache, size, order, direction and depth. --with adds a sluice with
+// further arguments, and may be repeated. --from reports what an earlier run wrote to --json.
 
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -104,7 +103,7 @@ function markdown(/** @type {Report} */ report) {
     `${processors} x ${model}, ${memoryMib} MiB, Linux ${kernel}; ${texts.join(', ')}. ` +
     'Medians (lowest-highest round); latency and processor time are those of ' +
     'sluice / the best qemu-nbd / nbdkit. The floor is a server in C that only calls pread, ' +
-    'pwrite and fdatasync; with O_DIRECT it is fio on the file itself, without a server.';
+    'pwrite and fdatasync, with O_DIRECT by io_uring.';
   const groups = [...groupsOf(report.rows)].map(([group, rows]) =>
     [`## ${group}`, throughputTable(rows).join('\n'), latencyTable(rows).join('\n')].join('\n\n'),
   );

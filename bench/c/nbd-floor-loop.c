@@ -4,7 +4,7 @@
 // among it waits for one fdatasync, which a second thread does while the first goes on. FLUSHes
 // that come during it share the next. Nobody sleeps before 50 microseconds without work.
 
-#include "nbd-floor.h"
+#include "nbd-floor-cached.h"
 
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -126,5 +126,5 @@ int main(int count, char **arguments) {
   watch(wakes_loop, NULL);
   if (pthread_create(&loop, NULL, serve, NULL) != 0) fail("pthread_create");
   if (pthread_create(&syncer, NULL, sync_all, NULL) != 0) fail("pthread_create");
-  return accept_all(count, arguments, begin);
+  return accept_all(count, arguments, 0, begin);
 }

@@ -5,7 +5,7 @@
 // and the client themselves leave. Like sluice it looks at an empty socket for 50 microseconds
 // before it sleeps, and replies are structured where the client asks for that.
 
-#include "nbd-floor.h"
+#include "nbd-floor-cached.h"
 
 static int flush(struct connection *client, uint64_t cookie) {
   (void)client, (void)cookie;
@@ -36,4 +36,4 @@ static void *serve(void *argument) {
   return NULL;
 }
 
-int main(int count, char **arguments) { return accept_all(count, arguments, serve); }
+int main(int count, char **arguments) { return accept_all(count, arguments, 0, serve); }

@@ -1,6 +1,5 @@
-// What the floors of bench:nbd have in common: an NBD server's handshake and its requests, done on
-// the page cache with pread and pwrite. Nothing is checked, ordered or counted, and there is one
-// format. Includers say what a FLUSH does.
+// What the floors of bench:nbd have in common: an NBD server's handshake and its replies. Nothing
+// is checked, ordered or counted, and there is one format.
 //
 // NBD proto, "Newstyle negotiation", "Transmission phase".
 
@@ -16,14 +15,13 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { OPT_INFO = 6, OPT_GO = 7, OPT_STRUCTURED_REPLY = 8 };
 enum { REP_ACK = 1, REP_INFO = 3 };
 enum { CMD_READ = 0, CMD_WRITE = 1, CMD_DISC = 2, CMD_FLUSH = 3 };
 enum { REQUEST_BYTES = 28, SIMPLE_BYTES = 16, CHUNK_BYTES = 28 };
-enum { WINDOW_BYTES = 262144, BUFFER_BYTES = 8 << 20, SPIN_NANOSECONDS = 50000 };
+enum { WINDOW_BYTES = 262144, BUFFER_BYTES = 8 << 20 };
 
 static const uint32_t REP_ERR_UNSUP = 0x80000001;
 /** HAS_FLAGS, SEND_FLUSH, CAN_MULTI_CONN. */
@@ -83,16 +81,7 @@ static void fail(const char *what) {
   exit(1);
 }
 
-static uint64_t nanoseconds(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
-/** Makes what was written stable; 1: it is, and the FLUSH is answered; 0: it will be answered. */
-static int flush(struct connection *client, uint64_t cookie);
-
-/** 0: the client has gone, as with all that follows. */
+/** 0: the client has gone, as with all that returns int. */
 static int get(struct connection *client, void *bytes, size_t length) {
   return length == 0 || recv(client->socket, bytes, length, MSG_WAITALL) == (ssize_t)length;
 }
@@ -138,50 +127,25 @@ static struct simple_reply success(uint64_t cookie) {
   return (struct simple_reply){htobe32(0x67446698), 0, cookie};
 }
 
-/** Does a request; returns how many bytes of reply it has written to `out`. */
-static size_t execute(struct connection *client, const struct request *request, char *out) {
-  uint32_t length = be32toh(request->length);
-  uint64_t offset = be64toh(request->offset);
-  int type = be16toh(request->type);
-  const char *data = (const char *)(request + 1);
-  if (type == CMD_WRITE && pwrite(image, data, length, (off_t)offset) != length) fail("pwrite");
-  if (type == CMD_FLUSH && !flush(client, request->cookie)) return 0;
-  size_t header = SIMPLE_BYTES;
-  if (type == CMD_READ && client->structured) {
-    header = CHUNK_BYTES;
-    struct chunk chunk = {htobe32(0x668e33ef), htobe16(1),          htobe16(1),
-                          request->cookie,     htobe32(8 + length), request->offset};
-    memcpy(out, &chunk, sizeof chunk);
-  } else {
-    struct simple_reply reply = success(request->cookie);
-    memcpy(out, &reply, sizeof reply);
-  }
-  if (type != CMD_READ) return header;
-  if (pread(image, out + header, length, (off_t)offset) != length) fail("pread");
-  return header + length;
+/** Of what stands before the data that a READ is answered with. */
+static size_t head_bytes(const struct connection *client) {
+  return client->structured ? CHUNK_BYTES : SIMPLE_BYTES;
 }
 
-/** Executes what is whole in `in`, and answers. */
-static int execute_all(struct connection *client) {
-  size_t at = 0;
-  size_t filled = 0;
-  while (client->have - at >= REQUEST_BYTES) {
-    const struct request *request = (const struct request *)(client->in + at);
-    uint32_t length = be32toh(request->length);
-    int type = be16toh(request->type);
-    size_t payload = type == CMD_WRITE ? length : 0;
-    if (type == CMD_DISC || length > BUFFER_BYTES / 2) return 0;
-    if (client->have - at < REQUEST_BYTES + payload) break;
-    if (filled + CHUNK_BYTES + length > BUFFER_BYTES) {
-      if (!put(client, client->out, filled)) return 0;
-      filled = 0;
-    }
-    filled += execute(client, request, client->out + filled);
-    at += REQUEST_BYTES + payload;
-  }
-  memmove(client->in, client->in + at, client->have - at);
-  client->have -= at;
-  return put(client, client->out, filled);
+static void write_head(const struct connection *client, const struct request *read, char *out) {
+  uint32_t length = be32toh(read->length);
+  struct simple_reply reply = success(read->cookie);
+  struct chunk chunk = {htobe32(0x668e33ef), htobe16(1),          htobe16(1),
+                        read->cookie,        htobe32(8 + length), read->offset};
+  if (client->structured) memcpy(out, &chunk, sizeof chunk);
+  else memcpy(out, &reply, sizeof reply);
+}
+
+/** Takes what has been executed out of `in`. */
+static void drop(struct connection *client, size_t length) {
+  if (length == 0) return;
+  client->have -= length;
+  memmove(client->in, client->in + length, client->have);
 }
 
 /** Room for more of what `client` sends. */
@@ -191,7 +155,7 @@ static size_t window(const struct connection *client) {
 }
 
 /** Has each client that comes to the socket served by a thread that begins with `begin`. */
-static int accept_all(int count, char **arguments, void *(*begin)(void *)) {
+static int accept_all(int count, char **arguments, int flags, void *(*begin)(void *)) {
   struct sockaddr_un address = {.sun_family = AF_UNIX};
   struct stat found;
   if (count != 3 || strlen(arguments[2]) >= sizeof address.sun_path) {
@@ -199,7 +163,7 @@ static int accept_all(int count, char **arguments, void *(*begin)(void *)) {
     return 2;
   }
   strcpy(address.sun_path, arguments[2]);
-  image = open(arguments[1], O_RDWR | O_CLOEXEC);
+  image = open(arguments[1], O_RDWR | O_CLOEXEC | flags);
   if (image < 0 || fstat(image, &found) != 0) fail(arguments[1]);
   size = (uint64_t)found.st_size;
   int listener = socket(AF_UNIX, SOCK_STREAM, 0);

@@ -13,7 +13,7 @@ import { EMPTY_MIB, IMAGE_MIB } from './workloads.mjs';
 
 /**
  * What one round showed: requests a second, their latency in microseconds, processor time of the
- * server in microseconds a request, 0 where there is none.
+ * server in microseconds a request.
  * @typedef {{
  *   iops: number, p50: number, p99: number, p999: number, processor: number,
  * }} Round
@@ -101,10 +101,6 @@ export async function measure(workload, servers, { images, folder, rounds, secon
  * @param {{ folder: string, seconds: number }} how
  */
 function measureOne({ command }, image, { fio: args }, { folder, seconds }) {
-  if (command === undefined) {
-    const file = ['--ioengine=io_uring', '--direct=1', `--filename=${image}`];
-    return load([...file, ...args], seconds, () => 0);
-  }
   const socket = join(folder, 'socket');
   const remote = ['--ioengine=nbd', `--uri=nbd+unix:///?socket=${socket}`];
   return withServer(command(image, socket), socket, (pid) =>

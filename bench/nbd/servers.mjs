@@ -7,11 +7,10 @@ import { nbdFloor, nbdkit, qemuNbd, sluice } from '../nbd-servers.mjs';
 import { run } from '../program.mjs';
 
 /**
- * `family`: members of one are compared by their best. `floor`: the least that a server can do, or
- * none at all, where there is no `command` and the client has the file itself.
+ * `family`: members of one are compared by their best. `floor`: the least that a server can do.
  * @typedef {{
  *   name: string, family: 'sluice' | 'qemu' | 'nbdkit' | 'floor',
- *   command: import('../nbd-servers.mjs').Command | undefined,
+ *   command: import('../nbd-servers.mjs').Command,
  * }} Server
  */
 
@@ -19,9 +18,8 @@ import { run } from '../program.mjs';
 
 export const SLUICE_NAME = 'sluice';
 
-/** Programs in bench/c. */
-const SHARES_SYNCS = 'nbd-floor-loop';
-const FLOORS = ['nbd-floor', SHARES_SYNCS];
+/** The floors are programs in bench/c. */
+const FLOORS = { cached: 'nbd-floor', sharesSyncs: 'nbd-floor-loop', direct: 'nbd-floor-direct' };
 
 /**
  * Compiles the least that a server can do into a folder: a program for each way to do it, by name.
@@ -31,7 +29,7 @@ const FLOORS = ['nbd-floor', SHARES_SYNCS];
  */
 export function compileFloors(folder) {
   if (!hasPeer('gcc')) return new Map();
-  const programs = new Map(FLOORS.map((name) => [name, join(folder, name)]));
+  const programs = new Map(Object.values(FLOORS).map((name) => [name, join(folder, name)]));
   for (const [name, program] of programs) {
     const source = fileURLToPath(new URL(`../c/${name}.c`, import.meta.url));
     run('gcc', ['-std=c11', '-O2', '-pthread', '-o', program, source]);
@@ -40,15 +38,25 @@ export function compileFloors(folder) {
 }
 
 /**
+ * What does least in a row of raw images: nobody bypasses the page cache who need not, and who
+ * shares syncs does so for several connections that flush.
+ * @param {Workload} workload
+ */
+function floorsOf({ cache, connections, flushes }) {
+  if (cache === 'none') return [FLOORS.direct];
+  return flushes && connections > 1 ? [FLOORS.cached, FLOORS.sharesSyncs] : [FLOORS.cached];
+}
+
+/**
  * The contenders of a row that are installed: nbdkit serves no qcow2, and its file plugin neither
- * bypasses the page cache nor writes through; Linux AIO is for O_DIRECT; a floor that shares syncs
- * is for several connections that flush.
+ * bypasses the page cache nor writes through; no floor writes through; Linux AIO is for O_DIRECT.
  * @param {Workload} workload
  * @param {string[]} more arguments of further sluices
  * @param {Map<string, string>} [floors] of compileFloors
  * @returns {Server[]}
  */
-export function serversOf({ kind, cache, connections, flushes }, more, floors = new Map()) {
+export function serversOf(workload, more, floors = new Map()) {
+  const { kind, cache } = workload;
   const served = { format: kind === 'raw' ? 'raw' : 'qcow2', cache };
   /** @type {Server[]} */
   const servers = [{ name: SLUICE_NAME, family: 'sluice', command: sluice(served) }];
@@ -62,13 +70,13 @@ export function serversOf({ kind, cache, connections, flushes }, more, floors = 
       servers.push({ name: `qemu-nbd ${aio}`, family: 'qemu', command: qemuNbd(served, aio) });
     }
   }
-  if (kind !== 'raw') return servers;
-  if (cache === 'none') servers.push({ name: 'no server', family: 'floor', command: undefined });
-  if (cache !== 'writeback') return servers;
-  if (hasPeer('nbdkit')) servers.push({ name: 'nbdkit file', family: 'nbdkit', command: nbdkit });
-  for (const [name, program] of floors) {
-    if (name === SHARES_SYNCS && !(flushes && connections > 1)) continue;
-    servers.push({ name, family: 'floor', command: nbdFloor(program) });
+  if (kind !== 'raw' || cache === 'writethrough') return servers;
+  if (cache === 'writeback' && hasPeer('nbdkit')) {
+    servers.push({ name: 'nbdkit file', family: 'nbdkit', command: nbdkit });
+  }
+  for (const name of floorsOf(workload)) {
+    const program = floors.get(name);
+    if (program !== undefined) servers.push({ name, family: 'floor', command: nbdFloor(program) });
   }
   return servers;
 }

@@ -1,6 +1,10 @@
 /** The bench of NBD servers: its rows, its tables, its plots, and one row for true. */
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+
 import { expect, it } from 'vitest';
 
+import { nbdFloor } from '../../bench/nbd-servers.mjs';
 import { Images, measure } from '../../bench/nbd/measure.mjs';
 import { plot } from '../../bench/nbd/plot.mjs';
 import {
@@ -12,6 +16,8 @@ import {
 } from '../../bench/nbd/report.mjs';
 import { compileFloors, serversOf } from '../../bench/nbd/servers.mjs';
 import { workloads } from '../../bench/nbd/workloads.mjs';
+import { run } from '../../bench/program.mjs';
+import { withServer } from '../../bench/with-server.mjs';
 import { describeWithPeers } from '../support/peers.ts';
 import { scratchFolder } from '../backend/scratch.ts';
 
@@ -113,14 +119,35 @@ describeWithPeers(['fio', 'qemu-nbd', 'nbdkit', 'qemu-img', 'gcc'], 'a row', () 
     for (const { rounds } of results) expect(rounds[0]?.iops).toBeGreaterThan(0);
   });
 
-  it('that bypasses the page cache is measured without a server, too', async () => {
+  it('that bypasses the page cache has a floor that does so', async () => {
     const workload = workloads('main').find(({ cache }) => cache === 'none');
     if (workload === undefined) throw new Error('there is no such row');
-    const servers = serversOf(workload, []).filter(({ command }) => command === undefined);
+    const servers = serversOf(workload, [], compileFloors(folder));
+    const floors = servers.filter(({ family }) => family === 'floor');
     const images = new Images(folder);
-    const results = await measure(workload, servers, { images, folder, rounds: 1, seconds: 0.1 });
-    expect(results).toMatchObject([{ name: 'no server', family: 'floor' }]);
-    expect(results[0]?.rounds[0]).toMatchObject({ processor: 0 });
+    const results = await measure(workload, floors, { images, folder, rounds: 1, seconds: 0.1 });
+    expect(results).toMatchObject([{ name: 'nbd-floor-direct', family: 'floor' }]);
     expect(results[0]?.rounds[0]?.iops).toBeGreaterThan(0);
+  });
+});
+
+describeWithPeers(['fio', 'gcc'], 'the floor with O_DIRECT', () => {
+  // A floor that lost or mixed up bytes would be no floor.
+  it.each([
+    ['alone', ['--rw=randwrite', '--bs=4k', '--iodepth=1', '--fsync=64']],
+    ['at once', ['--rw=randwrite', '--bs=4k', '--iodepth=64']],
+    ['one after the other', ['--rw=write', '--bs=4k', '--iodepth=64']],
+    ['of 1 MiB', ['--rw=randwrite', '--bs=1M', '--iodepth=4']],
+  ])('has what was written to it %s', async (_, args) => {
+    const program = compileFloors(folder).get('nbd-floor-direct');
+    if (program === undefined) throw new Error('it was not compiled');
+    const image = join(folder, 'image');
+    writeFileSync(image, Buffer.alloc(4 << 20));
+    const socket = join(folder, 'floor.socket');
+    const asked = ['--name=verify', '--ioengine=nbd', `--uri=nbd+unix:///?socket=${socket}`];
+    const verified = ['--size=4M', '--verify=crc32c', '--verify_state_save=0'];
+    await withServer(nbdFloor(program)(image, socket), socket, () =>
+      Promise.resolve(run('fio', [...asked, ...verified, ...args])),
+    );
   });
 });
