@@ -247,7 +247,7 @@ static void *serve(void *argument) {
     server->ring = open_ring();
     for (int at = 0; at < MAX_OPERATIONS; at++) server->idle[at] = &server->operations[at];
     server->idle_count = MAX_OPERATIONS;
-    while (receive(server) && begin_all(server) && complete_all(server) && send_out(server));
+    while (receive(server) && complete_all(server) && begin_all(server) && send_out(server));
     close(server->ring.descriptor);
   }
   // Not freed: the kernel may still fill a buffer, and this lives for one measurement.
