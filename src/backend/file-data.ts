@@ -17,6 +17,7 @@
  */
 import { ERRNO_ENOTSUP } from '../abi/command.ts';
 import type { Done } from './backend.ts';
+import { mayWait } from './company.ts';
 import {
   type DataCommand,
   type EngineMemory,
@@ -126,7 +127,8 @@ export class FileData {
   }
 
   #isWaitedFor(length: number): boolean {
-    return this.alone && this.#waits && length <= WAITED_BYTES && this.#patience.ask();
+    if (!this.alone || !this.#waits || length > WAITED_BYTES || !mayWait()) return false;
+    return this.#patience.ask();
   }
 
   #readHere(command: DataCommand): void {

@@ -4,12 +4,13 @@
  * does. But nobody else of the thread is served while it waits for a disk, and syncs that could
  * have been one follow each other. So a sync is made here only when
  *
- *   L1  nothing else is in flight, and no read, write or sync came while the last QUIET_SYNCS
+ *   L1  nothing else is in flight, the thread serves nobody else (company.ts), and no read, write or sync came while the last QUIET_SYNCS
  *       pooled ones ran; every PROBE_INTERVAL-th is pooled all the same, to see whether that is
  *       still so
  *   L2  little was written since the last one, of which the disk has to see all
  *   L3  the disk answers soon (patience.ts)
  */
+import { mayWait } from './company.ts';
 import type { FileCounters } from './file-counters.ts';
 import type { Settle } from './file-transfer.ts';
 import { DISK_PATIENCE, Patience, WAITED_BYTES } from './patience.ts';
@@ -54,7 +55,7 @@ export class FileSync {
   }
 
   #isMadeHere(alone: boolean, unsyncedBytes: number): boolean {
-    if (!this.#waits || !alone || unsyncedBytes > WAITED_BYTES) return false;
+    if (!this.#waits || !alone || !mayWait() || unsyncedBytes > WAITED_BYTES) return false;
     if (this.#quietSyncs < QUIET_SYNCS || --this.#untilProbe === 0) return false;
     return this.#patience.ask();
   }

@@ -5,8 +5,9 @@
  *   call at an odd offset gets EINVAL, which it hides (facts: bytesWritten is short, no error).
  * - A read that finds nothing is EIO: the caller asks only for bytes inside the capacity, so the
  *   file was cut behind our back, and zeroes would be a lie. A write that moves nothing is EIO.
- * - EINTR is repeated at once (libuv does so for writes, not for reads), EAGAIN after a pause.
- *   Both, and short counts within one block, have a bound: no input makes this loop for ever.
+ * - EINTR is repeated at once, EAGAIN after a pause. Both, and short counts within one block, have
+ *   a bound: no input makes this loop for ever. libuv repeats EINTR of writes and syncs by itself,
+ *   without one; what is repeated here is that of reads, and of a libuv that does not.
  */
 import { fdatasync, fdatasyncSync, readv, writev } from 'node:fs';
 

@@ -76,6 +76,7 @@ export class Peer implements SocketOwner {
   /** TLS did not begin, and why. */
   #insecurity: SluiceError | undefined;
   readonly #timer: NodeJS.Timeout | undefined;
+  #lastLook: NodeJS.Immediate | undefined;
   readonly #goOn = (): void => {
     if (this.#negotiate()) this.#socket.resume();
   };
@@ -86,7 +87,7 @@ export class Peer implements SocketOwner {
     this.#host = host;
     this.#handshake = new Handshake(host.exports, tlsStateOf(host.tls));
     const limitMs = host.handshakeTimeoutMs;
-    this.#timer = limitMs === 0 ? undefined : setTimeout(() => this.destroy('timeout'), limitMs);
+    this.#timer = limitMs === 0 ? undefined : setTimeout(() => this.#expire(), limitMs);
     this.#socket = new ByteSocket(accepted, this, busyPoll(host.busyPollMicros));
     this.#send(this.#handshake.takeReplies());
   }
@@ -152,9 +153,19 @@ export class Peer implements SocketOwner {
   }
 
   closed(): void {
-    clearTimeout(this.#timer);
+    this.#stopTimer();
     this.#connection?.closed();
     this.#host.gone(this);
+  }
+
+  /** What came in time counts, also when this thread looks at its sockets only after its timers. */
+  #expire(): void {
+    this.#lastLook = setImmediate(() => this.destroy('timeout'));
+  }
+
+  #stopTimer(): void {
+    clearTimeout(this.#timer);
+    clearImmediate(this.#lastLook);
   }
 
   /** Goes on with what was received; true when more is wanted. */
@@ -211,7 +222,7 @@ export class Peer implements SocketOwner {
   #serve(): boolean {
     const { chosen } = this.#handshake;
     if (chosen === undefined) throw new Error('transmission is about an export');
-    clearTimeout(this.#timer);
+    this.#stopTimer();
     const connection = new Connection({
       device: chosen.device,
       turn: chosen.turn,

@@ -11,6 +11,7 @@
  */
 import { EventEmitter } from 'node:events';
 import { createServer, type Server, type Socket } from 'node:net';
+import { clientCame, clientWent } from '../backend/company.ts';
 import type { Device } from '../device.ts';
 import { SluiceError } from '../errors.ts';
 import type { Connection } from './connection.ts';
@@ -244,7 +245,7 @@ class ExportServer extends EventEmitter<NbdServerEvents> implements DeviceServer
   }
 
   gone(peer: Peer): void {
-    this.#sockets.delete(peer);
+    if (this.#sockets.delete(peer)) clientWent();
     this.#negotiating.delete(peer);
     if (peer.connection === undefined) this.#unserved(peer);
     // What the client asked for may still be under way, and keeps the slot.
@@ -266,6 +267,7 @@ class ExportServer extends EventEmitter<NbdServerEvents> implements DeviceServer
     this.#evict();
     const peer = new Peer(this, socket, this.#tally.accepted());
     this.#sockets.add(peer);
+    clientCame();
     this.#negotiating.add(peer);
   }
 

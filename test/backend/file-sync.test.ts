@@ -1,5 +1,6 @@
 import { closeSync, openSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { clientCame, clientWent } from '../../src/backend/company.ts';
 import { EINVAL } from '../../src/backend/errno.ts';
 import { newCounters } from '../../src/backend/file-counters.ts';
 import { FileSync, PROBE_INTERVAL, QUIET_SYNCS } from '../../src/backend/file-sync.ts';
@@ -85,6 +86,16 @@ describe('syncs of a file', () => {
     expect([fake.here, fake.pooled.length]).toEqual([0, 1]);
     fake.pooled.pop()?.(0);
     expect(fake.lone(QUIET_SYNCS)).toBe(0);
+  });
+
+  it('are pooled while the thread serves another client (L1)', () => {
+    clientCame();
+    expect(fake.lone(1)).toBe(1);
+    clientCame();
+    expect(fake.lone(QUIET_SYNCS)).toBe(0);
+    clientWent();
+    expect(fake.lone(1)).toBe(1);
+    clientWent();
   });
 
   it('are pooled when much was written since the last (L2)', () => {

@@ -1,6 +1,7 @@
 /** Limits, back-pressure, memory, and how connections and servers end. */
 
 import { describe, expect, it } from 'vitest';
+import { mayWait } from '../../src/backend/company.ts';
 import { OP_DISCARD, OP_FLUSH, OP_READ, OP_WRITE } from '../../src/abi/request.ts';
 import {
   CLOSE_TIMEOUT_MS,
@@ -437,6 +438,30 @@ describe('several connections', () => {
     await until(() => serving.server.clients === 0);
     await using third = await serving.go();
     expect((await third.ask({ type: FLUSH })).error).toBe(0);
+  });
+
+  it('what was said in time counts, although this thread has not listened since', async () => {
+    await using serving = await serveFake({}, { handshakeTimeoutMs: 300 });
+    await using client = await serving.connect();
+    await client.hello();
+    await settle();
+    client.send(option(7, infoData()));
+    const blockedUntilMs = performance.now() + 600;
+    while (performance.now() < blockedUntilMs);
+    await until(() => serving.server.clients === 1);
+    await settle(400);
+    expect(serving.server.clients).toBe(1);
+  });
+
+  it('nobody waits for the disk of another client', async () => {
+    await using serving = await serveFake();
+    await using first = await serving.go();
+    expect(mayWait()).toBe(true);
+    const second = await serving.connect();
+    await until(() => !mayWait());
+    second.destroy();
+    await until(mayWait);
+    expect((await first.ask({ type: FLUSH })).error).toBe(0);
   });
 
   it('a slot is free when everything that its client asked for is executed', async () => {
