@@ -53,6 +53,17 @@ const USAGE = `npm run bench:nbd -- [OPTIONS]
   --plots FOLDER            plots, as SVG
   --from FILE               from the numbers of an earlier run`;
 
+/**
+ * The number that was given with an option.
+ * @param {'rounds' | 'seconds'} name
+ * @param {RegExp} shape
+ */
+function count(name, shape) {
+  const number = Number(options[name]);
+  if (shape.test(options[name]) && number > 0) return number;
+  throw new Error(`--${name} must be a number above 0, not ${options[name]}`);
+}
+
 /** The rows that are asked for. */
 function chosen() {
   const rows = workloads(options.all ? 'all' : 'main');
@@ -71,7 +82,7 @@ async function run() {
   const folder = mkdtempSync(join(tmpdir(), 'sluice-bench-'));
   /** @type {Row[]} */
   const rows = [];
-  const how = { rounds: Number(options.rounds), seconds: Number(options.seconds) };
+  const how = { rounds: count('rounds', /^[1-9]\d*$/), seconds: count('seconds', /^\d*\.?\d+$/) };
   try {
     const images = new Images(folder);
     const floors = compileFloors(folder);

@@ -3,7 +3,11 @@
 /** The middle of what was measured; NaN when nothing was. */
 export function median(/** @type {readonly number[]} */ values) {
   const sorted = values.filter((value) => !Number.isNaN(value)).toSorted((a, b) => a - b);
-  return sorted[sorted.length >> 1] ?? Number.NaN;
+  const [low = Number.NaN, high = low] = [
+    sorted[(sorted.length - 1) >> 1],
+    sorted[sorted.length >> 1],
+  ];
+  return (low + high) / 2;
 }
 
 /** `median (lowest-highest)`; `-` when nothing was measured. */

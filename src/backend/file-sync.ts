@@ -4,11 +4,12 @@
  * does. But nobody else of the thread is served while it waits for a disk, and syncs that could
  * have been one follow each other. So a sync is made here only when
  *
- *   L1  nothing else is in flight, the thread serves nobody else (company.ts), and no read, write or sync came while the last QUIET_SYNCS
+ *   L1  nothing else is in flight, and no read, write or sync came while the last QUIET_SYNCS
  *       pooled ones ran; every PROBE_INTERVAL-th is pooled all the same, to see whether that is
  *       still so
  *   L2  little was written since the last one, of which the disk has to see all
  *   L3  the disk answers soon (patience.ts)
+ *   L4  the thread serves no second client (company.ts)
  */
 import { mayWait } from './company.ts';
 import type { FileCounters } from './file-counters.ts';

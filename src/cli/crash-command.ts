@@ -8,6 +8,7 @@ import {
   FAULTS,
 } from '../testing/explore-types.ts';
 import { LANE_REQUESTS } from '../testing/lane.ts';
+import { wholeNumber } from './served-image-options.ts';
 import type { Terminal } from './terminal.ts';
 
 const LARGEST_SEED = 2 ** 32 - 1;
@@ -74,12 +75,12 @@ function options(): Option[] {
     new Option(
       '--seed <seed>',
       'what to explore; the same again explores the same (default: any)',
-    ).argParser((text) => wholeNumber(text, 0, LARGEST_SEED)),
+    ).argParser((text) => wholeNumber(text, LARGEST_SEED)),
     new Option('--states <n>', 'end after so many crash states')
-      .argParser((text) => wholeNumber(text, 1, Number.MAX_SAFE_INTEGER))
+      .argParser((text) => wholeNumber(text, Number.MAX_SAFE_INTEGER, 1))
       .default(DEFAULT_STATES),
     new Option('--requests <n>', `requests of the longest stream (default: ${requests})`).argParser(
-      (text) => wholeNumber(text, 1, LANE_REQUESTS),
+      (text) => wholeNumber(text, LANE_REQUESTS, 1),
     ),
     new Option('--exhaustive', 'first all streams of up to --requests, in every order of events'),
     new Option(
@@ -100,11 +101,4 @@ function faultNames(text: string): FaultName[] {
     if (known !== undefined) return known;
     throw new InvalidArgumentError(`It is none, or a list of ${FAULTS.join(', ')}.`);
   });
-}
-
-function wholeNumber(text: string, least: number, most: number): number {
-  const number = Number(text);
-  if (/^\d+$/.test(text) && number >= least && number <= most) return number;
-  const to = most === Number.MAX_SAFE_INTEGER ? 'on' : `to ${most}`;
-  throw new InvalidArgumentError(`It must be a whole number from ${least} ${to}.`);
 }

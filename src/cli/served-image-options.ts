@@ -24,9 +24,9 @@ A write to a new cluster of qcow2 survives a kill of sluice after a flush, or
 when it is older than --flush-interval.
 
 --aio auto makes a call that is alone in flight on the thread that serves, while
-the disk answers within a millisecond, and others by io_uring, or on a pool of
-threads where there is none. --aio io_uring insists on it. --aio threads uses
-the pool alone.`;
+the disk answers within a millisecond and there is no second client, and others
+by io_uring, or on a pool of threads where there is none. --aio io_uring insists
+on it. --aio threads uses the pool alone: no sync keeps a signal waiting then.`;
 
 /** Of any image, and of qcow2. */
 export function servedImageOptions(): Option[] {
@@ -117,6 +117,6 @@ export function notEmpty(text: string): string {
 export function wholeNumber(text: string, largest: number, least = 0): number {
   const number = Number(text);
   if (/^\d+$/.test(text) && number >= least && number <= largest) return number;
-  const range = largest === Number.MAX_SAFE_INTEGER ? '' : ` from ${least} to ${largest}`;
-  throw new InvalidArgumentError(`It must be a whole number${range}.`);
+  const to = largest === Number.MAX_SAFE_INTEGER ? 'on' : `to ${largest}`;
+  throw new InvalidArgumentError(`It must be a whole number from ${least} ${to}.`);
 }

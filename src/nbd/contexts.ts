@@ -111,7 +111,7 @@ export function refuseAbsent(
 
 function noBitmap(where: string, name: string): SluiceError {
   const found = `${where} bitmap ${JSON.stringify(name)}`;
-  const advice = 'only qcow2 images have bitmaps; list them with sluice info';
+  const advice = 'sluice info lists those of a qcow2 image; no other has any';
   return new SluiceError('ERR_SLUICE_UNSUPPORTED', `${found}; ${advice}`);
 }
 

@@ -88,7 +88,7 @@ describe('syncs of a file', () => {
     expect(fake.lone(QUIET_SYNCS)).toBe(0);
   });
 
-  it('are pooled while the thread serves another client (L1)', () => {
+  it('are pooled while the thread serves a second client (L4)', () => {
     clientCame();
     expect(fake.lone(1)).toBe(1);
     clientCame();

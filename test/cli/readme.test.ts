@@ -78,6 +78,12 @@ describe('the README', () => {
     expect(await runExample('Images')).toEqual(["[ 'before-upgrade' ]", '0 0']);
   });
 
+  it('has an example of several disks that runs', async () => {
+    expect(await runExample('NBD')).toEqual([
+      'nbd+unix:///root?socket=disks.sock nbd+unix:///data?socket=disks.sock',
+    ]);
+  });
+
   it.each(['serve', 'vhost-user', 'crash'])('has the help of sluice %s', async (command) => {
     const quote = new RegExp(`\\$ sluice ${command} --help\\n([^]*?)\`\`\``);
     const [, quoted] = quote.exec(chapter('Command line')) ?? [];

@@ -212,7 +212,11 @@ const DISK_COUNTERS: Counters<DiskStats> = [
   ['reissued_parts_total', 'Parts of failed commands sent again.', (disk) => disk.reissued],
   ['aborted_requests_total', 'Requests ended by a reset.', (disk) => disk.aborted],
   ['flushes_elided_total', 'Flushes with nothing to do.', (disk) => disk.flushes.elided],
-  ['flushes_coalesced_total', 'Syncs that were shared.', (disk) => disk.flushes.coalesced],
+  [
+    'flushes_coalesced_total',
+    "Flushes and stable writes that another one's sync served.",
+    (disk) => disk.flushes.coalesced,
+  ],
   ['barriers_total', 'Barriers received.', (disk) => disk.barriers.received],
   ['barrier_flushes_total', 'Barriers that had to flush.', (disk) => disk.barriers.flushed],
   ['syncs_total', 'Syncs handed to the host.', (disk) => disk.syncs],
