@@ -23,6 +23,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { image } from '../dist/node.js';
 import { run } from './program.mjs';
+import { median } from './statistics.mjs';
 
 const SLUICE = fileURLToPath(new URL('../dist/bin.cjs', import.meta.url));
 const MIB = 1 << 20;
@@ -136,13 +137,8 @@ async function time(work) {
 }
 
 function spread(/** @type {number[]} */ values) {
-  const sorted = values.toSorted((a, b) => a - b);
-  const at = (/** @type {number} */ index) => (sorted[index] ?? Number.NaN).toFixed(2);
-  return `${at(sorted.length >> 1)} s (${at(0)}-${at(sorted.length - 1)})`;
-}
-
-function median(/** @type {number[]} */ values) {
-  return values.toSorted((a, b) => a - b)[values.length >> 1] ?? Number.NaN;
+  const [middle, least, most] = [median(values), Math.min(...values), Math.max(...values)];
+  return `${middle.toFixed(2)} s (${least.toFixed(2)}-${most.toFixed(2)})`;
 }
 
 try {

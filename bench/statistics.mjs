@@ -3,10 +3,8 @@
 /** The middle of what was measured; NaN when nothing was. */
 export function median(/** @type {readonly number[]} */ values) {
   const sorted = values.filter((value) => !Number.isNaN(value)).toSorted((a, b) => a - b);
-  const [low = Number.NaN, high = low] = [
-    sorted[(sorted.length - 1) >> 1],
-    sorted[sorted.length >> 1],
-  ];
+  const middle = (sorted.length - 1) / 2;
+  const [low = Number.NaN, high = low] = [sorted[Math.floor(middle)], sorted[Math.ceil(middle)]];
   return (low + high) / 2;
 }
 

@@ -40,19 +40,14 @@ static size_t execute(struct connection *client, const struct request *request, 
 static int execute_all(struct connection *client) {
   size_t at = 0;
   size_t filled = 0;
-  while (client->have - at >= REQUEST_BYTES) {
+  for (ssize_t taken; (taken = request_length(client, at)) != 0; at += (size_t)taken) {
+    if (taken < 0) return 0;
     const struct request *request = (const struct request *)(client->in + at);
-    uint32_t length = be32toh(request->length);
-    int type = be16toh(request->type);
-    size_t payload = type == CMD_WRITE ? length : 0;
-    if (type == CMD_DISC || length > BUFFER_BYTES / 2) return 0;
-    if (client->have - at < REQUEST_BYTES + payload) break;
-    if (filled + CHUNK_BYTES + length > BUFFER_BYTES) {
+    if (filled + CHUNK_BYTES + be32toh(request->length) > BUFFER_BYTES) {
       if (!put(client, client->out, filled)) return 0;
       filled = 0;
     }
     filled += execute(client, request, client->out + filled);
-    at += REQUEST_BYTES + payload;
   }
   drop(client, at);
   return put(client, client->out, filled);

@@ -186,13 +186,12 @@ static void begin(struct server *server, const struct request *request) {
 static int begin_all(struct server *server) {
   struct connection *client = server->client;
   size_t at = 0;
-  while (client->have - at >= REQUEST_BYTES && server->idle_count > 0) {
+  while (server->idle_count > 0) {
+    ssize_t taken = request_length(client, at);
+    if (taken < 0) return 0;
+    if (taken == 0) break;
     const struct request *request = (const struct request *)(client->in + at);
-    uint32_t length = be32toh(request->length);
     int type = be16toh(request->type);
-    size_t payload = type == CMD_WRITE ? length : 0;
-    if (type == CMD_DISC || length > BUFFER_BYTES / 2) return 0;
-    if (client->have - at < REQUEST_BYTES + payload) break;
     if (type == CMD_READ || type == CMD_WRITE) {
       begin(server, request);
     } else {
@@ -200,7 +199,7 @@ static int begin_all(struct server *server) {
       struct simple_reply done = success(request->cookie);
       if (!reply(server, &done, sizeof done)) return 0;
     }
-    at += REQUEST_BYTES + payload;
+    at += (size_t)taken;
   }
   drop(client, at);
   if (server->in_flight == 0 && server->begun_count == 1) return execute_lone(server);

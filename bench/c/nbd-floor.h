@@ -148,6 +148,17 @@ static void drop(struct connection *client, size_t length) {
   memmove(client->in, client->in + length, client->have);
 }
 
+/** How long the request at `at` in `in` is; 0: it is not whole; -1: the client is to go. */
+static ssize_t request_length(const struct connection *client, size_t at) {
+  if (client->have - at < REQUEST_BYTES) return 0;
+  const struct request *request = (const struct request *)(client->in + at);
+  uint32_t length = be32toh(request->length);
+  int type = be16toh(request->type);
+  if (type == CMD_DISC || length > BUFFER_BYTES / 2) return -1;
+  size_t whole = REQUEST_BYTES + (type == CMD_WRITE ? length : 0);
+  return client->have - at < whole ? 0 : (ssize_t)whole;
+}
+
 /** Room for more of what `client` sends. */
 static size_t window(const struct connection *client) {
   size_t room = BUFFER_BYTES - client->have;

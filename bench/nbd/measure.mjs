@@ -104,26 +104,26 @@ function measureOne({ command }, image, { fio: args }, { folder, seconds }) {
   const socket = join(folder, 'socket');
   const remote = ['--ioengine=nbd', `--uri=nbd+unix:///?socket=${socket}`];
   return withServer(command(image, socket), socket, (pid) =>
-    load([...remote, ...args], seconds, () => processorSeconds(pid)),
+    load([...remote, ...args], seconds, pid),
   );
 }
 
 /**
  * @param {string[]} args
  * @param {number} seconds
- * @param {() => number} processorSoFar what the server has used, in seconds
+ * @param {number} pid of the server
  * @returns {Promise<Round>}
  */
-async function load(args, seconds, processorSoFar) {
+async function load(args, seconds, pid) {
   const { least, most } = WARM_UP_CLIENTS;
   for (let clients = 0, requests = 0; clients < most; clients++) {
     if (clients >= least && requests >= WARM_UP_REQUESTS) break;
     const { read, write } = await fio(args, WARM_UP_ROUNDS * seconds);
     requests += read.total_ios + write.total_ios;
   }
-  const before = processorSoFar();
+  const before = processorSeconds(pid);
   const { read, write } = await fio(args, seconds);
-  const processor = processorSoFar() - before;
+  const processor = processorSeconds(pid) - before;
   const { clat_ns: latency } = write.total_ios > read.total_ios ? write : read;
   return {
     iops: read.iops + write.iops,

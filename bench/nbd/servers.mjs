@@ -38,18 +38,19 @@ export function compileFloors(folder) {
 }
 
 /**
- * What does least in a row of raw images: nobody bypasses the page cache who need not, and who
- * shares syncs does so for several connections that flush.
+ * What does least in a row, if there is one: none serves qcow2 or writes through, nobody bypasses
+ * the page cache who need not, and who shares syncs does so for several connections that flush.
  * @param {Workload} workload
  */
-function floorsOf({ cache, connections, flushes }) {
+function floorsOf({ kind, cache, connections, flushes }) {
+  if (kind !== 'raw' || cache === 'writethrough') return [];
   if (cache === 'none') return [FLOORS.direct];
   return flushes && connections > 1 ? [FLOORS.cached, FLOORS.sharesSyncs] : [FLOORS.cached];
 }
 
 /**
  * The contenders of a row that are installed: nbdkit serves no qcow2, and its file plugin neither
- * bypasses the page cache nor writes through; no floor writes through; Linux AIO is for O_DIRECT.
+ * bypasses the page cache nor writes through; Linux AIO is for O_DIRECT.
  * @param {Workload} workload
  * @param {string[]} more arguments of further sluices
  * @param {Map<string, string>} [floors] of compileFloors
@@ -70,8 +71,7 @@ export function serversOf(workload, more, floors = new Map()) {
       servers.push({ name: `qemu-nbd ${aio}`, family: 'qemu', command: qemuNbd(served, aio) });
     }
   }
-  if (kind !== 'raw' || cache === 'writethrough') return servers;
-  if (cache === 'writeback' && hasPeer('nbdkit')) {
+  if (kind === 'raw' && cache === 'writeback' && hasPeer('nbdkit')) {
     servers.push({ name: 'nbdkit file', family: 'nbdkit', command: nbdkit });
   }
   for (const name of floorsOf(workload)) {
